@@ -1,0 +1,58 @@
+//! Runs the workspace's benchmarks: every `[[bench]]` target, one after the other, against release builds.
+//!
+//! They measure on a machine that does other things, too; each prints ratios from one interleaved run.
+
+use std::{ffi::OsString, path::Path};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use crate::command;
+
+/// Builds the programs with optimisation and runs each benchmark with `arguments`.
+pub(crate) fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
+    let benches = benches(root)?;
+    if benches.is_empty() {
+        bail!("the workspace has no benchmark");
+    }
+    command::run(command::cargo().args(["build", "--release", "--workspace", "--bins"]).current_dir(root))?;
+    for (package, bench) in benches {
+        println!("\n{bench} ({package})");
+        let mut cargo = command::cargo();
+        cargo.args(["bench", "--quiet", "--package", &package, "--bench", &bench, "--"]).args(arguments);
+        command::run(cargo.current_dir(root))?;
+    }
+    Ok(())
+}
+
+/// Package and name of each benchmark.
+fn benches(root: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let mut cargo = command::cargo();
+    cargo.args(["metadata", "--format-version=1", "--no-deps"]).current_dir(root);
+    let metadata: Metadata =
+        serde_json::from_slice(&command::output(&mut cargo)?).context("read cargo's metadata")?;
+    let mut found = Vec::new();
+    for package in metadata.packages {
+        let targets =
+            package.targets.into_iter().filter(|target| target.kind.iter().any(|kind| kind == "bench"));
+        found.extend(targets.map(|target| (package.name.clone(), target.name)));
+    }
+    Ok(found)
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
