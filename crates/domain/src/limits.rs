@@ -1,0 +1,127 @@
+//! What an instance may use of its worker.
+//!
+//! A value is within the bounds below by construction; a limit that a container could not even start with is refused
+//! when it is asked for, not when it fails.
+
+use serde::{Deserialize, Serialize};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Least memory that a container is given: below this the container runtime itself does not start.
+pub const MEMORY_BYTES_MIN: u64 = 16 * MIB;
+/// Most memory that one instance may ask for.
+pub const MEMORY_BYTES_MAX: u64 = 256 * 1024 * MIB;
+/// Least and most processor time, in thousandths of one core.
+pub const CPU_MILLIS: std::ops::RangeInclusive<u32> = 50..=64_000;
+/// Least and most processes and threads.
+pub const PIDS: std::ops::RangeInclusive<u32> = 8..=32_768;
+
+/// Why limits are refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitsError {
+    /// Memory out of bounds.
+    #[error("a memory limit of {0} bytes is out of bounds: use 16 MiB to 256 GiB")]
+    Memory(u64),
+    /// Processor time out of bounds.
+    #[error("a CPU limit of {0} thousandths of a core is out of bounds: use 50 to 64000")]
+    Cpu(u32),
+    /// Process count out of bounds.
+    #[error("a limit of {0} processes is out of bounds: use 8 to 32768")]
+    Pids(u32),
+}
+
+/// The limits of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawLimits", into = "RawLimits")]
+pub struct Limits {
+    memory_bytes: u64,
+    cpu_millis: u32,
+    pids: u32,
+}
+
+/// The shape of [`Limits`] on the wire, before it is checked.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    memory_bytes: u64,
+    cpu_millis: u32,
+    pids: u32,
+}
+
+impl Limits {
+    /// Limits within the bounds of this module.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds.
+    pub fn new(memory_bytes: u64, cpu_millis: u32, pids: u32) -> Result<Self, LimitsError> {
+        if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes) {
+            return Err(LimitsError::Memory(memory_bytes));
+        }
+        if !CPU_MILLIS.contains(&cpu_millis) {
+            return Err(LimitsError::Cpu(cpu_millis));
+        }
+        if !PIDS.contains(&pids) {
+            return Err(LimitsError::Pids(pids));
+        }
+        Ok(Self { memory_bytes, cpu_millis, pids })
+    }
+
+    /// Memory and swap together, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Processor time in thousandths of one core.
+    #[must_use]
+    pub fn cpu_millis(&self) -> u32 {
+        self.cpu_millis
+    }
+
+    /// Processes and threads.
+    #[must_use]
+    pub fn pids(&self) -> u32 {
+        self.pids
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes: 256 * MIB, cpu_millis: 1_000, pids: 512 }
+    }
+}
+
+impl TryFrom<RawLimits> for Limits {
+    type Error = LimitsError;
+
+    fn try_from(raw: RawLimits) -> Result<Self, Self::Error> {
+        Self::new(raw.memory_bytes, raw.cpu_millis, raw.pids)
+    }
+}
+
+impl From<Limits> for RawLimits {
+    fn from(limits: Limits) -> Self {
+        Self { memory_bytes: limits.memory_bytes, cpu_millis: limits.cpu_millis, pids: limits.pids }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_nothing_can_start_with_is_refused() {
+        assert_eq!(Limits::new(1, 1_000, 512), Err(LimitsError::Memory(1)));
+        assert_eq!(Limits::new(64 * MIB, 0, 512), Err(LimitsError::Cpu(0)));
+        assert_eq!(Limits::new(64 * MIB, 1_000, 1), Err(LimitsError::Pids(1)));
+        assert!(Limits::new(64 * MIB, 500, 64).is_ok());
+    }
+
+    #[test]
+    fn the_wire_form_is_checked_too() {
+        let text = r#"{"memory_bytes":1,"cpu_millis":1000,"pids":512}"#;
+        assert!(serde_json::from_str::<Limits>(text).is_err());
+        let unknown = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"gpu":1}"#;
+        assert!(serde_json::from_str::<Limits>(unknown).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! An app's settings: what a deployment copies when it is asked for, and keeps unchanged.
+
+use crate::{limits::Limits, source::Source};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that a worker needs to bring an app into service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What to build.
+    pub source: Source,
+    /// What an instance may use.
+    pub limits: Limits,
+    /// Where the container listens, unless its image exposes exactly one port.
+    pub port: u16,
+    /// Path of the health probe.
+    pub health_path: String,
+    /// How long the container may take to become healthy, in milliseconds.
+    pub health_timeout_ms: u64,
+    /// Environment of the container.
+    pub environment: BTreeMap<String, String>,
+}
