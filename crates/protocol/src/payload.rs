@@ -1,0 +1,320 @@
+//! The payloads. Unknown fields are refused in all of them.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr};
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, InstanceId, JobId},
+    limits::Limits,
+    name::Label,
+    routes::RouteTable,
+    source::{Commit, Source},
+    state::{DeploymentState, JobKind},
+};
+
+/// Agent to hub, first message: who speaks, and what it still has from before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// Version of the agent program.
+    pub version: String,
+    /// The worker's capacity; none for an edge.
+    pub capacity: Option<Capacity>,
+    /// Jobs that the agent still works on.
+    pub running_jobs: Vec<JobId>,
+}
+
+/// What a worker can give to instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    pub cpu_millis: u32,
+}
+
+/// Hub to agent, answer to [`Register`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registered {
+    /// Version of the control plane.
+    pub version: String,
+    /// How often the hub wants a heartbeat.
+    pub heartbeat_interval_ms: u64,
+}
+
+/// Worker to hub: alive, how used, and which leases to extend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// Memory in use on the whole host.
+    pub memory_bytes_used: u64,
+    /// Processor time in use on the whole host, in thousandths of a core.
+    pub cpu_millis_used: u32,
+    /// Containers of the platform that run.
+    pub instances: u32,
+    /// Jobs that the agent works on.
+    pub running_jobs: Vec<JobId>,
+}
+
+/// Hub to worker: do this. Sent again after a reconnect until acknowledged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Which job.
+    pub job_id: JobId,
+    /// Whose; jobs of one app run in order.
+    pub app_id: AppId,
+    /// The app's name.
+    pub app: Label,
+    /// The instance that it is about.
+    pub instance_id: InstanceId,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What a job is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Work {
+    /// Bring an instance up and prove it healthy.
+    Deploy(Box<Deploy>),
+    /// Stop and remove an instance.
+    Stop(Stop),
+}
+
+impl Work {
+    /// The kind of the job in the database.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Deploy(_) => JobKind::Deploy,
+            Self::Stop(_) => JobKind::Stop,
+        }
+    }
+}
+
+/// All that a deploy needs: the deployment's snapshot of the app's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deploy {
+    /// Which deployment.
+    pub deployment_id: DeploymentId,
+    /// What to build.
+    pub source: Source,
+    /// What the container may use.
+    pub limits: Limits,
+    /// Where the container listens, unless its image exposes exactly one port.
+    pub port: u16,
+    /// Path of the health probe.
+    pub health_path: String,
+    /// How long the container may take to become healthy.
+    pub health_timeout_ms: u64,
+    /// How long the whole job may take.
+    pub deadline_ms: u64,
+    /// Environment of the container.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// How to stop an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Time between SIGTERM and SIGKILL.
+    pub grace_ms: u64,
+}
+
+/// A job by its id: the worker has it (`job_ack`), the hub has its result (`result_ack`), or it is called off (`job_cancel`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRef {
+    /// Which job.
+    pub job_id: JobId,
+}
+
+/// Worker to hub: a deploy job reached a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobStatus {
+    /// Which job.
+    pub job_id: JobId,
+    /// Cloning, building, starting or checking.
+    pub state: DeploymentState,
+    /// When, by the worker's clock: milliseconds since the Unix epoch.
+    pub observed_at_ms: u64,
+}
+
+/// Worker to hub: how a job ended. Sent again after a reconnect until `result_ack`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobResult {
+    /// Which job.
+    pub job_id: JobId,
+    /// The instance that it was about.
+    pub instance_id: InstanceId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When, by the worker's clock: milliseconds since the Unix epoch.
+    pub observed_at_ms: u64,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Outcome {
+    /// A deploy: the instance runs and is healthy.
+    Deployed {
+        /// What was built.
+        commit: Commit,
+        /// The image, by its content.
+        image_id: String,
+        /// Where the instance listens, inside the mesh.
+        address: SocketAddr,
+    },
+    /// A stop: the instance is gone.
+    Stopped,
+    /// It failed; what it had made was removed.
+    Failed {
+        /// One sentence for the app's owner, saying what to do.
+        message: String,
+    },
+    /// It was called off; what it had made was removed.
+    Cancelled,
+}
+
+/// Worker to hub: what an instance is doing now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppStatus {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// Whether its container runs.
+    pub running: bool,
+    /// Exit status of the last run, if it ended.
+    pub exit_code: Option<i64>,
+    /// When, by the worker's clock: milliseconds since the Unix epoch.
+    pub observed_at_ms: u64,
+}
+
+/// Worker to hub: an instance broke a limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Violation {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// Which limit, and what was done, in one sentence.
+    pub message: String,
+    /// When, by the worker's clock: milliseconds since the Unix epoch.
+    pub observed_at_ms: u64,
+}
+
+/// One line of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLine {
+    /// When: RFC 3339 with nanoseconds.
+    pub at: String,
+    /// Where it was written.
+    pub stream: Stream,
+    /// The line without its end.
+    pub text: String,
+}
+
+/// Where a log line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// The platform itself.
+    System,
+}
+
+/// Worker to hub: what an instance wrote.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeLog {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// In order.
+    pub lines: Vec<LogLine>,
+}
+
+/// Worker to hub: the log of a deployment's build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildLog {
+    /// Which deployment.
+    pub deployment_id: DeploymentId,
+    /// Number of the first line within the deployment's log, from 0; a line seen before is dropped by its number.
+    pub first_line: u64,
+    /// In order.
+    pub lines: Vec<LogLine>,
+}
+
+/// Worker to hub: what the instances use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppStats {
+    /// One entry per running instance.
+    pub instances: Vec<InstanceStats>,
+}
+
+/// What one instance uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceStats {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// Processor time since its start, in microseconds.
+    pub cpu_us: u64,
+    /// Memory in use.
+    pub memory_bytes: u64,
+}
+
+/// Hub to edge: serve this table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    /// All routes.
+    pub table: RouteTable,
+}
+
+/// Edge to hub: requests that arrive from now on are served by this generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutesAck {
+    /// Which table.
+    pub generation: u64,
+    /// Upstreams of it that the edge could not reach; where that left a host name without any, the edge keeps serving
+    /// what it served before.
+    pub problems: Vec<RouteProblem>,
+}
+
+/// An upstream that an edge cannot reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteProblem {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// Why, in a few words.
+    pub message: String,
+}
+
+/// Edge to hub: no request that began on an older table is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutesDrained {
+    /// The oldest table that still has requests, or the one in force.
+    pub generation: u64,
+}
+
+/// Either way: what the other side sent could not be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorReport {
+    /// One sentence.
+    pub message: String,
+}
