@@ -1,0 +1,28 @@
+//! WireGuard, links, addresses and routes over netlink: desired, observed, diff, apply.
+//!
+//! No program is ever run for any of this, and no runtime thread of a caller ever changes its namespace.
+
+pub mod address;
+mod desired;
+mod diff;
+mod error;
+mod interface;
+mod key;
+pub mod link;
+mod namespace;
+mod netlink;
+mod observed;
+pub mod route;
+mod wireguard;
+
+pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceName, Peer};
+pub use diff::{Op, diff};
+pub use error::NetworkError;
+pub use interface::WireGuardInterface;
+pub use ipnet::IpNet;
+pub use key::{KeyError, PrivateKey, PublicKey};
+pub use link::{Link, VethEnd};
+pub use namespace::{NamespaceRuntime, NetworkNamespace};
+pub use netlink::Netlink;
+pub use observed::{Observed, ObservedDevice, PeerStatus};
+pub use wireguard::{Backend, BackendChoice, UnknownBackend};
