@@ -1,0 +1,276 @@
+//! What the platform asks of a container engine, in plain data.
+//!
+//! Invariant: an operation either does all of what it says or leaves nothing behind that did not exist before.
+
+use std::{collections::BTreeMap, error::Error, fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use wisehosting_domain::limits::Limits;
+
+macro_rules! engine_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// An identifier as the engine gave it out.
+            #[must_use]
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(text.into())
+            }
+
+            /// The text itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+engine_id!(
+    /// The engine's identifier of an image, `sha256:…`: it names the content, so it never means another image later.
+    ImageId
+);
+engine_id!(
+    /// The engine's identifier of a container.
+    ContainerId
+);
+
+/// A bridge network with names resolved by the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, such as `10.89.0.0/16`.
+    pub subnet: String,
+}
+
+/// An image to be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// Tells it from all other builds on this machine.
+    pub name: String,
+    /// The folder that is sent to the engine. A `.dockerignore` in it is honoured.
+    pub context: PathBuf,
+    /// The Dockerfile, relative to `context`.
+    pub dockerfile: PathBuf,
+    /// The network in which `RUN` steps run.
+    pub network: String,
+    /// Memory of each step, in bytes. Swap is not added to it.
+    pub memory_bytes: u64,
+    /// Processes and threads of each step.
+    pub processes_max: u32,
+    /// To be found again by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An image that the engine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its identifier.
+    pub id: ImageId,
+    /// TCP ports that its Dockerfile exposes, ascending.
+    pub exposed_ports: Vec<u16>,
+}
+
+/// A container to be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Its name; no two containers share one.
+    pub name: String,
+    /// What it runs.
+    pub image: ImageId,
+    /// What it may use.
+    pub limits: Limits,
+    /// To be found again by.
+    pub labels: BTreeMap<String, String>,
+    /// Added to the image's environment.
+    pub env: BTreeMap<String, String>,
+    /// The network it stands in.
+    pub network: String,
+    /// The only address at which it is reachable from outside that network.
+    pub published: SocketAddr,
+    /// The port inside the container that `published` leads to.
+    pub port: u16,
+}
+
+/// How a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made, not yet started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Its program ended.
+    Exited {
+        /// What it returned; 128 + n if signal n ended it.
+        code: i64,
+        /// Whether the kernel ended it for using too much memory.
+        out_of_memory: bool,
+    },
+}
+
+/// A container that the engine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// The image it was made of.
+    pub image: ImageId,
+    /// As they were given when it was made.
+    pub labels: BTreeMap<String, String>,
+    /// How it is now.
+    pub state: ContainerState,
+    /// Where it is reachable.
+    pub published: Option<SocketAddr>,
+}
+
+/// Which of a container's log lines are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Only the newest so many; all if none.
+    pub tail: Option<usize>,
+    /// Only those written at this moment or later.
+    pub since: Option<OffsetDateTime>,
+    /// Whether to wait for further lines until the container ends.
+    pub follow: bool,
+}
+
+/// Where a program wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line that a program wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// When the engine read it. Podman 4 says it in whole seconds.
+    pub at: OffsetDateTime,
+    /// Where it was written.
+    pub stream: LogStream,
+    /// Without its line end.
+    pub text: String,
+}
+
+/// Why the engine did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nobody answers on the socket.
+    #[error("Podman's socket {} does not answer: start it with systemctl start podman.socket", .socket.display())]
+    Away {
+        /// The path of the socket.
+        socket: PathBuf,
+        /// What the connection said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another program or container holds the address.
+    #[error("{0} is taken on this host")]
+    PortTaken(SocketAddr),
+    /// The image is gone or never was.
+    #[error("there is no image {0}")]
+    NoSuchImage(ImageId),
+    /// The container is gone or never was.
+    #[error("there is no container {0}")]
+    NoSuchContainer(ContainerId),
+    /// The program that the image names cannot be started.
+    #[error("the container's program does not start: {0}")]
+    Program(String),
+    /// Anything else.
+    #[error("Podman refused to {operation}: {message}")]
+    Refused {
+        /// What was asked for.
+        operation: &'static str,
+        /// The engine's own words.
+        message: String,
+    },
+}
+
+/// Why an image was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A step of the Dockerfile failed.
+    #[error("the build failed at {step}: {cause}")]
+    Step {
+        /// The line of the Dockerfile.
+        step: String,
+        /// The engine's own words.
+        cause: String,
+    },
+    /// The Dockerfile or its base image is not usable.
+    #[error("the build failed: {0}")]
+    Failed(String),
+    /// The Dockerfile is missing, or is not a file inside the context.
+    #[error("{} is not a file of the repository", .0.display())]
+    Dockerfile(PathBuf),
+    /// The context could not be read.
+    #[error("reading the build context")]
+    Context(#[source] io::Error),
+    /// The engine did not take the build.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A container engine on this host.
+///
+/// Log lines go into bounded channels: a receiver that does not read holds the operation up, one that is gone ends the
+/// transfer of lines but not the operation.
+pub trait Engine: Send + Sync + 'static {
+    /// Makes the network if it is not there yet.
+    fn ensure_network(&self, network: &Network) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Builds an image. Each line of output goes to `log` as it comes. A build whose future is dropped is ended.
+    fn build(
+        &self,
+        build: &Build,
+        log: mpsc::Sender<String>,
+    ) -> impl Future<Output = Result<Image, BuildError>> + Send;
+
+    /// Ends what still runs of a build whose program was killed. Nothing happens if it left nothing.
+    fn end_build(&self, name: &str);
+
+    /// Removes an image. One that is gone or still used by a container is left as it is.
+    fn remove_image(&self, id: &ImageId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// All images that were built with a label of this name, also those that no container uses.
+    fn images(&self, label: &str) -> impl Future<Output = Result<Vec<ImageId>, EngineError>> + Send;
+
+    /// Makes a container and starts it; if it does not start, it is not there afterwards. The engine does not start it
+    /// again when its program ends.
+    fn run(&self, spec: &ContainerSpec) -> impl Future<Output = Result<ContainerId, EngineError>> + Send;
+
+    /// Starts a container again whose program has ended. Nothing happens if it runs.
+    fn start(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// What the engine knows of a container.
+    fn container(&self, id: &ContainerId) -> impl Future<Output = Result<Container, EngineError>> + Send;
+
+    /// All containers, running or not, that carry a label of this name.
+    fn containers(&self, label: &str) -> impl Future<Output = Result<Vec<Container>, EngineError>> + Send;
+
+    /// Asks the program to end and ends it after `grace`. Nothing happens if it has ended already.
+    fn stop(&self, id: &ContainerId, grace: Duration)
+    -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Ends and removes a container with its anonymous volumes. One that is gone is no error.
+    fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Sends log lines in the order in which they were written; returns after the last.
+    fn logs(
+        &self,
+        id: &ContainerId,
+        query: LogQuery,
+        lines: mpsc::Sender<LogLine>,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
+}

@@ -1,0 +1,271 @@
+//! An engine in memory, for tests that are about something else than Podman.
+//!
+//! It understands just enough of a Dockerfile to behave alike: `EXPOSE`, `RUN exit <n>`, and a `CMD` whose last word is
+//! a script of `echo <words>` and `exit <n>`; any other command runs until it is stopped. Invariant: it keeps the
+//! promises of [`Engine`] that the contract suite checks, and does nothing by itself: no time passes in it.
+
+use crate::engine::{
+    Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
+    ImageId, LogLine, LogQuery, LogStream, Network,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc};
+
+/// An engine in memory. Clones are the same engine.
+#[derive(Clone, Debug, Default)]
+pub struct FakeEngine {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    away: bool,
+    images: BTreeMap<ImageId, FakeImage>,
+    containers: BTreeMap<ContainerId, FakeContainer>,
+    made: u64,
+}
+
+#[derive(Debug)]
+struct FakeImage {
+    labels: BTreeMap<String, String>,
+    /// What its containers run.
+    script: String,
+}
+
+#[derive(Debug)]
+struct FakeContainer {
+    container: Container,
+    name: String,
+    script: String,
+    log: Vec<LogLine>,
+}
+
+impl FakeEngine {
+    /// Whether it answers, as if its service had been stopped.
+    pub fn set_away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    /// Ends the program of a container, as if it had crashed.
+    pub fn crash(&self, id: &ContainerId, code: i64) {
+        if let Some(found) = self.lock().containers.get_mut(id) {
+            found.container.state = ContainerState::Exited { code, out_of_memory: false };
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// How many images it has.
+    #[must_use]
+    pub fn image_count(&self) -> usize {
+        self.lock().images.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answering(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let state = self.lock();
+        if state.away {
+            let socket = PathBuf::from("/run/fake.sock");
+            return Err(EngineError::Away { socket, source: "set away by a test".into() });
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    fn container(&mut self, id: &ContainerId) -> Result<&mut FakeContainer, EngineError> {
+        self.containers.get_mut(id).ok_or_else(|| EngineError::NoSuchContainer(id.clone()))
+    }
+
+    fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let script = self.images.get(&spec.image).map(|image| image.script.clone());
+        let script = script.ok_or_else(|| EngineError::NoSuchImage(spec.image.clone()))?;
+        let running = |found: &&FakeContainer| found.container.state == ContainerState::Running;
+        if self.containers.values().filter(running).any(|c| c.container.published == Some(spec.published)) {
+            return Err(EngineError::PortTaken(spec.published));
+        }
+        if self.containers.values().any(|found| found.name == spec.name) {
+            let message = format!("the name {} is in use", spec.name);
+            return Err(EngineError::Refused { operation: "create a container", message });
+        }
+        let id = ContainerId::new(format!("{:064x}", self.next()));
+        let container = Container {
+            id: id.clone(),
+            image: spec.image.clone(),
+            labels: spec.labels.clone(),
+            state: ContainerState::Created,
+            published: Some(spec.published),
+        };
+        let made = FakeContainer { container, name: spec.name.clone(), script, log: Vec::new() };
+        self.containers.insert(id.clone(), made);
+        Ok(id)
+    }
+}
+
+impl FakeContainer {
+    fn start(&mut self) {
+        self.container.state = ContainerState::Running;
+        for command in self.script.clone().split(';').map(str::trim) {
+            if let Some(text) = command.strip_prefix("echo ") {
+                self.write(text);
+            } else if let Some(code) = exit_code(command) {
+                self.container.state = ContainerState::Exited { code, out_of_memory: false };
+                return;
+            } else {
+                return;
+            }
+        }
+        self.container.state = ContainerState::Exited { code: 0, out_of_memory: false };
+    }
+
+    fn write(&mut self, text: &str) {
+        let at = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(self.log.len().try_into().unwrap_or(0));
+        self.log.push(LogLine { at, stream: LogStream::Stdout, text: text.to_owned() });
+    }
+}
+
+fn exit_code(command: &str) -> Option<i64> {
+    command.strip_prefix("exit ").and_then(|code| code.trim().parse().ok())
+}
+
+impl Engine for FakeEngine {
+    async fn ensure_network(&self, _: &Network) -> Result<(), EngineError> {
+        self.answering().map(drop)
+    }
+
+    async fn build(&self, build: &Build, log: mpsc::Sender<String>) -> Result<Image, BuildError> {
+        drop(self.answering()?);
+        let dockerfile = fs::read_to_string(build.context.join(&build.dockerfile))
+            .map_err(|_| BuildError::Dockerfile(build.dockerfile.clone()))?;
+        let steps: Vec<&str> = dockerfile.lines().filter(|line| !line.trim().is_empty()).collect();
+        let mut exposed_ports = Vec::new();
+        let mut script = String::new();
+        for (number, step) in steps.iter().enumerate() {
+            // A receiver that is gone does not end the build.
+            let _ = log.send(format!("STEP {}/{}: {step}", number + 1, steps.len())).await;
+            match step.split_once(' ') {
+                Some(("EXPOSE", port)) => exposed_ports.extend(port.trim().parse::<u16>()),
+                Some(("CMD", words)) => script = last_word(words),
+                Some(("RUN", command)) if exit_code(command).is_some_and(|code| code != 0) => {
+                    let cause = format!("exit status {}", exit_code(command).unwrap_or_default());
+                    return Err(BuildError::Step { step: (*step).to_owned(), cause });
+                }
+                _ => {}
+            }
+        }
+        let mut state = self.answering()?;
+        let id = ImageId::new(format!("sha256:{:064x}", state.next()));
+        state.images.insert(id.clone(), FakeImage { labels: build.labels.clone(), script });
+        Ok(Image { id, exposed_ports })
+    }
+
+    /// A build here never outlives its future.
+    fn end_build(&self, _: &str) {}
+
+    async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
+        let mut state = self.answering()?;
+        if !state.containers.values().any(|found| found.container.image == *id) {
+            state.images.remove(id);
+        }
+        Ok(())
+    }
+
+    async fn images(&self, label: &str) -> Result<Vec<ImageId>, EngineError> {
+        let state = self.answering()?;
+        let labelled = state.images.iter().filter(|(_, image)| image.labels.contains_key(label));
+        Ok(labelled.map(|(id, _)| id.clone()).collect())
+    }
+
+    async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let mut state = self.answering()?;
+        let id = state.create(spec)?;
+        state.container(&id)?.start();
+        Ok(id)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let mut state = self.answering()?;
+        let found = state.container(id)?;
+        if found.container.state != ContainerState::Running {
+            found.start();
+        }
+        Ok(())
+    }
+
+    async fn container(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        Ok(self.answering()?.container(id)?.container.clone())
+    }
+
+    async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
+        let state = self.answering()?;
+        let all = state.containers.values().map(|found| &found.container);
+        Ok(all.filter(|container| container.labels.contains_key(label)).cloned().collect())
+    }
+
+    async fn stop(&self, id: &ContainerId, _: Duration) -> Result<(), EngineError> {
+        let mut state = self.answering()?;
+        let found = state.container(id)?;
+        if found.container.state == ContainerState::Running {
+            found.container.state = ContainerState::Exited { code: 0, out_of_memory: false };
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.answering()?.containers.remove(id);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        query: LogQuery,
+        lines: mpsc::Sender<LogLine>,
+    ) -> Result<(), EngineError> {
+        let mut sent = 0;
+        loop {
+            let changed = self.changed.notified();
+            let (log, running) = {
+                let mut state = self.answering()?;
+                let found = state.container(id)?;
+                (found.log.clone(), found.container.state == ContainerState::Running)
+            };
+            if sent == 0 {
+                sent = query.tail.map_or(0, |tail| log.len().saturating_sub(tail));
+            }
+            for line in log.iter().skip(sent) {
+                let wanted = query.since.is_none_or(|since| line.at >= since);
+                if wanted && lines.send(line.clone()).await.is_err() {
+                    return Ok(());
+                }
+            }
+            sent = log.len();
+            if !query.follow || !running {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+}
+
+fn last_word(words: &str) -> String {
+    let list: Vec<String> = serde_json::from_str(words).unwrap_or_default();
+    list.last().map_or_else(|| words.to_owned(), Clone::clone)
+}

@@ -1,0 +1,255 @@
+//! The real engine: Podman, over its Docker-compatible API on a unix socket.
+//!
+//! Invariants: every container drops all capabilities but the few named here, can never gain one, is bounded in memory,
+//! processor time, processes and log size, and is reachable from outside at its one published address only. The socket
+//! is opened anew for each operation, so an engine that was restarted is simply used again.
+
+mod answers;
+mod bridge;
+mod build;
+mod build_cgroup;
+mod context;
+mod logs;
+
+use crate::engine::{
+    Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId, LogLine,
+    LogQuery, Network,
+};
+use answers::Failure;
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    models::{
+        ContainerCreateBody, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, NetworkCreateRequest,
+        PortBinding,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+        ListImagesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+        StartContainerOptions, StopContainerOptionsBuilder,
+    },
+};
+use build_cgroup::BuildCgroup;
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+use tokio::sync::mpsc;
+
+/// Longer than any operation takes to begin to answer, a stop with its grace included.
+const ANSWER_TIMEOUT_S: u64 = 900;
+/// What is kept of a container's output. Older lines are dropped by the engine.
+const LOG_BYTES_MAX: &str = "10mb";
+/// What an image's entry point needs to prepare its folders and step down to its own user. Nothing else is given, and
+/// what is dropped on the way cannot be had back.
+const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
+
+/// Podman behind its API socket.
+#[derive(Clone, Debug)]
+pub struct Podman {
+    socket: PathBuf,
+}
+
+impl Podman {
+    /// The engine whose socket has this path. Nothing is opened yet.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Whether the engine answers.
+    ///
+    /// # Errors
+    /// [`EngineError::Away`] if not.
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        let answer = self.docker()?.ping().await;
+        answer.map(drop).map_err(|e| self.failure("answer a ping", e).into())
+    }
+
+    fn docker(&self) -> Result<Docker, EngineError> {
+        let path = self.socket.to_string_lossy();
+        Docker::connect_with_unix(&path, ANSWER_TIMEOUT_S, API_DEFAULT_VERSION)
+            .map_err(|e| self.failure("connect", e).into())
+    }
+
+    fn failure(&self, operation: &'static str, error: bollard::errors::Error) -> Failure {
+        answers::failure(operation, &self.socket, error)
+    }
+
+    async fn create(&self, docker: &Docker, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let created = docker.create_container(Some(options), create_body(spec)).await;
+        match created.map_err(|e| self.failure("create a container", e)) {
+            Ok(created) => Ok(ContainerId::new(created.id)),
+            Err(failure) if failure.is_missing() => Err(EngineError::NoSuchImage(spec.image.clone())),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn remove_if_there(&self, docker: &Docker, id: &ContainerId) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match docker.remove_container(id.as_str(), Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.failure("remove a container", error).unless(Failure::is_missing),
+        }
+    }
+}
+
+impl Engine for Podman {
+    async fn ensure_network(&self, network: &Network) -> Result<(), EngineError> {
+        bridge::announce_changes();
+        let docker = self.docker()?;
+        let found = docker.inspect_network(&network.name, None).await;
+        match found.map_err(|e| self.failure("inspect a network", e)) {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.is_missing() => {}
+            Err(failure) => return Err(failure.into()),
+        }
+        match docker.create_network(network_request(network)).await {
+            Ok(_) => Ok(()),
+            Err(error) => self.failure("create a network", error).unless(Failure::is_conflict),
+        }
+    }
+
+    async fn build(&self, build: &Build, log: mpsc::Sender<String>) -> Result<Image, BuildError> {
+        build::run(self, build, log).await
+    }
+
+    fn end_build(&self, name: &str) {
+        drop(BuildCgroup::left_by(name));
+    }
+
+    async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
+        let options = RemoveImageOptionsBuilder::new().build();
+        match self.docker()?.remove_image(id.as_str(), Some(options), None).await {
+            Ok(_) => Ok(()),
+            Err(error) => self.failure("remove an image", error).unless(Failure::is_missing_or_conflict),
+        }
+    }
+
+    async fn images(&self, label: &str) -> Result<Vec<ImageId>, EngineError> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let listed = self.docker()?.list_images(Some(options)).await;
+        let listed = listed.map_err(|e| self.failure("list images", e))?;
+        Ok(listed.into_iter().map(|image| ImageId::new(image.id)).collect())
+    }
+
+    async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let docker = self.docker()?;
+        let id = self.create(&docker, spec).await?;
+        let Err(error) = docker.start_container(id.as_str(), None::<StartContainerOptions>).await else {
+            return Ok(id);
+        };
+        let error = self.failure("start a container", error).of_start(spec);
+        if let Err(removal) = self.remove_if_there(&docker, &id).await {
+            tracing::warn!(container = %id, error = %removal, "a container that did not start is left behind");
+        }
+        Err(error)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        match self.docker()?.start_container(id.as_str(), None::<StartContainerOptions>).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.failure("start a container", error).about(id).unless(Failure::is_already_so),
+        }
+    }
+
+    async fn container(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        let found = self.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
+        let found = answers::with_stopped_as_exited(found);
+        match found.map_err(|e| self.failure("inspect a container", e)) {
+            Ok(found) => Ok(answers::container(found)),
+            Err(failure) => Err(failure.about(id).into()),
+        }
+    }
+
+    async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listed = self.docker()?.list_containers(Some(options)).await;
+        let listed =
+            answers::with_stopped_as_exited(listed).map_err(|e| self.failure("list containers", e))?;
+        let mut containers = Vec::with_capacity(listed.len());
+        for id in listed.into_iter().filter_map(|summary| summary.id).map(ContainerId::new) {
+            match self.container(&id).await {
+                Ok(container) => containers.push(container),
+                Err(EngineError::NoSuchContainer(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(containers)
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        let seconds = i32::try_from(grace.as_millis().div_ceil(1_000)).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::new().t(seconds).build();
+        match self.docker()?.stop_container(id.as_str(), Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.failure("stop a container", error).about(id).unless(Failure::is_already_so),
+        }
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.remove_if_there(&self.docker()?, id).await
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        query: LogQuery,
+        lines: mpsc::Sender<LogLine>,
+    ) -> Result<(), EngineError> {
+        logs::run(self, id, query, lines).await
+    }
+}
+
+fn network_request(network: &Network) -> NetworkCreateRequest {
+    let pool = IpamConfig { subnet: Some(network.subnet.clone()), ..IpamConfig::default() };
+    NetworkCreateRequest {
+        name: network.name.clone(),
+        driver: Some("bridge".to_owned()),
+        // Containers of other networks cannot connect to those of this one, nor the other way round.
+        options: Some(HashMap::from([("isolate".to_owned(), "true".to_owned())])),
+        ipam: Some(Ipam { config: Some(vec![pool]), ..Ipam::default() }),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(spec.image.to_string()),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        exposed_ports: Some(vec![container_port(spec)]),
+        host_config: Some(host_config(spec)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(spec: &ContainerSpec) -> HostConfig {
+    let memory = i64::try_from(spec.limits.memory_bytes()).unwrap_or(i64::MAX);
+    let binding = PortBinding {
+        host_ip: Some(spec.published.ip().to_string()),
+        host_port: Some(spec.published.port().to_string()),
+    };
+    HostConfig {
+        memory: Some(memory),
+        memory_swap: Some(memory),
+        nano_cpus: Some(i64::from(spec.limits.cpu_millis()) * 1_000_000),
+        pids_limit: Some(i64::from(spec.limits.pids())),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        // Ports below 1024 are the container's own affair: they exist in its network namespace only.
+        sysctls: Some(HashMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())])),
+        network_mode: Some(spec.network.clone()),
+        port_bindings: Some(HashMap::from([(container_port(spec), Some(vec![binding]))])),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("k8s-file".to_owned()),
+            config: Some(HashMap::from([("max-size".to_owned(), LOG_BYTES_MAX.to_owned())])),
+        }),
+        init: Some(false),
+        ..HostConfig::default()
+    }
+}
+
+fn container_port(spec: &ContainerSpec) -> String {
+    format!("{}/tcp", spec.port)
+}

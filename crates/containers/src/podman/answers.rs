@@ -1,0 +1,180 @@
+//! What Podman answers, turned into the platform's own words.
+//!
+//! Invariant: whether an error means "away", "missing" or "taken" is decided here and nowhere else.
+
+use crate::engine::{Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId};
+use bollard::{
+    errors::Error,
+    models::{
+        ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum as Status,
+        HostConfig, ImageInspect,
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+/// An operation that failed, not yet named by what it was about.
+pub(super) struct Failure {
+    status: Option<u16>,
+    error: EngineError,
+}
+
+/// Sorts an error of the client library.
+pub(super) fn failure(operation: &'static str, socket: &Path, error: Error) -> Failure {
+    match error {
+        Error::DockerResponseServerError { status_code, message } => {
+            Failure { status: Some(status_code), error: EngineError::Refused { operation, message } }
+        }
+        Error::DockerStreamError { error } => {
+            Failure { status: Some(200), error: EngineError::Refused { operation, message: error } }
+        }
+        Error::JsonDataError { message, .. } => {
+            let message = format!("its answer was not understood: {message}");
+            Failure { status: Some(200), error: EngineError::Refused { operation, message } }
+        }
+        other => {
+            let error = EngineError::Away { socket: socket.to_owned(), source: Box::new(other) };
+            Failure { status: None, error }
+        }
+    }
+}
+
+impl Failure {
+    /// What the operation was about is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        self.status == Some(404)
+    }
+
+    /// Something is there already, or is in use.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.status == Some(409)
+    }
+
+    pub(super) fn is_missing_or_conflict(&self) -> bool {
+        self.is_missing() || self.is_conflict()
+    }
+
+    /// The thing is already as it was asked to be.
+    pub(super) fn is_already_so(&self) -> bool {
+        self.status == Some(304)
+    }
+
+    /// Success where the failure only says that there was nothing to do.
+    pub(super) fn unless(self, harmless: fn(&Self) -> bool) -> Result<(), EngineError> {
+        if harmless(&self) { Ok(()) } else { Err(self.error) }
+    }
+
+    /// The same, knowing which container it was about.
+    pub(super) fn about(mut self, id: &ContainerId) -> Self {
+        if self.is_missing() {
+            self.error = EngineError::NoSuchContainer(id.clone());
+        }
+        self
+    }
+
+    /// The same, knowing which container was to be started.
+    pub(super) fn of_start(self, spec: &ContainerSpec) -> EngineError {
+        let EngineError::Refused { operation, message } = self.error else { return self.error };
+        if message.contains("address already in use") {
+            EngineError::PortTaken(spec.published)
+        } else if let Some(cause) = program_failure(&message) {
+            EngineError::Program(cause.to_owned())
+        } else {
+            EngineError::Refused { operation, message }
+        }
+    }
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// The part of a runtime's message that says why a program cannot be started.
+fn program_failure(message: &str) -> Option<&str> {
+    let at = message.find("exec: ").or_else(|| message.find("executable file"))?;
+    message.get(at..).map(|cause| cause.trim_start_matches("exec: ").trim_end_matches([':', ' ']))
+}
+
+/// Between the end of a program and the end of its clean-up, Podman names a state that Docker's API does not have.
+pub(super) fn with_stopped_as_exited<T: DeserializeOwned>(answer: Result<T, Error>) -> Result<T, Error> {
+    let Err(Error::JsonDataError { contents, .. }) = &answer else { return answer };
+    let contents = contents
+        .replace("\"Status\":\"stopped\"", "\"Status\":\"exited\"")
+        .replace("\"State\":\"stopped\"", "\"State\":\"exited\"");
+    match serde_json::from_str(&contents) {
+        Ok(understood) => Ok(understood),
+        Err(_) => answer,
+    }
+}
+
+pub(super) fn image(id: &ImageId, found: ImageInspect) -> Image {
+    let exposed = found.config.and_then(|config| config.exposed_ports).unwrap_or_default();
+    let mut exposed_ports: Vec<u16> = exposed
+        .iter()
+        .filter_map(|port| match port.split_once('/') {
+            Some((number, "tcp")) => number.parse().ok(),
+            Some(_) => None,
+            None => port.parse().ok(),
+        })
+        .collect();
+    exposed_ports.sort_unstable();
+    exposed_ports.dedup();
+    Image { id: found.id.map_or_else(|| id.clone(), ImageId::new), exposed_ports }
+}
+
+pub(super) fn container(found: ContainerInspectResponse) -> Container {
+    Container {
+        id: ContainerId::new(found.id.unwrap_or_default()),
+        image: ImageId::new(found.image.unwrap_or_default()),
+        labels: found.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
+        state: found.state.as_ref().map_or(ContainerState::Created, state),
+        published: found.host_config.as_ref().and_then(published),
+    }
+}
+
+fn state(state: &EngineState) -> ContainerState {
+    match state.status {
+        Some(Status::RUNNING | Status::PAUSED | Status::STOPPING) => ContainerState::Running,
+        Some(Status::EXITED | Status::DEAD | Status::REMOVING) => ContainerState::Exited {
+            code: state.exit_code.unwrap_or_default(),
+            out_of_memory: state.oom_killed.unwrap_or_default(),
+        },
+        _ => ContainerState::Created,
+    }
+}
+
+fn published(config: &HostConfig) -> Option<SocketAddr> {
+    let bindings = config.port_bindings.as_ref()?.values().flatten().flatten();
+    bindings.into_iter().find_map(|binding| {
+        let ip: IpAddr = binding.host_ip.as_deref()?.parse().ok()?;
+        let port = binding.host_port.as_deref()?.parse().ok()?;
+        Some(SocketAddr::new(ip, port))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tcp_ports_count() {
+        let config = bollard::models::ImageConfig {
+            exposed_ports: Some(vec!["8080/tcp".to_owned(), "53/udp".to_owned(), "80".to_owned()]),
+            ..Default::default()
+        };
+        let found = ImageInspect { config: Some(config), ..Default::default() };
+        assert_eq!(image(&ImageId::new("x"), found).exposed_ports, [80, 8080]);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let message = "runc: runc create failed: unable to start container process: exec: \"/nope\": \
+                       stat /nope: no such file or directory: OCI runtime attempted to invoke a command";
+        assert!(program_failure(message).expect("cause").starts_with("\"/nope\": stat /nope: no such file"));
+    }
+}

@@ -1,0 +1,193 @@
+//! Building an image.
+//!
+//! Invariant: `RUN` steps stand in the given network and nowhere else. Podman's Docker-compatible endpoint ignores
+//! Docker's own `networkmode` and builds in the host's network unless it is told a network in `nsoptions`, which the
+//! client library does not know; so this, the 64-bit memory limits and the cgroup are added to the request's address.
+
+use super::{Podman, answers, build_cgroup::BuildCgroup, context};
+use crate::engine::{Build, BuildError, EngineError, Image, ImageId};
+use bollard::{Docker, models::BuildInfo, query_parameters::BuildImageOptionsBuilder};
+use futures_util::StreamExt;
+use std::{collections::HashMap, fmt::Write, path::Path};
+use tokio::sync::mpsc;
+
+pub(super) async fn run(
+    podman: &Podman,
+    build: &Build,
+    log: mpsc::Sender<String>,
+) -> Result<Image, BuildError> {
+    let dockerfile = context::resolve(&build.context, &build.dockerfile)?;
+    context::check_ignore_file(&build.context)?;
+    let labels: HashMap<&str, &str> = build.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let options = BuildImageOptionsBuilder::new()
+        .dockerfile(&relative(&dockerfile))
+        .labels(&labels)
+        .rm(true)
+        .forcerm(true)
+        .build();
+    // Whatever ends this function early, a step that still runs ends with it.
+    let cgroup = BuildCgroup::new(&build.name, build.processes_max);
+    let docker = with_podman_options(podman.docker()?, build, &cgroup);
+    let body = bollard::body_try_stream(context::stream(build.context.clone()));
+    let mut answers = docker.build_image(options, None, Some(body));
+    let mut lines = Lines { log: Some(log), rest: String::new() };
+    let mut image = None;
+    while let Some(answer) = answers.next().await {
+        let answer = answer.map_err(|e| failed(podman, e))?;
+        image = image.or_else(|| image_id(&answer));
+        if let Some(detail) = answer.error_detail {
+            lines.finish().await;
+            return Err(step_error(&detail.message.unwrap_or_default()));
+        }
+        lines.push(answer.stream.as_deref().unwrap_or_default()).await;
+    }
+    lines.finish().await;
+    match image {
+        Some(image) => Ok(inspect(podman, &image).await?),
+        None => Err(BuildError::Failed("Podman ended the build without an image".to_owned())),
+    }
+}
+
+async fn inspect(podman: &Podman, id: &ImageId) -> Result<Image, EngineError> {
+    let found = podman.docker()?.inspect_image(id.as_str()).await;
+    Ok(answers::image(id, found.map_err(|e| podman.failure("inspect an image", e))?))
+}
+
+/// Podman also takes a JSON list of paths of the host here; a path that begins with `./` is never one.
+fn relative(dockerfile: &Path) -> String {
+    format!("./{}", dockerfile.display())
+}
+
+fn with_podman_options(docker: Docker, build: &Build, cgroup: &BuildCgroup) -> Docker {
+    let namespaces = serde_json::json!([{ "Name": "network", "Path": build.network }]).to_string();
+    let memory = build.memory_bytes;
+    let query = format!(
+        "&nsoptions={}&memory={memory}&memswap={memory}&cgroupparent={}",
+        percent_encode(&namespaces),
+        percent_encode(&cgroup.path())
+    );
+    docker.with_request_modifier(move |mut request| {
+        // An address that does not parse becomes one that Podman does not know: better no build than one outside its
+        // network.
+        *request.uri_mut() = format!("{}{query}", request.uri()).parse().unwrap_or_default();
+        request
+    })
+}
+
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+fn image_id(answer: &BuildInfo) -> Option<ImageId> {
+    let id = answer.aux.as_ref()?.id.as_deref()?;
+    Some(ImageId::new(id))
+}
+
+fn failed(podman: &Podman, error: bollard::errors::Error) -> BuildError {
+    match error {
+        bollard::errors::Error::DockerStreamError { error } => step_error(&error),
+        bollard::errors::Error::DockerResponseServerError { message, .. } => step_error(&message),
+        other => BuildError::Engine(podman.failure("build an image", other).into()),
+    }
+}
+
+/// Podman says `building at STEP "RUN make": while running runtime: exit status 2`.
+fn step_error(message: &str) -> BuildError {
+    let message = without_server_paths(message.trim());
+    let Some(rest) = message.strip_prefix("building at STEP \"") else { return BuildError::Failed(message) };
+    let named = rest.split_once("\": while running runtime: ").or_else(|| rest.split_once("\": "));
+    match named {
+        Some((step, cause)) => {
+            let cause = cause.rsplit_once("copier: stat: \"").map_or(cause, |(_, cause)| cause);
+            BuildError::Step { step: step.to_owned(), cause: cause.to_owned() }
+        }
+        None => BuildError::Failed(message),
+    }
+}
+
+/// The engine unpacks the context in a folder of its own, whose name says nothing to the author of a Dockerfile.
+fn without_server_paths(message: &str) -> String {
+    let mut text = message.to_owned();
+    while let Some(at) = text.find("/libpod_builder") {
+        let from = text[..at].rfind(['"', ' ']).map_or(0, |quote| quote + 1);
+        let inside = text[at..].find("/build").map_or(text.len(), |end| at + end + "/build".len());
+        text.replace_range(from..inside, "");
+    }
+    text
+}
+
+/// Cuts the engine's pieces of output into lines.
+struct Lines {
+    log: Option<mpsc::Sender<String>>,
+    rest: String,
+}
+
+impl Lines {
+    async fn push(&mut self, piece: &str) {
+        self.rest.push_str(piece);
+        while let Some(end) = self.rest.find('\n') {
+            let line: String = self.rest.drain(..=end).collect();
+            self.send(line.trim_end_matches(['\n', '\r']).to_owned()).await;
+        }
+    }
+
+    async fn finish(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
+        if !rest.is_empty() {
+            self.send(rest).await;
+        }
+    }
+
+    async fn send(&mut self, line: String) {
+        if let Some(log) = &self.log
+            && log.send(line).await.is_err()
+        {
+            self.log = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failing_step_is_named() {
+        let message = "building at STEP \"RUN echo \"a\": false\": while running runtime: exit status 1\n";
+        let text = step_error(message).to_string();
+        assert_eq!(text, "the build failed at RUN echo \"a\": false: exit status 1");
+        let message = "building at STEP \"COPY nothere /\": checking on sources under \
+                       \"/tmp/x/libpod_builder203/build\": copier: stat: \"/nothere: no such file or directory";
+        let text = step_error(message).to_string();
+        assert_eq!(text, "the build failed at COPY nothere /: /nothere: no such file or directory");
+        let text = step_error("no contents in \"/var/tmp/libpod_builder241/build/Dockerfile\"").to_string();
+        assert_eq!(text, "the build failed: no contents in \"/Dockerfile\"");
+        let text = step_error("parsing main Dockerfile: Unknown instruction: \"FRM\"").to_string();
+        assert_eq!(text, "the build failed: parsing main Dockerfile: Unknown instruction: \"FRM\"");
+    }
+
+    #[tokio::test]
+    async fn output_is_cut_into_lines_wherever_it_comes_apart() {
+        let (log, mut received) = mpsc::channel(8);
+        let mut lines = Lines { log: Some(log), rest: String::new() };
+        for piece in ["STEP 1", "/2: FROM scratch\r\nab", "c\n\nrest"] {
+            lines.push(piece).await;
+        }
+        lines.finish().await;
+        drop(lines);
+        let mut all = Vec::new();
+        while let Some(line) = received.recv().await {
+            all.push(line);
+        }
+        assert_eq!(all, ["STEP 1/2: FROM scratch", "abc", "", "rest"]);
+    }
+}

@@ -1,0 +1,108 @@
+//! The control group in which the steps of one build run.
+//!
+//! Podman ends a build whose client has gone, but lets the step that is running go on to its own end, which may never
+//! come; and it bounds a step's memory, but not its processes. Invariant: a build never has more processes than it was
+//! given, and when a value of this type is dropped, neither a process nor a group of the build is left.
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+/// A step that forks while it is being ended is met again this often at most.
+const ROUNDS_MAX: usize = 200;
+const ROUND: Duration = Duration::from_millis(1);
+
+pub(super) struct BuildCgroup {
+    name: String,
+    /// Where processes are listed and bounded.
+    dir: PathBuf,
+}
+
+impl BuildCgroup {
+    pub(super) fn new(build: &str, processes_max: u32) -> Self {
+        let cgroup = Self::left_by(build);
+        let dir = &cgroup.dir;
+        let bounded =
+            fs::create_dir_all(dir).and_then(|()| fs::write(dir.join("pids.max"), processes_max.to_string()));
+        if let Err(error) = bounded {
+            tracing::warn!(cgroup = %dir.display(), %error, "the processes of a build are not bounded");
+        }
+        cgroup
+    }
+
+    /// The group of a build whose program was killed, if there is one.
+    pub(super) fn left_by(build: &str) -> Self {
+        let name = format!("wisehosting-build-{build}");
+        let dir = pids_hierarchy(Path::new(MOUNT)).join(&name);
+        Self { name, dir }
+    }
+
+    /// The group of a step, below the root of each hierarchy. What bounds its parent bounds it.
+    pub(super) fn path(&self) -> String {
+        format!("/{}/step", self.name)
+    }
+}
+
+impl Drop for BuildCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = end_all(&self.dir.join("step")) {
+            tracing::warn!(cgroup = %self.dir.display(), %error, "a build's processes cannot be ended");
+        }
+        for hierarchy in hierarchies(Path::new(MOUNT)) {
+            let dir = hierarchy.join(&self.name);
+            // A hierarchy in which no step ever was has no such group.
+            let _ = fs::remove_dir(dir.join("step"));
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Where processes are counted: a hierarchy of its own in version 1, the only one in version 2.
+fn pids_hierarchy(mount: &Path) -> PathBuf {
+    let version_1 = mount.join("pids");
+    if version_1.is_dir() { version_1 } else { mount.to_owned() }
+}
+
+/// Version 2 is mounted at the root; the hierarchies of version 1 are mounted below it.
+fn hierarchies(mount: &Path) -> Vec<PathBuf> {
+    let below = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+    below.filter(|path| path.join("cgroup.procs").exists()).chain([mount.to_owned()]).collect()
+}
+
+fn end_all(dir: &Path) -> io::Result<()> {
+    for _ in 0..ROUNDS_MAX {
+        let processes = processes(dir)?;
+        if processes.is_empty() {
+            return Ok(());
+        }
+        for process in processes {
+            // It fails for those that have ended since they were listed.
+            let _ = kill(process, Signal::SIGKILL);
+        }
+        thread::sleep(ROUND);
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+fn processes(dir: &Path) -> io::Result<Vec<Pid>> {
+    let text = match fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(text) => text,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw).collect())
+}
+
+/// Between two steps there is no group.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
+}

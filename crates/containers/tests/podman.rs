@@ -1,0 +1,340 @@
+//! What only the real engine can show: isolation, limits, and what is left when something is cut off.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
+use tokio::{net::TcpStream, sync::mpsc, time::sleep};
+use wisehosting_containers::{
+    Build, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId, LogQuery,
+    Network, Podman,
+    testing::{ADDRESS, on_host, write_app},
+};
+use wisehosting_domain::limits::Limits;
+
+const NETWORK: &str = "wisehosting-build";
+const SERVER: &str = "exec /bin/busybox httpd -f -p 8080 -h /";
+const MIB: u64 = 1024 * 1024;
+
+async fn with_network(podman: &Podman) {
+    let network = Network { name: NETWORK.to_owned(), subnet: "10.89.0.0/16".to_owned() };
+    podman.ensure_network(&network).await.expect("the network");
+}
+
+async fn build(podman: &Podman, context: &Path, log: mpsc::Sender<String>) -> Result<ImageId, BuildError> {
+    let build = Build {
+        name: context.parent().and_then(Path::file_name).expect("a host's folder").display().to_string(),
+        context: context.to_owned(),
+        dockerfile: "Dockerfile".into(),
+        network: NETWORK.to_owned(),
+        memory_bytes: 3 * 1024 * MIB,
+        processes_max: 50,
+        labels: BTreeMap::new(),
+    };
+    podman.build(&build, log).await.map(|image| image.id)
+}
+
+/// A log that nobody reads.
+fn nobody() -> mpsc::Sender<String> {
+    let (log, _) = mpsc::channel(1);
+    log
+}
+
+async fn build_log(podman: &Podman, context: &Path) -> Vec<String> {
+    let (log, mut received) = mpsc::channel(1_000);
+    build(podman, context, log).await.expect("an image");
+    let mut lines = Vec::new();
+    while let Some(line) = received.recv().await {
+        lines.push(line);
+    }
+    lines
+}
+
+async fn image(podman: &Podman, dir: &Path, extra: &str, script: &str) -> ImageId {
+    write_app(dir, extra, script);
+    build(podman, dir, nobody()).await.expect("an image")
+}
+
+fn spec(image: &ImageId) -> ContainerSpec {
+    ContainerSpec {
+        name: "one".to_owned(),
+        image: image.clone(),
+        limits: Limits::new(64 * MIB, 500, 32).expect("limits"),
+        labels: BTreeMap::new(),
+        env: BTreeMap::from([("PORT".to_owned(), "8080".to_owned())]),
+        network: NETWORK.to_owned(),
+        published: SocketAddr::from((ADDRESS, 20_000)),
+        port: 8080,
+    }
+}
+
+async fn output(podman: &Podman, image: &ImageId) -> String {
+    output_of(podman, &spec(image)).await
+}
+
+async fn output_of(podman: &Podman, spec: &ContainerSpec) -> String {
+    let id = podman.run(spec).await.expect("a container");
+    let (lines, mut received) = mpsc::channel(1_000);
+    podman.logs(&id, LogQuery { follow: true, ..LogQuery::default() }, lines).await.expect("its log");
+    podman.remove(&id).await.expect("removed");
+    let mut output = String::new();
+    while let Some(line) = received.recv().await {
+        output.push_str(&line.text);
+        output.push('\n');
+    }
+    output
+}
+
+async fn answers(address: SocketAddr) -> bool {
+    for _ in 0..100 {
+        if TcpStream::connect(address).await.is_ok() {
+            return true;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+#[test]
+fn a_build_stands_in_its_own_network_and_sends_what_is_not_ignored() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(
+            &context,
+            "RUN /bin/busybox ip addr || true\nCOPY . /all\nRUN /bin/busybox ls -a /all",
+            SERVER,
+        );
+        fs::write(context.join(".dockerignore"), "secret.txt\n").expect("written");
+        fs::write(context.join("secret.txt"), "hidden").expect("written");
+        fs::write(context.join("public.txt"), "shown").expect("written");
+        let log = build_log(&podman, &context).await.join("\n");
+        assert!(log.contains("10.89."), "{log}");
+        assert!(!log.contains(&ADDRESS.to_string()), "the build sees the host's addresses: {log}");
+        assert!(log.contains("public.txt") && !log.contains("secret.txt"), "{log}");
+    });
+}
+
+#[test]
+fn a_container_is_bounded_and_has_few_rights() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let script = "/bin/busybox grep -E 'CapBnd|CapEff|NoNewPrivs|Seccomp:' /proc/self/status; \
+                      /bin/busybox cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
+                      /sys/fs/cgroup/memory.max 2>/dev/null; \
+                      /bin/busybox cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; \
+                      echo PORT=$PORT";
+        let image = image(&podman, &host.dir().join("context"), "", script).await;
+        let output = output(&podman, &image).await;
+        // CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID are the bits 0, 1, 3, 6 and 7.
+        for expected in ["CapBnd:\t00000000000000cb", "NoNewPrivs:\t1", "67108864", "\n32\n", "PORT=8080"] {
+            assert!(output.contains(expected), "{expected} is not in {output}");
+        }
+    });
+}
+
+#[test]
+fn a_container_is_reachable_at_its_one_address_only() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("context"), "", SERVER).await;
+        let spec = spec(&image);
+        podman.run(&spec).await.expect("a container");
+        assert!(answers(spec.published).await);
+        let elsewhere = SocketAddr::from(([127, 0, 0, 1], spec.published.port()));
+        TcpStream::connect(elsewhere).await.expect_err("published on the loopback too");
+    });
+}
+
+/// Says its own address, then serves.
+const SERVER_WITH_ADDRESS: &str = "/bin/busybox hostname -i; exec /bin/busybox httpd -f -p 8080 -h /";
+const VISITOR: &str = "/bin/busybox nc -w 3 $HOST $AT </dev/null && echo reached || echo cut off";
+
+#[test]
+fn containers_of_another_network_are_out_of_reach() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let other = Network { name: "wisehosting-apps".to_owned(), subnet: "10.90.0.0/16".to_owned() };
+        podman.ensure_network(&other).await.expect("another network");
+        let image_of = async |name, script| image(&podman, &host.dir().join(name), "", script).await;
+        let mut server = spec(&image_of("server", SERVER_WITH_ADDRESS).await);
+        server.name = "server".to_owned();
+        let id = podman.run(&server).await.expect("a container");
+        assert!(answers(server.published).await);
+        let (lines, mut received) = mpsc::channel(10);
+        podman.logs(&id, LogQuery::default(), lines).await.expect("its log");
+        let inside = received.recv().await.expect("its address").text.trim().parse().expect("an address");
+        let inside = SocketAddr::new(inside, server.port);
+
+        let mut visitor = spec(&image_of("visitor", VISITOR).await);
+        visitor.published.set_port(20_001);
+        for (network, target, expected) in [
+            (NETWORK, inside, "reached"),
+            (&other.name, inside, "cut off"),
+            (&other.name, server.published, "cut off"),
+        ] {
+            visitor.network = network.to_owned();
+            visitor.env.insert("HOST".to_owned(), target.ip().to_string());
+            visitor.env.insert("AT".to_owned(), target.port().to_string());
+            let said = output_of(&podman, &visitor).await;
+            assert!(said.lines().any(|line| line == expected), "from {network} to {target}: {said}");
+        }
+    });
+}
+
+#[test]
+fn containers_are_reachable_while_others_come_and_go() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("context"), "", SERVER).await;
+        let mut running = Vec::new();
+        for number in 0..8 {
+            let mut spec = spec(&image);
+            spec.name = format!("number-{number}");
+            spec.published.set_port(20_000 + number);
+            running.push((podman.run(&spec).await.expect("a container"), spec.published));
+            for (_, address) in &running {
+                assert!(answers(*address).await);
+            }
+        }
+        while let Some((id, _)) = running.pop() {
+            podman.remove(&id).await.expect("removed");
+            for (_, address) in &running {
+                let connected =
+                    tokio::time::timeout(Duration::from_secs(3), TcpStream::connect(address)).await;
+                connected.expect("it cannot be reached").expect("it refuses");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_build_that_is_dropped_ends_its_step() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(&context, "RUN echo asleep; /bin/busybox sleep 7654321", SERVER);
+        let (log, mut received) = mpsc::channel(1_000);
+        {
+            let build = build(&podman, &context, log);
+            tokio::pin!(build);
+            loop {
+                tokio::select! {
+                    ended = &mut build => panic!("the build ended: {ended:?}"),
+                    line = received.recv() => if line.expect("a line") == "asleep" { break },
+                }
+            }
+        }
+        assert!(!runs("7654321"), "the step still runs");
+        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
+        assert!(!is_group(&name), "its control group is left");
+    });
+}
+
+#[test]
+fn what_a_killed_program_left_of_a_build_is_ended() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(&context, "RUN echo asleep; /bin/busybox sleep 7654322", SERVER);
+        let (log, mut received) = mpsc::channel(1_000);
+        let mut build = Box::pin(build(&podman, &context, log));
+        loop {
+            tokio::select! {
+                ended = &mut build => panic!("the build ended: {ended:?}"),
+                line = received.recv() => if line.expect("a line") == "asleep" { break },
+            }
+        }
+        // As when the program is killed: nothing of it is dropped.
+        std::mem::forget(build);
+        assert!(runs("7654322"));
+        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
+        podman.end_build(&name);
+        assert!(!runs("7654322"), "the step still runs");
+        assert!(!is_group(&name), "its control group is left");
+    });
+}
+
+#[test]
+fn a_build_cannot_fill_the_host_with_processes() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        let bomb = "RUN i=0; while [ $i -lt 100 ]; do i=$((i+1)); /bin/busybox sleep 2 & done; echo $i; wait";
+        write_app(&context, bomb, SERVER);
+        let error = build(&podman, &context, nobody()).await.expect_err("a hundred processes");
+        assert!(matches!(error, BuildError::Step { .. }), "{error:?}");
+    });
+}
+
+/// Whether any control group of the machine has this in its name.
+fn is_group(name: &str) -> bool {
+    let mounts = fs::read_dir("/sys/fs/cgroup").expect("control groups").flatten();
+    let mut groups = mounts.filter_map(|mount| fs::read_dir(mount.path()).ok()).flatten().flatten();
+    groups.any(|group| group.file_name().to_str().is_some_and(|group| group.contains(name)))
+}
+
+/// Whether a program with this argument runs anywhere on the machine.
+fn runs(argument: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| command.split(|byte| *byte == 0).any(|word| word == argument.as_bytes()))
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named_and_nothing_is_left() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(&context, "LABEL x=y", SERVER);
+        let dockerfile = "FROM scratch\nCOPY busybox /x\nCMD [\"/missing\"]\n";
+        fs::write(context.join("Dockerfile"), dockerfile).expect("written");
+        let image = build(&podman, &context, nobody()).await.expect("an image");
+        let mut spec = spec(&image);
+        spec.labels.insert("wisehosting.instance".to_owned(), "x".to_owned());
+        match podman.run(&spec).await {
+            Err(EngineError::Program(cause)) => assert!(cause.contains("/missing"), "{cause}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(podman.containers("wisehosting.instance").await.expect("a list").is_empty());
+    });
+}
+
+#[test]
+fn an_engine_that_is_away_is_named_with_what_to_do() {
+    on_host(|mut host| async move {
+        let podman = host.podman();
+        podman.ping().await.expect("there");
+        host.cut_power();
+        let error = podman.ping().await.expect_err("away");
+        assert!(matches!(error, EngineError::Away { .. }), "{error:?}");
+        assert!(error.to_string().ends_with("start it with systemctl start podman.socket"), "{error}");
+        let missing = ContainerId::new("x");
+        let error = Podman::new("/nowhere/podman.sock").container(&missing).await.expect_err("away");
+        assert!(matches!(error, EngineError::Away { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn a_container_starts_again_after_a_power_cut() {
+    on_host(|mut host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("context"), "", SERVER).await;
+        let spec = spec(&image);
+        let id = podman.run(&spec).await.expect("a container");
+        assert!(answers(spec.published).await);
+        host.cut_power();
+        host.restart();
+        let state = podman.container(&id).await.expect("the container").state;
+        assert_ne!(state, ContainerState::Running);
+        podman.start(&id).await.expect("started again");
+        assert!(answers(spec.published).await);
+    });
+}
