@@ -1,0 +1,39 @@
+//! What Postgres announces when a transaction is committed.
+//!
+//! An announcement that is made while nobody listens is lost: who connects looks at everything first.
+
+use sqlx::postgres::PgListener;
+
+use crate::{PgPool, StoreError, error::doing};
+
+/// Changes of what users see, as JSON: `migrations/*_announce_changes.sql`.
+pub const CHANGES: &str = "changes";
+/// New jobs, or jobs that were called off; without a content.
+pub const JOBS: &str = "jobs";
+
+/// Hears all announcements on one channel from the moment when it is connected.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn connect(pool: &PgPool, channel: &str) -> Result<Self, StoreError> {
+        let mut listener = PgListener::connect_with(pool).await.map_err(doing("listen to Postgres"))?;
+        listener.listen(channel).await.map_err(doing("listen to Postgres"))?;
+        Ok(Self(listener))
+    }
+
+    /// The content of the next announcement.
+    ///
+    /// # Errors
+    /// The connection was lost, and announcements may have been too: connect again.
+    pub async fn next(&mut self) -> Result<String, StoreError> {
+        match self.0.try_recv().await.map_err(doing("hear from Postgres"))? {
+            Some(notification) => Ok(notification.payload().to_owned()),
+            None => Err(doing("hear from Postgres")(sqlx::Error::PoolClosed)),
+        }
+    }
+}

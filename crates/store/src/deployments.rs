@@ -1,0 +1,274 @@
+//! Deployments as their owner sees them: asked for, listed, called off, read.
+//!
+//! A deployment's snapshot never changes, and a final state is never left. What the platform itself does to a
+//! deployment takes no owner and says so.
+
+use std::net::{IpAddr, SocketAddr};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, InstanceId, UserId},
+    name::Label,
+    settings::Settings,
+    state::{DeploymentState, InstanceState},
+};
+
+use crate::{
+    PgConnection, StoreError,
+    error::{doing, inconsistent},
+};
+
+/// A query for deployments; takes what follows the join.
+macro_rules! select_deployments {
+    ($rest:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT d.id, a.name AS app, d.number, d.state, d.snapshot, d.commit, d.image_id, d.message, d.created_at,
+                    d.finished_at
+             FROM deployments d JOIN apps a ON a.id = d.app_id " + $rest,
+            $($argument),*
+        )
+    };
+}
+
+/// A deployment without its steps and instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deployment {
+    /// Which.
+    pub id: DeploymentId,
+    /// Whose name it was made under.
+    pub app: Label,
+    /// Counts up within the app, from 1.
+    pub number: i32,
+    /// How far it is.
+    pub state: DeploymentState,
+    /// The settings that it was asked for with.
+    pub snapshot: Settings,
+    /// What was built, once known.
+    pub built: Built,
+    /// Why it failed, in one sentence for the owner.
+    pub message: Option<String>,
+    /// When it was asked for.
+    pub created_at: OffsetDateTime,
+    /// When it reached a final state or went live.
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// What a deployment's worker built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Built {
+    /// The commit.
+    pub commit: Option<String>,
+    /// The image, by its content.
+    pub image_id: Option<String>,
+}
+
+/// When a deployment reached a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which state.
+    pub state: DeploymentState,
+    /// When.
+    pub at: OffsetDateTime,
+}
+
+/// One container of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Which.
+    pub id: InstanceId,
+    /// Where.
+    pub worker: Label,
+    /// How far it is.
+    pub state: InstanceState,
+    /// Where it listens, inside the mesh.
+    pub address: Option<SocketAddr>,
+    /// Whether its container ran when it was last looked at.
+    pub running: Option<bool>,
+    /// When its worker last looked.
+    pub observed_at: Option<OffsetDateTime>,
+}
+
+struct Row {
+    id: Uuid,
+    app: String,
+    number: i32,
+    state: String,
+    snapshot: serde_json::Value,
+    commit: Option<String>,
+    image_id: Option<String>,
+    message: Option<String>,
+    created_at: OffsetDateTime,
+    finished_at: Option<OffsetDateTime>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl TryFrom<Row> for Deployment {
+    type Error = BoxError;
+
+    fn try_from(row: Row) -> Result<Self, BoxError> {
+        Ok(Self {
+            id: DeploymentId(row.id),
+            app: row.app.parse()?,
+            number: row.number,
+            state: row.state.parse()?,
+            snapshot: serde_json::from_value(row.snapshot)?,
+            built: Built { commit: row.commit, image_id: row.image_id },
+            message: row.message,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
+
+/// Stores a queued deployment of an app that the caller has [locked](crate::apps::lock), and returns its number.
+///
+/// # Errors
+/// The database is away.
+pub async fn create(
+    connection: &mut PgConnection,
+    app: AppId,
+    id: DeploymentId,
+    snapshot: &Settings,
+    now: OffsetDateTime,
+) -> Result<i32, StoreError> {
+    let operation = "create the deployment";
+    let snapshot = serde_json::to_value(snapshot).map_err(inconsistent(operation))?;
+    let query = sqlx::query_scalar!(
+        "INSERT INTO deployments (id, app_id, number, state, snapshot, created_at)
+         SELECT $1, $2, 1 + coalesce(max(number), 0), 'queued', $3, $4 FROM deployments WHERE app_id = $2
+         RETURNING number",
+        id.0,
+        app.0,
+        snapshot,
+        now
+    );
+    let number = query.fetch_one(&mut *connection).await.map_err(doing(operation))?;
+    let step = sqlx::query!(
+        "INSERT INTO deployment_steps (deployment_id, state, at) VALUES ($1, 'queued', $2)",
+        id.0,
+        now
+    );
+    step.execute(connection).await.map_err(doing(operation))?;
+    Ok(number)
+}
+
+/// The owner's deployments, newest first, `limit` at most; those of one app if `app` is given.
+///
+/// # Errors
+/// The database is away.
+pub async fn list(
+    connection: &mut PgConnection,
+    owner: UserId,
+    app: Option<AppId>,
+    limit: i64,
+) -> Result<Vec<Deployment>, StoreError> {
+    let operation = "list the deployments";
+    let query = select_deployments!(
+        "WHERE a.owner_id = $1 AND a.deleted_at IS NULL AND ($2::uuid IS NULL OR a.id = $2)
+           ORDER BY d.created_at DESC, d.number DESC LIMIT $3",
+        owner.0,
+        app.map(|app| app.0),
+        limit
+    );
+    let rows = query.fetch_all(connection).await.map_err(doing(operation))?;
+    rows.into_iter().map(Deployment::try_from).collect::<Result<_, _>>().map_err(inconsistent(operation))
+}
+
+/// Of each of the owner's apps the newest deployment and the live ones, in any order.
+///
+/// # Errors
+/// The database is away.
+pub async fn current(connection: &mut PgConnection, owner: UserId) -> Result<Vec<Deployment>, StoreError> {
+    let operation = "list the current deployments";
+    let query = select_deployments!(
+        "WHERE a.owner_id = $1 AND a.deleted_at IS NULL
+             AND (d.state = 'live' OR d.number = (SELECT max(number) FROM deployments WHERE app_id = a.id))",
+        owner.0
+    );
+    let rows = query.fetch_all(connection).await.map_err(doing(operation))?;
+    rows.into_iter().map(Deployment::try_from).collect::<Result<_, _>>().map_err(inconsistent(operation))
+}
+
+/// One deployment of the owner.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn get(
+    connection: &mut PgConnection,
+    owner: UserId,
+    id: DeploymentId,
+) -> Result<Deployment, StoreError> {
+    let operation = "load the deployment";
+    let query =
+        select_deployments!("WHERE a.owner_id = $1 AND d.id = $2 AND a.deleted_at IS NULL", owner.0, id.0);
+    let row = query.fetch_one(connection).await.map_err(doing(operation))?;
+    Deployment::try_from(row).map_err(inconsistent(operation))
+}
+
+/// The states that one of the owner's deployments has reached, in the order in which it did.
+///
+/// # Errors
+/// The database is away.
+pub async fn steps(
+    connection: &mut PgConnection,
+    owner: UserId,
+    id: DeploymentId,
+) -> Result<Vec<Step>, StoreError> {
+    let operation = "load the deployment's steps";
+    let rows = sqlx::query!(
+        "SELECT s.state, s.at FROM deployment_steps s
+         JOIN deployments d ON d.id = s.deployment_id JOIN apps a ON a.id = d.app_id
+         WHERE a.owner_id = $1 AND s.deployment_id = $2 ORDER BY s.at",
+        owner.0,
+        id.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(doing(operation))?;
+    rows.into_iter()
+        .map(|row| Ok(Step { state: row.state.parse().map_err(inconsistent(operation))?, at: row.at }))
+        .collect()
+}
+
+/// The instances of one of the owner's deployments, oldest first.
+///
+/// # Errors
+/// The database is away.
+pub async fn instances(
+    connection: &mut PgConnection,
+    owner: UserId,
+    id: DeploymentId,
+) -> Result<Vec<Instance>, StoreError> {
+    let operation = "load the deployment's instances";
+    let rows = sqlx::query!(
+        r#"SELECT i.id, i.worker, i.state, host(i.address) AS address, i.port, i.running, i.observed_at
+           FROM instances i JOIN deployments d ON d.id = i.deployment_id JOIN apps a ON a.id = d.app_id
+           WHERE a.owner_id = $1 AND i.deployment_id = $2 ORDER BY i.created_at"#,
+        owner.0,
+        id.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(doing(operation))?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Instance {
+                id: InstanceId(row.id),
+                worker: row.worker.parse()?,
+                state: row.state.parse()?,
+                address: socket_address(row.address, row.port)?,
+                running: row.running,
+                observed_at: row.observed_at,
+            })
+        })
+        .collect::<Result<_, BoxError>>()
+        .map_err(inconsistent(operation))
+}
+
+fn socket_address(address: Option<String>, port: Option<i32>) -> Result<Option<SocketAddr>, BoxError> {
+    let (Some(address), Some(port)) = (address, port) else { return Ok(None) };
+    Ok(Some(SocketAddr::new(address.parse::<IpAddr>()?, port.try_into()?)))
+}

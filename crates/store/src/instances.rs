@@ -1,0 +1,146 @@
+//! Instances: one container of a deployment on one worker, and what its worker last said of it.
+
+use crate::{
+    StoreError,
+    error::{doing, inconsistent},
+};
+use sqlx::PgConnection;
+use std::net::SocketAddr;
+use time::OffsetDateTime;
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, InstanceId},
+    limits::Limits,
+    name::Label,
+    state::InstanceState,
+};
+
+/// An instance that is about to be started.
+#[derive(Clone, Debug)]
+pub struct NewInstance<'a> {
+    /// Its id.
+    pub id: InstanceId,
+    /// Of which deployment.
+    pub deployment_id: DeploymentId,
+    /// Where.
+    pub worker: &'a Label,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What a worker says of a container.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// Whether it runs.
+    pub running: bool,
+    /// Exit status of the last run, if it ended.
+    pub exit_code: Option<i64>,
+    /// When it was so, by the worker's clock.
+    pub observed_at: OffsetDateTime,
+}
+
+/// Reserves an instance's place on its worker.
+///
+/// # Errors
+/// The database is away.
+pub async fn create(
+    conn: &mut PgConnection,
+    instance: &NewInstance<'_>,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO instances (id, deployment_id, worker, state, memory_bytes, cpu_millis, created_at)
+         VALUES ($1, $2, $3, 'starting', $4, $5, $6)",
+        instance.id.0,
+        instance.deployment_id.0,
+        instance.worker.as_str(),
+        i64::try_from(instance.limits.memory_bytes()).unwrap_or(i64::MAX),
+        i32::try_from(instance.limits.cpu_millis()).unwrap_or(i32::MAX),
+        now
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("create an instance"))
+    .map(|_| ())
+}
+
+/// The worker proved it healthy at `address`.
+///
+/// # Errors
+/// The database is away.
+pub async fn healthy(conn: &mut PgConnection, id: InstanceId, address: SocketAddr) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE instances SET state = 'healthy', address = $2::text::inet, port = $3 WHERE id = $1",
+        id.0,
+        address.ip().to_string(),
+        i32::from(address.port())
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("note a healthy instance"))
+    .map(|_| ())
+}
+
+/// It is in `state` from now on.
+///
+/// # Errors
+/// The database is away.
+pub async fn set_state(
+    conn: &mut PgConnection,
+    id: InstanceId,
+    state: InstanceState,
+) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE instances SET state = $2 WHERE id = $1", id.0, state.as_str())
+        .execute(conn)
+        .await
+        .map_err(doing("change the state of an instance"))
+        .map(|_| ())
+}
+
+/// Stores what `worker` saw of one of its instances, unless it has said something newer; if that was news, returns how
+/// far the instance is for us.
+///
+/// # Errors
+/// The database is away.
+pub async fn observe(
+    conn: &mut PgConnection,
+    worker: &Label,
+    id: InstanceId,
+    seen: Observation,
+) -> Result<Option<InstanceState>, StoreError> {
+    let operation = "note what an instance does";
+    let state = sqlx::query_scalar!(
+        "UPDATE instances SET running = $3, exit_code = $4, observed_at = $5
+         WHERE id = $1 AND worker = $2 AND (observed_at IS NULL OR observed_at < $5)
+         RETURNING state",
+        id.0,
+        worker.as_str(),
+        seen.running,
+        seen.exit_code,
+        seen.observed_at
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing(operation))?;
+    state.map(|state| state.parse().map_err(inconsistent(operation))).transpose()
+}
+
+/// The app of an instance of this worker.
+///
+/// # Errors
+/// The database is away.
+pub async fn app_of(
+    conn: &mut PgConnection,
+    worker: &Label,
+    id: InstanceId,
+) -> Result<Option<AppId>, StoreError> {
+    let app = sqlx::query_scalar!(
+        "SELECT d.app_id FROM instances i JOIN deployments d ON d.id = i.deployment_id
+         WHERE i.id = $1 AND i.worker = $2",
+        id.0,
+        worker.as_str()
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing("look up the app of an instance"))?;
+    Ok(app.map(AppId))
+}

@@ -1,0 +1,455 @@
+//! The job queue: claimed under a lock, held by a lease, ended exactly once.
+//!
+//! A job is `pending` until a worker is chosen for it, `running` while that worker holds its lease, and then has one
+//! outcome for good. Who ends it locks its row first ([`lock`]), so a result and a lost lease cannot both count.
+
+use crate::{
+    StoreError, changes,
+    error::{doing, inconsistent},
+    pool,
+};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, InstanceId, JobId},
+    name::Label,
+    settings::Settings,
+    state::{JobKind, JobState},
+};
+
+/// A query for jobs; takes what follows the join.
+macro_rules! select_jobs {
+    ($rest:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT j.id, j.kind, j.state, j.app_id, a.name AS app, j.deployment_id, d.snapshot, j.instance_id,
+                    j.worker, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at
+             FROM jobs j JOIN apps a ON a.id = j.app_id JOIN deployments d ON d.id = j.deployment_id " + $rest,
+            $($argument),*
+        )
+    };
+}
+
+/// What a deploy job waits for that is not the first of its app.
+const BEHIND: &str = "an earlier deployment of this app is under way";
+
+/// A job with what its worker needs to know of it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Which.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// How far it is.
+    pub state: JobState,
+    /// Whose.
+    pub app: (AppId, Label),
+    /// Of which deployment.
+    pub deployment_id: DeploymentId,
+    /// The deployment's copy of the app's settings.
+    pub settings: Settings,
+    /// Its instance; a deploy job has one once it runs.
+    pub instance_id: Option<InstanceId>,
+    /// Its worker; a deploy job has one once it runs.
+    pub worker: Option<Label>,
+    /// While it runs.
+    pub run: Run,
+}
+
+/// The marks of a job that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Past it, the job has failed, whatever its worker says.
+    pub deadline_at: Option<OffsetDateTime>,
+    /// Past it, its worker counts as lost.
+    pub lease_expires_at: Option<OffsetDateTime>,
+    /// Whether the worker said that it has the job.
+    pub acked: bool,
+    /// Whether somebody called it off.
+    pub cancel_requested: bool,
+}
+
+/// What a call to [`request_cancel`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// It had not begun, and never will.
+    Done,
+    /// It runs; its worker must be told.
+    Requested,
+    /// The deployment has no deploy job that could be called off.
+    TooLate,
+}
+
+struct Row {
+    id: Uuid,
+    kind: String,
+    state: String,
+    app_id: Uuid,
+    app: String,
+    deployment_id: Uuid,
+    snapshot: serde_json::Value,
+    instance_id: Option<Uuid>,
+    worker: Option<String>,
+    deadline_at: Option<OffsetDateTime>,
+    lease_expires_at: Option<OffsetDateTime>,
+    acked_at: Option<OffsetDateTime>,
+    cancel_requested_at: Option<OffsetDateTime>,
+}
+
+impl Row {
+    fn into_job(self) -> Result<Job, StoreError> {
+        let operation = "load a job";
+        Ok(Job {
+            id: JobId(self.id),
+            kind: self.kind.parse().map_err(inconsistent(operation))?,
+            state: self.state.parse().map_err(inconsistent(operation))?,
+            app: (AppId(self.app_id), self.app.parse().map_err(inconsistent(operation))?),
+            deployment_id: DeploymentId(self.deployment_id),
+            settings: serde_json::from_value(self.snapshot).map_err(inconsistent(operation))?,
+            instance_id: self.instance_id.map(InstanceId),
+            worker: self.worker.map(|name| name.parse()).transpose().map_err(inconsistent(operation))?,
+            run: Run {
+                deadline_at: self.deadline_at,
+                lease_expires_at: self.lease_expires_at,
+                acked: self.acked_at.is_some(),
+                cancel_requested: self.cancel_requested_at.is_some(),
+            },
+        })
+    }
+}
+
+/// Queues the deploy job of a deployment, and tells the scheduler once that is committed.
+///
+/// # Errors
+/// The database is away.
+pub async fn enqueue_deploy(
+    conn: &mut PgConnection,
+    id: JobId,
+    app_id: AppId,
+    deployment_id: DeploymentId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO jobs (id, kind, state, app_id, deployment_id, created_at)
+         VALUES ($1, 'deploy', 'pending', $2, $3, $4)",
+        id.0,
+        app_id.0,
+        deployment_id.0,
+        now
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(doing("queue a deploy job"))?;
+    pool::notify(conn, changes::JOBS).await
+}
+
+/// Queues a job that stops an instance, unless it has one already, and tells the scheduler once that is committed.
+///
+/// # Errors
+/// The database is away.
+pub async fn enqueue_stop(
+    conn: &mut PgConnection,
+    id: JobId,
+    instance_id: InstanceId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH stopping AS (
+             UPDATE instances SET state = 'stopping' WHERE id = $2 AND state NOT IN ('stopping', 'stopped')
+             RETURNING id, worker, deployment_id
+         )
+         INSERT INTO jobs (id, kind, state, app_id, deployment_id, instance_id, worker, created_at)
+         SELECT $1, 'stop', 'pending', d.app_id, d.id, s.id, s.worker, $3
+         FROM stopping s JOIN deployments d ON d.id = s.deployment_id",
+        id.0,
+        instance_id.0,
+        now
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(doing("queue a stop job"))?;
+    pool::notify(conn, changes::JOBS).await
+}
+
+/// Locks the oldest job that may begin now, passing over those in `skip`: a stop job whose worker is among
+/// `connected`, or a deploy job with none of its app before it.
+///
+/// # Errors
+/// The database is away.
+pub async fn lock_next(
+    conn: &mut PgConnection,
+    connected: &[Label],
+    skip: &[JobId],
+    now: OffsetDateTime,
+) -> Result<Option<Job>, StoreError> {
+    let connected: Vec<String> = connected.iter().map(ToString::to_string).collect();
+    let skip: Vec<Uuid> = skip.iter().map(|job| job.0).collect();
+    let row = select_jobs!(
+        "WHERE j.state = 'pending' AND j.id <> ALL($2) AND (j.not_before IS NULL OR j.not_before <= $3)
+             AND (j.worker = ANY($1) OR j.kind = 'deploy' AND NOT EXISTS (
+                 SELECT FROM jobs before
+                 WHERE before.app_id = j.app_id AND before.kind = 'deploy'
+                   AND before.state IN ('pending', 'running') AND (before.state = 'running'
+                        OR (before.created_at, before.id) < (j.created_at, j.id))))
+           ORDER BY j.created_at, j.id LIMIT 1
+           FOR UPDATE OF j SKIP LOCKED",
+        &connected,
+        &skip,
+        now
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing("look for a job"))?;
+    row.map(Row::into_job).transpose()
+}
+
+/// Gives a locked job to a worker.
+///
+/// # Errors
+/// The database is away.
+pub async fn start(
+    conn: &mut PgConnection,
+    id: JobId,
+    worker: &Label,
+    instance_id: InstanceId,
+    now: OffsetDateTime,
+    run: Run,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET state = 'running', worker = $2, instance_id = $3, started_at = $4,
+                lease_expires_at = $5, deadline_at = $6, acked_at = NULL, message = NULL
+         WHERE id = $1",
+        id.0,
+        worker.as_str(),
+        instance_id.0,
+        now,
+        run.lease_expires_at,
+        run.deadline_at
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("start a job"))
+    .map(|_| ())
+}
+
+/// What a pending job waits for; says whether that is news.
+///
+/// # Errors
+/// The database is away.
+pub async fn waits_for(conn: &mut PgConnection, id: JobId, reason: &str) -> Result<bool, StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET message = $2 WHERE id = $1 AND state = 'pending' AND message IS DISTINCT FROM $2",
+        id.0,
+        reason
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("note what a job waits for"))
+    .map(|done| done.rows_affected() > 0)
+}
+
+/// Why the deploy job of a deployment still waits; none if it does not.
+///
+/// # Errors
+/// The database is away.
+pub async fn waiting_reason(
+    conn: &mut PgConnection,
+    deployment_id: DeploymentId,
+) -> Result<Option<String>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT j.message, EXISTS (
+               SELECT FROM jobs before
+               WHERE before.app_id = j.app_id AND before.kind = 'deploy' AND before.state IN ('pending', 'running')
+                 AND (before.created_at, before.id) < (j.created_at, j.id)) AS "behind!"
+           FROM jobs j WHERE j.deployment_id = $1 AND j.kind = 'deploy' AND j.state = 'pending'"#,
+        deployment_id.0
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing("look up what a deployment waits for"))?;
+    Ok(row.and_then(|row| if row.behind { Some(BEHIND.to_owned()) } else { row.message }))
+}
+
+/// The worker said that it has the job.
+///
+/// # Errors
+/// The database is away.
+pub async fn acked(
+    conn: &mut PgConnection,
+    worker: &Label,
+    id: JobId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET acked_at = $3 WHERE id = $1 AND worker = $2 AND state = 'running' AND acked_at IS NULL",
+        id.0,
+        worker.as_str(),
+        now
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("note that a worker has a job"))
+    .map(|_| ())
+}
+
+/// Locks one job of `worker`; none if the worker was never given it.
+///
+/// # Errors
+/// The database is away.
+pub async fn lock(conn: &mut PgConnection, worker: &Label, id: JobId) -> Result<Option<Job>, StoreError> {
+    let row = select_jobs!(
+        "WHERE j.id = $1 AND j.worker = $2
+         FOR UPDATE OF j",
+        id.0,
+        worker.as_str()
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing("lock a job"))?;
+    row.map(Row::into_job).transpose()
+}
+
+/// The jobs that `worker` is to be running.
+///
+/// # Errors
+/// The database is away.
+pub async fn running_on(conn: &mut PgConnection, worker: &Label) -> Result<Vec<Job>, StoreError> {
+    let rows = select_jobs!(
+        "WHERE j.worker = $1 AND j.state = 'running'
+         ORDER BY j.created_at, j.id",
+        worker.as_str()
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing("list a worker's jobs"))?;
+    rows.into_iter().map(Row::into_job).collect()
+}
+
+/// Locks the running jobs whose lease or deadline is over.
+///
+/// # Errors
+/// The database is away.
+pub async fn lock_overdue(conn: &mut PgConnection, now: OffsetDateTime) -> Result<Vec<Job>, StoreError> {
+    let rows = select_jobs!(
+        "WHERE j.state = 'running' AND (j.lease_expires_at < $1 OR j.deadline_at < $1)
+         ORDER BY j.created_at, j.id
+         FOR UPDATE OF j SKIP LOCKED",
+        now
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing("look for overdue jobs"))?;
+    rows.into_iter().map(Row::into_job).collect()
+}
+
+/// Gives a locked job its outcome.
+///
+/// # Errors
+/// The database is away.
+pub async fn finish(
+    conn: &mut PgConnection,
+    id: JobId,
+    outcome: JobState,
+    message: Option<&str>,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET state = $2, message = $3, finished_at = $4, lease_expires_at = NULL WHERE id = $1",
+        id.0,
+        outcome.as_str(),
+        message,
+        now
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("end a job"))
+    .map(|_| ())
+}
+
+/// Puts a locked job back into the queue until `not_before`; for stop jobs, which are never given up.
+///
+/// # Errors
+/// The database is away.
+pub async fn retry(
+    conn: &mut PgConnection,
+    id: JobId,
+    reason: &str,
+    not_before: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET state = 'pending', message = $2, not_before = $3,
+                acked_at = NULL, lease_expires_at = NULL, deadline_at = NULL
+         WHERE id = $1",
+        id.0,
+        reason,
+        not_before
+    )
+    .execute(conn)
+    .await
+    .map_err(doing("put a job back"))
+    .map(|_| ())
+}
+
+/// Gives every running job a fresh lease: after a pause of ours, no worker is to blame for its silence.
+///
+/// # Errors
+/// The database is away.
+pub async fn renew_leases(
+    conn: &mut PgConnection,
+    lease_expires_at: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE jobs SET lease_expires_at = $1 WHERE state = 'running'", lease_expires_at)
+        .execute(conn)
+        .await
+        .map_err(doing("renew the leases"))
+        .map(|_| ())
+}
+
+/// The running jobs that were called off, and who runs them.
+///
+/// # Errors
+/// The database is away.
+pub async fn called_off(conn: &mut PgConnection) -> Result<Vec<(JobId, Label)>, StoreError> {
+    let operation = "list the jobs that were called off";
+    let rows = sqlx::query!(
+        r#"SELECT id, worker AS "worker!" FROM jobs
+           WHERE state = 'running' AND cancel_requested_at IS NOT NULL AND worker IS NOT NULL"#
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing(operation))?;
+    rows.into_iter()
+        .map(|row| Ok((JobId(row.id), row.worker.parse().map_err(inconsistent(operation))?)))
+        .collect()
+}
+
+/// Calls off the deploy job of a deployment. The caller has checked whose deployment it is, and ends the deployment
+/// itself if the answer is [`Cancel::Done`].
+///
+/// # Errors
+/// The database is away.
+pub async fn request_cancel(
+    conn: &mut PgConnection,
+    deployment_id: DeploymentId,
+    now: OffsetDateTime,
+) -> Result<Cancel, StoreError> {
+    let state = sqlx::query_scalar!(
+        "UPDATE jobs
+         SET state = CASE state WHEN 'pending' THEN 'cancelled' ELSE state END,
+             finished_at = CASE state WHEN 'pending' THEN $2 ELSE finished_at END,
+             cancel_requested_at = coalesce(cancel_requested_at, $2)
+         WHERE deployment_id = $1 AND kind = 'deploy' AND state IN ('pending', 'running')
+         RETURNING state",
+        deployment_id.0,
+        now
+    )
+    .fetch_optional(conn)
+    .await
+    .map_err(doing("call off a job"))?;
+    Ok(match state.as_deref() {
+        None => Cancel::TooLate,
+        Some(state) if state == JobState::Running.as_str() => Cancel::Requested,
+        Some(_) => Cancel::Done,
+    })
+}

@@ -1,0 +1,134 @@
+//! The queue: who gets which job when, and what ends it.
+
+use sqlx::{PgConnection, PgPool};
+use time::{Duration, OffsetDateTime};
+use wisehosting_domain::{
+    id::{InstanceId, JobId},
+    state::{JobKind, JobState},
+};
+use wisehosting_store::{
+    MIGRATOR,
+    jobs::{self, Cancel, Run},
+    pool, workers,
+};
+
+use crate::fixture::{NOW, app, at, deploy, id, instance, label, platform};
+
+async fn next(conn: &mut PgConnection, connected: &[&str], now: OffsetDateTime) -> Option<u128> {
+    let connected: Vec<_> = connected.iter().map(|name| label(name)).collect();
+    let job = jobs::lock_next(conn, &connected, &[], now).await.unwrap();
+    job.map(|job| job.id.0.as_u128())
+}
+
+/// Gives job `n` to worker-1 with a lease and a deadline.
+async fn start(conn: &mut PgConnection, n: u128, instance: InstanceId, lease: i64, deadline: i64) {
+    let run = Run {
+        lease_expires_at: Some(at(lease)),
+        deadline_at: Some(at(deadline)),
+        acked: false,
+        cancel_requested: false,
+    };
+    jobs::start(conn, JobId(id(n)), &label("worker-1"), instance, NOW, run).await.unwrap();
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_is_claimed_by_one_only(pool: PgPool) {
+    let mut first = pool::begin(&pool).await.unwrap();
+    platform(&mut first).await;
+    app(&mut first, 1, "a").await;
+    app(&mut first, 2, "b").await;
+    deploy(&mut first, 10, "a", 0).await;
+    deploy(&mut first, 11, "b", 1).await;
+    pool::commit(first).await.unwrap();
+
+    let mut one = pool::begin(&pool).await.unwrap();
+    let mut other = pool::begin(&pool).await.unwrap();
+    assert_eq!(next(&mut one, &[], NOW).await, Some(10));
+    assert_eq!(next(&mut other, &[], NOW).await, Some(11), "the first is held by somebody else");
+    drop(one);
+    assert_eq!(next(&mut pool::begin(&pool).await.unwrap(), &[], NOW).await, Some(10));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn deployments_of_an_app_wait_for_each_other(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    app(&mut conn, 1, "a").await;
+    let first = deploy(&mut conn, 10, "a", 0).await;
+    let second = deploy(&mut conn, 11, "a", 1).await;
+    assert_eq!(next(&mut conn, &[], NOW).await, Some(10));
+    let instance = instance(&mut conn, 20, first).await;
+    start(&mut conn, 10, instance, 30, 900).await;
+    assert_eq!(next(&mut conn, &[], NOW).await, None);
+    let reason = jobs::waiting_reason(&mut conn, second).await.unwrap();
+    assert_eq!(reason.as_deref(), Some("an earlier deployment of this app is under way"));
+    jobs::finish(&mut conn, JobId(id(10)), JobState::Failed, None, NOW).await.unwrap();
+    assert_eq!(next(&mut conn, &[], NOW).await, Some(11));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_stop_waits_for_its_own_worker_and_for_its_time(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    app(&mut conn, 1, "a").await;
+    let deployment = deploy(&mut conn, 10, "a", 0).await;
+    let instance = instance(&mut conn, 20, deployment).await;
+    jobs::request_cancel(&mut conn, deployment, NOW).await.unwrap();
+    let stop = JobId(id(30));
+    jobs::enqueue_stop(&mut conn, stop, instance, NOW).await.unwrap();
+    jobs::enqueue_stop(&mut conn, JobId(id(31)), instance, NOW).await.unwrap();
+
+    assert_eq!(next(&mut conn, &["worker-2"], NOW).await, None);
+    assert_eq!(next(&mut conn, &["worker-1"], NOW).await, Some(30));
+    jobs::retry(&mut conn, stop, "busy", at(30)).await.unwrap();
+    assert_eq!(next(&mut conn, &["worker-1"], at(29)).await, None, "nor is there a second stop job");
+    assert_eq!(next(&mut conn, &["worker-1"], at(30)).await, Some(30));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_is_overdue_by_its_lease_or_its_deadline(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    app(&mut conn, 1, "a").await;
+    let deployment = deploy(&mut conn, 10, "a", 0).await;
+    let instance = instance(&mut conn, 20, deployment).await;
+    start(&mut conn, 10, instance, 30, 100).await;
+
+    let overdue = async |conn: &mut PgConnection, seconds| {
+        !jobs::lock_overdue(conn, at(seconds)).await.unwrap().is_empty()
+    };
+    assert!(!overdue(&mut conn, 30).await);
+    assert!(overdue(&mut conn, 31).await);
+    let beat = async |conn: &mut PgConnection, worker: &str, jobs: &[JobId]| {
+        workers::heartbeat(conn, &label(worker), jobs, at(31), at(61)).await.unwrap();
+    };
+    beat(&mut conn, "worker-1", &[]).await;
+    beat(&mut conn, "worker-2", &[JobId(id(10))]).await;
+    assert!(overdue(&mut conn, 31).await, "nobody else's heartbeat counts");
+    beat(&mut conn, "worker-1", &[JobId(id(10))]).await;
+    assert!(!overdue(&mut conn, 61).await);
+    jobs::renew_leases(&mut conn, NOW + Duration::hours(1)).await.unwrap();
+    assert!(!overdue(&mut conn, 100).await);
+    assert!(overdue(&mut conn, 101).await, "the deadline holds");
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_cancel_is_done_requested_or_too_late(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    app(&mut conn, 1, "a").await;
+    let queued = deploy(&mut conn, 10, "a", 0).await;
+    assert_eq!(jobs::request_cancel(&mut conn, queued, NOW).await.unwrap(), Cancel::Done);
+    assert_eq!(jobs::request_cancel(&mut conn, queued, NOW).await.unwrap(), Cancel::TooLate);
+
+    let running = deploy(&mut conn, 11, "a", 1).await;
+    let instance = instance(&mut conn, 20, running).await;
+    start(&mut conn, 11, instance, 30, 900).await;
+    let (job_id, worker) = (JobId(id(11)), label("worker-1"));
+    assert_eq!(jobs::request_cancel(&mut conn, running, NOW).await.unwrap(), Cancel::Requested);
+    assert_eq!(jobs::called_off(&mut conn).await.unwrap(), [(job_id, worker.clone())]);
+
+    assert!(jobs::lock(&mut conn, &label("worker-2"), job_id).await.unwrap().is_none(), "not its job");
+    let job = jobs::lock(&mut conn, &worker, job_id).await.unwrap().unwrap();
+    assert_eq!((job.kind, job.state, job.run.cancel_requested), (JobKind::Deploy, JobState::Running, true));
+}
