@@ -1,0 +1,24 @@
+//! A channel without a network, for tests of what agents say: the test holds the hub's ends.
+
+use super::{ChannelHandle, Event, QUEUE_LEN};
+use std::sync::{Arc, atomic::AtomicBool};
+use tokio::sync::mpsc;
+use wisehosting_protocol::message::AgentMessage;
+
+/// The hub's ends.
+#[derive(Debug)]
+pub struct FarEnd {
+    /// What the agent sends, in order.
+    pub sent: mpsc::Receiver<AgentMessage>,
+    /// What happens to the agent, in order; it begins without a connection.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// A channel whose other side is in this process. A message of the moment counts as heard.
+#[must_use]
+pub fn channel() -> (ChannelHandle, mpsc::Receiver<Event>, FarEnd) {
+    let (queue, sent) = mpsc::channel(QUEUE_LEN);
+    let (events, events_out) = mpsc::channel(QUEUE_LEN);
+    let handle = ChannelHandle { queue, connected: Arc::new(AtomicBool::new(true)) };
+    (handle, events_out, FarEnd { sent, events })
+}

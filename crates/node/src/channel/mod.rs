@@ -1,0 +1,303 @@
+//! The agent's side of the signed channel to the control plane.
+//!
+//! [`spawn`] registers the node, keeps its token fresh, connects, and connects again for ever; the agent sees a queue to
+//! send on and a stream of [`Event`]s. Nothing of one connection is valid on the next: each has its own sequence
+//! numbers, and begins with a `register` message.
+//!
+//! What is sent while there is no connection waits in the queue, except what is only true at its moment (a heartbeat,
+//! usage figures), which is dropped. A message that was on its way when a connection broke may be lost: what must
+//! arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
+
+mod backoff;
+pub mod memory;
+pub mod registration;
+mod session;
+mod socket;
+mod token;
+
+use crate::{
+    clock::Clock,
+    config::{ConfigError, ControlPlaneEndpoint},
+    secret,
+};
+use backoff::Backoff;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use session::SessionEnd;
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use token::TokenKeeper;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use wisehosting_protocol::{
+    key::SigningKey,
+    message::{AgentMessage, HubMessage},
+    payload::{Register, Registered},
+};
+
+/// Messages that wait for a connection, and events that wait for the agent.
+const QUEUE_LEN: usize = 256;
+
+/// What kind of agent a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Runs apps.
+    Worker,
+    /// Serves them.
+    Edge,
+}
+
+impl Role {
+    /// The path below `/v1/` of the endpoints for this kind of agent.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Worker => "/v1/workers",
+            Self::Edge => "/v1/edges",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Worker => "worker",
+            Self::Edge => "edge",
+        })
+    }
+}
+
+/// Who this node is and where the control plane is.
+#[derive(Clone)]
+pub struct Identity {
+    /// What kind of agent it is.
+    pub role: Role,
+    /// The section `[control_plane]`.
+    pub endpoint: ControlPlaneEndpoint,
+    /// The node's API key.
+    pub api_key: SecretString,
+    /// Version of the agent program.
+    pub version: &'static str,
+}
+
+impl Identity {
+    /// The identity of the section `[control_plane]`, with the API key that it names.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub fn read(
+        role: Role,
+        endpoint: ControlPlaneEndpoint,
+        version: &'static str,
+    ) -> Result<Self, ConfigError> {
+        let api_key = secret::read("control_plane.api_key", endpoint.api_key_file.as_deref())?;
+        Ok(Self { role, endpoint, api_key, version })
+    }
+
+    fn signing_key(&self) -> SigningKey {
+        SigningKey::derive(self.api_key.expose_secret())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("role", &self.role)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happens on the channel, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The hub knows this node again: send what it has not acknowledged.
+    Connected(Registered),
+    /// The hub says something.
+    Message(HubMessage),
+    /// The connection ended; another follows by itself.
+    Disconnected,
+}
+
+/// Sends to the hub. Clones share one queue.
+#[derive(Clone, Debug)]
+pub struct ChannelHandle {
+    queue: mpsc::Sender<AgentMessage>,
+    connected: Arc<AtomicBool>,
+}
+
+/// The channel was shut down, or (from [`ChannelHandle::try_send`]) its queue is full; the message is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message was not taken: the channel is full or shut down")]
+pub struct NotSent;
+
+impl ChannelHandle {
+    /// Queues a message; waits while the queue is full, which is as long as the hub is away.
+    ///
+    /// # Errors
+    /// The channel was shut down.
+    pub async fn send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
+        match self.unless_stale(message.into()) {
+            Some(message) => self.queue.send(message).await.map_err(|_| NotSent),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a message if there is room: for what may be dropped, such as a line of a log.
+    ///
+    /// # Errors
+    /// There is no room, or the channel was shut down.
+    pub fn try_send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
+        match self.unless_stale(message.into()) {
+            Some(message) => self.queue.try_send(message).map_err(|_| NotSent),
+            None => Ok(()),
+        }
+    }
+
+    /// The message, unless it is of the moment and there is nobody to tell.
+    fn unless_stale(&self, message: AgentMessage) -> Option<AgentMessage> {
+        let of_the_moment = matches!(message, AgentMessage::Heartbeat(_) | AgentMessage::AppStats(_));
+        (!of_the_moment || self.connected.load(Ordering::Relaxed)).then_some(message)
+    }
+}
+
+/// Starts the channel. `register` gives the first message of each connection. It runs until `shutdown`.
+///
+/// # Errors
+/// The HTTP client cannot be set up, or the URL needs TLS and the host has no certificate authorities.
+pub fn spawn(
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+    register: impl Fn() -> Register + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) -> Result<(ChannelHandle, mpsc::Receiver<Event>), SetUpError> {
+    let (queue_in, queue) = mpsc::channel(QUEUE_LEN);
+    let (events, events_out) = mpsc::channel(QUEUE_LEN);
+    let dialer = socket::Dialer::new(&identity)?;
+    let tokens = Arc::new(TokenKeeper::new(identity, clock.clone())?);
+    let connected = Arc::new(AtomicBool::new(false));
+    let handle = ChannelHandle { queue: queue_in, connected: connected.clone() };
+    let channel = Channel { tokens, dialer, clock, register: Box::new(register), events, queue, connected };
+    tokio::spawn(async move {
+        shutdown.run_until_cancelled(channel.run()).await;
+    });
+    Ok((handle, events_out))
+}
+
+/// Why a channel cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// TLS has nothing to check the control plane with.
+    #[error("set up TLS to the control plane")]
+    Tls(#[from] crate::tls::NoRoots),
+    /// The HTTP client cannot be made.
+    #[error("set up the HTTP client")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    /// The control plane does not know the key.
+    #[error("the control plane refuses this node: check control_plane.name and control_plane.api_key_file")]
+    Refused,
+    /// The token was not given.
+    #[error("get a token")]
+    Token(#[source] reqwest::Error),
+    /// The connection was not made.
+    #[error("open the channel")]
+    Dial(#[from] socket::DialError),
+}
+
+struct Channel {
+    tokens: Arc<TokenKeeper>,
+    dialer: socket::Dialer,
+    clock: Arc<dyn Clock>,
+    register: Box<dyn Fn() -> Register + Send + Sync>,
+    events: mpsc::Sender<Event>,
+    queue: mpsc::Receiver<AgentMessage>,
+    connected: Arc<AtomicBool>,
+}
+
+impl Channel {
+    async fn run(mut self) {
+        let tokens = self.tokens.clone();
+        tokio::select! {
+            () = self.keep_connected() => {}
+            () = tokens.keep_fresh() => {}
+        }
+    }
+
+    /// Connects for ever. Ends only when the agent has dropped its ends.
+    async fn keep_connected(&mut self) {
+        let mut backoff = Backoff::default();
+        let mut silent = false;
+        loop {
+            let mut served = Duration::ZERO;
+            match self.connect().await {
+                Ok(link) => {
+                    silent = false;
+                    let began = Instant::now();
+                    match self.serve(link).await {
+                        SessionEnd::AgentGone => return,
+                        SessionEnd::Broken(reason) => log_break(&reason),
+                    }
+                    served = began.elapsed();
+                    if self.events.send(Event::Disconnected).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    log_failure(&error, silent);
+                    silent = true;
+                    if matches!(error, ConnectError::Refused) {
+                        backoff.slow_down();
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.next(served, crate::random::fraction())).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<socket::Link, ConnectError> {
+        let token = self.tokens.get().await?;
+        let link = self.dialer.dial(&token).await;
+        if let Err(socket::DialError::TokenRefused) = link {
+            self.tokens.forget();
+        }
+        Ok(link?)
+    }
+
+    async fn serve(&mut self, link: socket::Link) -> SessionEnd {
+        let agent = session::Agent {
+            register: (self.register)(),
+            queue: &mut self.queue,
+            events: &self.events,
+            connected: &self.connected,
+        };
+        let end = session::run(link, agent, &*self.clock).await;
+        self.connected.store(false, Ordering::Relaxed);
+        end
+    }
+}
+
+fn log_break(reason: &session::Broken) {
+    tracing::warn!(error = reason as &dyn Error, "the channel to the control plane broke; connecting again");
+}
+
+/// Logs the first failure of a row for the operator, and the following ones for who looks closer.
+fn log_failure(error: &ConnectError, silent: bool) {
+    let error = error as &dyn Error;
+    if silent {
+        tracing::debug!(error, "still no channel to the control plane");
+    } else {
+        tracing::warn!(error, "no channel to the control plane; trying again until there is one");
+    }
+}
