@@ -1,0 +1,121 @@
+//! Apps: what a user wants to run, under which name.
+
+pub mod create_app;
+pub mod delete_app;
+pub mod get_app;
+pub mod list_apps;
+pub mod runtime_log;
+mod settings;
+pub mod update_app;
+mod url;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+use wisehosting_domain::state::DeploymentState;
+use wisehosting_store::{apps, deployments::Deployment};
+
+use crate::{config::AppsConfig, deployments::DeploymentSummary};
+
+pub use settings::{AppSettings, LimitsBody, LimitsPatch};
+pub use url::urls;
+
+/// An app and what it is doing.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct App {
+    /// Which.
+    pub id: Uuid,
+    /// A DNS label, unique over all users.
+    #[schema(example = "hello")]
+    pub name: String,
+    /// What it is doing, in one word.
+    pub state: AppState,
+    /// Where its visitors find it.
+    #[schema(example = "https://hello.example.org")]
+    pub url: String,
+    /// All addresses that lead to it, without and with TLS.
+    pub urls: Vec<String>,
+    /// What its next deployment will copy.
+    pub settings: AppSettings,
+    /// The deployment that is served.
+    pub live: Option<DeploymentSummary>,
+    /// The newest deployment.
+    pub latest: Option<DeploymentSummary>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// What an app is doing, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AppState {
+    /// Nothing is served and nothing is under way.
+    Idle,
+    /// A deployment is under way; an older one may be served meanwhile.
+    Deploying,
+    /// The newest deployment is served.
+    Live,
+    /// The newest deployment did not come into service; an older one is served.
+    Degraded,
+    /// The newest deployment failed, and nothing is served.
+    Failed,
+}
+
+impl AppState {
+    /// From the state of the newest deployment, and whether any is live.
+    fn of(latest: Option<DeploymentState>, any_live: bool) -> Self {
+        match latest {
+            Some(DeploymentState::Live) => Self::Live,
+            Some(state) if state.is_in_progress() => Self::Deploying,
+            _ if any_live => Self::Degraded,
+            Some(DeploymentState::Failed) => Self::Failed,
+            _ => Self::Idle,
+        }
+    }
+}
+
+impl App {
+    /// The app with what `current` says of it: its newest and its live deployments, among those of other apps.
+    fn new(app: apps::App, current: &[Deployment], config: &AppsConfig) -> Self {
+        let newest_of = |states: fn(DeploymentState) -> bool| {
+            let own = current.iter().filter(|d| d.app == app.name && states(d.state));
+            own.max_by_key(|deployment| deployment.number)
+        };
+        let latest = newest_of(|_| true);
+        let live = newest_of(|state| state == DeploymentState::Live);
+        let urls = urls(&app.name, config);
+        Self {
+            id: app.id.0,
+            state: AppState::of(latest.map(|deployment| deployment.state), live.is_some()),
+            url: urls.primary().to_owned(),
+            urls: vec![urls.http, urls.https],
+            settings: app.settings.into(),
+            live: live.map(DeploymentSummary::from),
+            latest: latest.map(DeploymentSummary::from),
+            created_at: app.created_at,
+            name: app.name.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_follows_from_the_deployments() {
+        for (latest, any_live, expected) in [
+            (None, false, AppState::Idle),
+            (Some(DeploymentState::Queued), false, AppState::Deploying),
+            (Some(DeploymentState::Routing), true, AppState::Deploying),
+            (Some(DeploymentState::Live), true, AppState::Live),
+            (Some(DeploymentState::Failed), true, AppState::Degraded),
+            (Some(DeploymentState::Failed), false, AppState::Failed),
+            (Some(DeploymentState::Cancelled), false, AppState::Idle),
+        ] {
+            assert_eq!(AppState::of(latest, any_live), expected, "{latest:?} {any_live}");
+        }
+    }
+}

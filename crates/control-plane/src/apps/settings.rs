@@ -1,0 +1,161 @@
+//! An app's settings on the wire, and the bounds that the types of the domain do not set.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use wisehosting_domain::{
+    limits::{Limits, LimitsError},
+    settings::Settings,
+    source::Repository,
+};
+
+use crate::error::Problem;
+
+const HEALTH_PATH_LEN_MAX: usize = 1_024;
+const HEALTH_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=600_000;
+const VARIABLES_MAX: usize = 256;
+const VARIABLE_VALUE_LEN_MAX: usize = 32 * 1_024;
+
+/// The settings of an app, which its next deployment will copy.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AppSettings {
+    /// Address of its git repository.
+    #[schema(example = "https://example.org/hello.git")]
+    pub repository: String,
+    /// Branch or tag; the repository's default branch if absent.
+    #[schema(example = "main")]
+    pub branch: Option<String>,
+    /// Port on which the container listens; one that the image exposes alone takes its place.
+    #[schema(example = 8080)]
+    pub port: u16,
+    /// Path of the health probe.
+    #[schema(example = "/")]
+    pub health_path: String,
+    /// How long the container may take to become healthy.
+    #[schema(example = 60_000)]
+    pub health_timeout_ms: u64,
+    /// What each instance may use.
+    pub limits: LimitsBody,
+    /// Environment of the container.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What an instance may use.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LimitsBody {
+    /// Memory and swap together.
+    #[schema(example = 268_435_456)]
+    pub memory_bytes: u64,
+    /// Processor time in thousandths of a core.
+    #[schema(example = 1_000)]
+    pub cpu_millis: u32,
+    /// Processes and threads.
+    #[schema(example = 512)]
+    pub pids: u32,
+}
+
+/// Limits to set; one that is absent stays as it is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsPatch {
+    /// Memory and swap together: 16 MiB to 256 GiB.
+    #[schema(example = 268_435_456)]
+    pub memory_bytes: Option<u64>,
+    /// Processor time in thousandths of a core: 50 to 64000.
+    #[schema(example = 1_000)]
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads: 8 to 32768.
+    #[schema(example = 512)]
+    pub pids: Option<u32>,
+}
+
+impl From<Settings> for AppSettings {
+    fn from(settings: Settings) -> Self {
+        Self {
+            repository: settings.source.repository.into(),
+            branch: settings.source.branch.map(Into::into),
+            port: settings.port,
+            health_path: settings.health_path,
+            health_timeout_ms: settings.health_timeout_ms,
+            limits: LimitsBody {
+                memory_bytes: settings.limits.memory_bytes(),
+                cpu_millis: settings.limits.cpu_millis(),
+                pids: settings.limits.pids(),
+            },
+            environment: settings.environment,
+        }
+    }
+}
+
+impl LimitsPatch {
+    /// `base` with what is set here.
+    pub(super) fn apply(self, base: Limits) -> Result<Limits, Problem> {
+        let limits = Limits::new(
+            self.memory_bytes.unwrap_or(base.memory_bytes()),
+            self.cpu_millis.unwrap_or(base.cpu_millis()),
+            self.pids.unwrap_or(base.pids()),
+        );
+        limits.map_err(|error| {
+            let field = match error {
+                LimitsError::Memory(_) => "limits.memory_bytes",
+                LimitsError::Cpu(_) => "limits.cpu_millis",
+                LimitsError::Pids(_) => "limits.pids",
+            };
+            refused(field, error)
+        })
+    }
+}
+
+/// Checks what the types of [`Settings`] leave open.
+pub(super) fn check(settings: &Settings, allow_local_repositories: bool) -> Result<(), Problem> {
+    check_repository(&settings.source.repository, allow_local_repositories)?;
+    if settings.port == 0 {
+        return Err(refused("port", "use a port from 1 to 65535"));
+    }
+    let path = &settings.health_path;
+    if !path.starts_with('/')
+        || path.len() > HEALTH_PATH_LEN_MAX
+        || !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+    {
+        return Err(refused(
+            "health_path",
+            "use a path that starts with a slash, without spaces or fragment",
+        ));
+    }
+    if !HEALTH_TIMEOUT_MS.contains(&settings.health_timeout_ms) {
+        return Err(refused("health_timeout_ms", "use 1000 to 600000 milliseconds"));
+    }
+    check_environment(&settings.environment)
+}
+
+fn check_repository(repository: &Repository, allow_local: bool) -> Result<(), Problem> {
+    if !repository.is_local() || allow_local {
+        return Ok(());
+    }
+    let message = "folders of a worker are not allowed here as repositories: use an https:// address";
+    Err(refused("repository", message).hint("The operator can set `apps.allow_local_repositories`."))
+}
+
+fn check_environment(environment: &BTreeMap<String, String>) -> Result<(), Problem> {
+    if environment.len() > VARIABLES_MAX {
+        return Err(refused("environment", format!("use {VARIABLES_MAX} variables at most")));
+    }
+    for (name, value) in environment {
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            let message =
+                format!("{name:?} is not a variable's name: use letters, digits and _, not a digit first");
+            return Err(refused("environment", message));
+        }
+        if value.len() > VARIABLE_VALUE_LEN_MAX || value.contains('\0') {
+            let message = format!("{name}: use {VARIABLE_VALUE_LEN_MAX} bytes at most, without NUL");
+            return Err(refused("environment", message));
+        }
+    }
+    Ok(())
+}
+
+fn refused(field: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::invalid(field, format!("{field}: {why}"))
+}

@@ -1,0 +1,109 @@
+//! `PATCH /v1/apps/{name}`: other settings for an app's next deployment.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+use wisehosting_domain::{
+    name::Label,
+    settings::Settings,
+    source::{GitRef, Repository},
+};
+use wisehosting_store::{apps, deployments, pool};
+
+use super::{App, LimitsPatch, settings};
+use crate::{
+    auth::SignedIn,
+    error::{ErrorBody, Problem},
+    extract::{JsonBody, PathOf},
+    state::AppState,
+};
+
+/// Settings to change; one that is absent stays as it is.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateApp {
+    /// An https:// or http:// address without credentials.
+    #[schema(value_type = Option<String>)]
+    repository: Option<Repository>,
+    /// Branch or tag; `null` for the repository's default branch.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    branch: Option<Option<GitRef>>,
+    /// Port on which the container listens.
+    port: Option<u16>,
+    /// Path of the health probe.
+    health_path: Option<String>,
+    /// How long the container may take to become healthy: 1000 to 600000.
+    health_timeout_ms: Option<u64>,
+    /// What each instance may use.
+    #[serde(default)]
+    limits: LimitsPatch,
+    /// The whole environment of the container.
+    environment: Option<BTreeMap<String, String>>,
+}
+
+/// Tells `null` from an absent field.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl UpdateApp {
+    fn apply(self, settings: &mut Settings) -> Result<(), Problem> {
+        let source = &mut settings.source;
+        source.repository = self.repository.unwrap_or_else(|| source.repository.clone());
+        source.branch = self.branch.unwrap_or_else(|| source.branch.clone());
+        settings.port = self.port.unwrap_or(settings.port);
+        settings.health_timeout_ms = self.health_timeout_ms.unwrap_or(settings.health_timeout_ms);
+        settings.limits = self.limits.apply(settings.limits)?;
+        if let Some(health_path) = self.health_path {
+            settings.health_path = health_path;
+        }
+        if let Some(environment) = self.environment {
+            settings.environment = environment;
+        }
+        Ok(())
+    }
+}
+
+/// Change the settings of an app. They take effect with its next deployment.
+#[utoipa::path(
+    patch, path = "/v1/apps/{name}", tag = "apps", operation_id = "update_app",
+    params(("name" = String, Path, description = "Name of the app.")),
+    request_body = UpdateApp,
+    responses(
+        (status = 200, description = "The changed app.", body = App),
+        (status = 401, description = "Not signed in.", body = ErrorBody),
+        (status = 404, description = "You have no such app.", body = ErrorBody),
+        (status = 422, description = "A field cannot be used.", body = ErrorBody),
+    ),
+)]
+pub async fn update_app(
+    State(state): State<AppState>,
+    SignedIn { user, mut db }: SignedIn,
+    PathOf(name): PathOf<Label>,
+    JsonBody(body): JsonBody<UpdateApp>,
+) -> Result<Json<App>, Problem> {
+    let config = &state.config.apps;
+    let mut app = apps::lock(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
+    body.apply(&mut app.settings)?;
+    settings::check(&app.settings, config.allow_local_repositories)?;
+    apps::update(&mut db, user.id, &name, &app.settings).await?;
+    let current = deployments::current(&mut db, user.id).await?;
+    pool::commit(db).await?;
+    Ok(Json(App::new(app, &current, config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_not_the_same_as_absent() {
+        let absent: UpdateApp = serde_json::from_str("{}").unwrap();
+        assert_eq!(absent.branch, None);
+        let null: UpdateApp = serde_json::from_str(r#"{"branch":null}"#).unwrap();
+        assert_eq!(null.branch, Some(None));
+    }
+}

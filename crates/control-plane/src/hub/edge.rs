@@ -1,0 +1,76 @@
+//! What an edge says: which tables it serves, which it has no more requests on.
+
+use std::error::Error;
+
+use wisehosting_protocol::{
+    message::AgentMessage,
+    payload::{Register, RoutesAck},
+};
+use wisehosting_store::{StoreError, edges, pool};
+
+use super::{Membership, session::Unhandled};
+use crate::state::AppState;
+
+/// The messages of one edge's connection.
+pub(super) struct EdgeAgent<'a> {
+    state: &'a AppState,
+    membership: Membership,
+}
+
+impl<'a> EdgeAgent<'a> {
+    pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
+        Self { state, membership }
+    }
+
+    pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
+        match message {
+            AgentMessage::Register(register) => self.register(register).await?,
+            AgentMessage::Heartbeat(_) => self.heartbeat().await?,
+            AgentMessage::RoutesAck(ack) => self.routes_ack(ack).await,
+            AgentMessage::RoutesDrained(drained) => {
+                self.membership.update_edge(|edge| edge.drained_generation = drained.generation);
+                self.state.signals.rollout.notify_one();
+            }
+            AgentMessage::Error(error) => {
+                tracing::warn!(edge.name = %self.membership.node.name, message = error.message, "an edge reports");
+            }
+            _ => return Err(Unhandled::WrongRole),
+        }
+        Ok(())
+    }
+
+    async fn register(&self, register: &Register) -> Result<(), StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let name = &self.membership.node.name;
+        edges::connected(&mut connection, name, &register.version, self.state.clock.now()).await?;
+        self.state.signals.rollout.notify_one();
+        Ok(())
+    }
+
+    async fn heartbeat(&self) -> Result<(), StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        edges::seen(&mut connection, &self.membership.node.name, self.state.clock.now()).await
+    }
+
+    async fn routes_ack(&self, ack: &RoutesAck) {
+        let name = &self.membership.node.name;
+        for problem in &ack.problems {
+            let (instance, message) = (problem.instance_id, &problem.message);
+            tracing::warn!(edge.name = %name, instance.id = %instance, message, "an edge cannot reach an instance");
+        }
+        // First what the rollout waits for; the row is for people.
+        self.membership.update_edge(|edge| {
+            edge.acked_generation = ack.generation;
+            edge.problems = ack.problems.iter().map(|p| (p.instance_id, p.message.clone())).collect();
+        });
+        self.state.signals.rollout.notify_one();
+        if let Err(error) = self.note_ack(ack.generation).await {
+            tracing::warn!(edge.name = %name, error = &error as &dyn Error, "an edge's generation is not noted");
+        }
+    }
+
+    async fn note_ack(&self, generation: u64) -> Result<(), StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        edges::acked(&mut connection, &self.membership.node.name, generation, self.state.clock.now()).await
+    }
+}

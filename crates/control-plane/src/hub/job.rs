@@ -1,0 +1,35 @@
+//! A job of the store as the message that gives it to its worker.
+
+use time::OffsetDateTime;
+use wisehosting_domain::state::JobKind;
+use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
+use wisehosting_store::jobs::Job;
+
+/// Time between SIGTERM and SIGKILL.
+const STOP_GRACE_MS: u64 = 10_000;
+
+/// The message for a job that has its instance; none for one that has not.
+#[must_use]
+pub fn message(job: &Job, now: OffsetDateTime) -> Option<payload::Job> {
+    let work = match job.kind {
+        JobKind::Deploy => Work::Deploy(Box::new(deploy(job, now))),
+        JobKind::Stop => Work::Stop(Stop { grace_ms: STOP_GRACE_MS }),
+    };
+    let (app_id, app) = job.app.clone();
+    Some(payload::Job { job_id: job.id, app_id, app, instance_id: job.instance_id?, work })
+}
+
+fn deploy(job: &Job, now: OffsetDateTime) -> Deploy {
+    let settings = job.settings.clone();
+    let left = job.run.deadline_at.map_or(time::Duration::ZERO, |deadline| deadline - now);
+    Deploy {
+        deployment_id: job.deployment_id,
+        source: settings.source,
+        limits: settings.limits,
+        port: settings.port,
+        health_path: settings.health_path,
+        health_timeout_ms: settings.health_timeout_ms,
+        deadline_ms: left.whole_milliseconds().try_into().unwrap_or(0),
+        environment: settings.environment,
+    }
+}

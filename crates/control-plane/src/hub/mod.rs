@@ -1,0 +1,183 @@
+//! The live connections of workers and edges, and what is only true while they live.
+//!
+//! A node has one connection; a newer one ends the older. Queues are bounded: a node that takes nothing is cut off, and
+//! gets what it missed when it connects again, because what must arrive is in Postgres.
+
+mod edge;
+mod endpoint;
+mod job;
+mod job_result;
+mod session;
+mod worker;
+
+pub use endpoint::{edge_channel, worker_channel};
+pub use job::message as job_message;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{mpsc, watch};
+use wisehosting_domain::{
+    id::InstanceId,
+    name::Label,
+    rollout::{self, Edges},
+    routes::RouteTable,
+};
+use wisehosting_protocol::message::HubMessage;
+
+use crate::nodes::Role;
+
+/// Messages that wait for one node.
+const QUEUE_LEN: usize = 256;
+
+/// The node is not connected, or takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is not connected")]
+pub struct NotConnected;
+
+/// All live connections; a clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    links: Mutex<HashMap<Node, Link>>,
+    table: watch::Sender<Option<Arc<RouteTable>>>,
+}
+
+/// A worker or an edge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Node {
+    role: Role,
+    name: Label,
+}
+
+/// The hub's end of one connection.
+#[derive(Debug)]
+struct Link {
+    queue: mpsc::Sender<HubMessage>,
+    /// Why the connection is to end, once it is.
+    end: watch::Sender<Option<&'static str>>,
+    edge: EdgeView,
+}
+
+/// What an edge said on this connection.
+#[derive(Debug, Default)]
+struct EdgeView {
+    acked_generation: u64,
+    drained_generation: u64,
+    problems: Vec<(InstanceId, String)>,
+}
+
+/// The session's end of one connection; when it is dropped, the node is not connected any more.
+#[derive(Debug)]
+struct Membership {
+    hub: Hub,
+    node: Node,
+    queue: mpsc::Sender<HubMessage>,
+}
+
+/// What a session takes from the hub.
+#[derive(Debug)]
+struct Inbox {
+    queue: mpsc::Receiver<HubMessage>,
+    end: watch::Receiver<Option<&'static str>>,
+    table: watch::Receiver<Option<Arc<RouteTable>>>,
+}
+
+impl Hub {
+    /// Queues a message for a worker. One whose queue is full is cut off.
+    ///
+    /// # Errors
+    /// It is not connected.
+    pub fn send(&self, worker: &Label, message: impl Into<HubMessage>) -> Result<(), NotConnected> {
+        let node = Node { role: Role::Worker, name: worker.clone() };
+        let links = self.links();
+        let link = links.get(&node).ok_or(NotConnected)?;
+        link.queue.try_send(message.into()).map_err(|_| {
+            link.end.send_replace(Some("it takes no messages"));
+            NotConnected
+        })
+    }
+
+    /// The workers that are connected.
+    #[must_use]
+    pub fn workers(&self) -> Vec<Label> {
+        let links = self.links();
+        links.keys().filter(|node| node.role == Role::Worker).map(|node| node.name.clone()).collect()
+    }
+
+    /// Whether the worker or edge of this name is connected.
+    #[must_use]
+    pub fn is_connected(&self, name: &Label) -> bool {
+        self.links().keys().any(|node| node.name == *name)
+    }
+
+    /// The edges that are connected and what they serve; `declared` is how many there should be.
+    #[must_use]
+    pub fn edges(&self, declared: usize) -> Edges {
+        let links = self.links();
+        let edges = links.iter().filter(|(node, _)| node.role == Role::Edge);
+        let connected = edges.map(|(node, link)| rollout::Edge {
+            name: node.name.to_string(),
+            acked_generation: link.edge.acked_generation,
+            drained_generation: link.edge.drained_generation,
+            problems: link.edge.problems.clone(),
+        });
+        Edges { declared, connected: connected.collect() }
+    }
+
+    /// Hands a table to every edge; says whether it is news.
+    pub fn publish(&self, table: RouteTable) -> bool {
+        self.0.table.send_if_modified(|current| {
+            let news = current.as_ref().is_none_or(|current| **current != table);
+            if news {
+                *current = Some(Arc::new(table));
+            }
+            news
+        })
+    }
+
+    /// Makes a connection the node's only one.
+    fn join(&self, node: Node) -> (Membership, Inbox) {
+        let (queue, queue_out) = mpsc::channel(QUEUE_LEN);
+        let (end, end_out) = watch::channel(None);
+        let link = Link { queue: queue.clone(), end, edge: EdgeView::default() };
+        let older = self.links().insert(node.clone(), link);
+        if let Some(older) = older {
+            older.end.send_replace(Some("a newer connection of this node took its place"));
+        }
+        let inbox = Inbox { queue: queue_out, end: end_out, table: self.0.table.subscribe() };
+        (Membership { hub: self.clone(), node, queue }, inbox)
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<Node, Link>> {
+        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Membership {
+    /// Queues a message for this connection; waits while its queue is full. One that has ended drops it.
+    async fn send(&self, message: impl Into<HubMessage>) {
+        let _ = self.queue.send(message.into()).await;
+    }
+
+    /// Notes what the edge of this connection serves.
+    fn update_edge(&self, update: impl FnOnce(&mut EdgeView)) {
+        let mut links = self.hub.links();
+        if let Some(link) = links.get_mut(&self.node).filter(|link| link.queue.same_channel(&self.queue)) {
+            update(&mut link.edge);
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut links = self.hub.links();
+        if links.get(&self.node).is_some_and(|link| link.queue.same_channel(&self.queue)) {
+            links.remove(&self.node);
+        }
+    }
+}

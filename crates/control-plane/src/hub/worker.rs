@@ -1,0 +1,218 @@
+//! What a worker says: which jobs it has and how far they are, what its instances do and write.
+//!
+//! A worker speaks for its own jobs and instances only; what it says of others is dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use wisehosting_domain::{
+    id::{AppId, InstanceId, JobId},
+    name::Label,
+    state::{InstanceState, JobState},
+};
+use wisehosting_protocol::{
+    message::{AgentMessage, JobCancel},
+    payload::{
+        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Register, RuntimeLog, Stream, Violation,
+    },
+};
+use wisehosting_store::{
+    StoreError, build_log, deployment_state,
+    instances::{self, Observation},
+    jobs::{self, Job},
+    pool,
+    workers::{self, Share},
+};
+
+use super::{Membership, job, job_result, session::Unhandled};
+use crate::{scheduler::leases, state::AppState};
+
+/// The messages of one worker's connection.
+pub(super) struct WorkerAgent<'a> {
+    state: &'a AppState,
+    membership: Membership,
+    /// The apps of the instances that it spoke of, as of so many [removals](crate::logs::RuntimeLogs::removals).
+    apps: HashMap<InstanceId, AppId>,
+    removals: u64,
+}
+
+impl<'a> WorkerAgent<'a> {
+    pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
+        Self { state, membership, apps: HashMap::new(), removals: 0 }
+    }
+
+    pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
+        match message {
+            AgentMessage::Register(register) => self.register(register).await?,
+            AgentMessage::Heartbeat(heartbeat) => self.heartbeat(heartbeat).await?,
+            AgentMessage::JobAck(job) => self.job_ack(job.job_id).await?,
+            AgentMessage::JobStatus(status) => self.job_status(status).await?,
+            AgentMessage::JobResult(result) => {
+                let ack = job_result::store(self.state, self.name(), result).await?;
+                self.membership.send(ack).await;
+            }
+            AgentMessage::AppStatus(status) => self.app_status(status).await?,
+            AgentMessage::Violation(violation) => self.violation(violation).await?,
+            AgentMessage::RuntimeLog(log) => self.runtime_log(log).await?,
+            AgentMessage::BuildLog(log) => self.build_log(log).await?,
+            // Nothing asks for these figures yet.
+            AgentMessage::AppStats(_) => {}
+            AgentMessage::Error(error) => {
+                tracing::warn!(worker.name = %self.name(), message = error.message, "a worker reports");
+            }
+            AgentMessage::RoutesAck(_) | AgentMessage::RoutesDrained(_) => return Err(Unhandled::WrongRole),
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> &Label {
+        &self.membership.node.name
+    }
+
+    /// The worker is back: whatever it should do and does not know of is sent again, whatever it should not do is
+    /// called off.
+    async fn register(&self, register: &Register) -> Result<(), StoreError> {
+        let now = self.state.clock.now();
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let capacity = self.capacity(register);
+        workers::connected(&mut connection, self.name(), &register.version, capacity, now).await?;
+        let listed: HashSet<JobId> = register.running_jobs.iter().copied().collect();
+        let running = jobs::running_on(&mut connection, self.name()).await?;
+        let lease = now + leases::LEASE;
+        workers::heartbeat(&mut connection, self.name(), &register.running_jobs, now, lease).await?;
+        drop(connection);
+        for job in &running {
+            self.resume(job, listed.contains(&job.id), now).await;
+        }
+        let known: HashSet<JobId> = running.iter().map(|job| job.id).collect();
+        for job_id in listed.difference(&known) {
+            self.membership.send(JobCancel(JobRef { job_id: *job_id })).await;
+        }
+        self.state.signals.jobs.notify_one();
+        Ok(())
+    }
+
+    async fn resume(&self, job: &Job, listed: bool, now: OffsetDateTime) {
+        let unknown_to_worker = !listed && !job.run.acked;
+        if let Some(message) = job::message(job, now).filter(|_| unknown_to_worker) {
+            self.membership.send(message).await;
+        }
+        if job.run.cancel_requested {
+            self.membership.send(JobCancel(JobRef { job_id: job.id })).await;
+        }
+    }
+
+    /// What the configuration says it has, or else what it says itself.
+    fn capacity(&self, register: &Register) -> Share {
+        let declared = self.state.config.workers.iter().find(|worker| worker.name == *self.name());
+        let said = register.capacity;
+        let memory = declared.and_then(|worker| worker.memory_bytes).or(said.map(|said| said.memory_bytes));
+        let cpu = declared.and_then(|worker| worker.cpu_millis).or(said.map(|said| said.cpu_millis));
+        Share { memory_bytes: memory.unwrap_or_default(), cpu_millis: cpu.unwrap_or_default() }
+    }
+
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        let now = self.state.clock.now();
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let lease = now + leases::LEASE;
+        workers::heartbeat(&mut connection, self.name(), &heartbeat.running_jobs, now, lease).await
+    }
+
+    async fn job_ack(&self, id: JobId) -> Result<(), StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        jobs::acked(&mut connection, self.name(), id, self.state.clock.now()).await
+    }
+
+    async fn job_status(&self, status: &JobStatus) -> Result<(), StoreError> {
+        if !status.state.is_with_worker() {
+            return Ok(());
+        }
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let job = jobs::lock(&mut transaction, self.name(), status.job_id).await?;
+        if let Some(job) = job.filter(|job| job.state == JobState::Running) {
+            let now = self.state.clock.now();
+            deployment_state::advance(&mut transaction, job.deployment_id, status.state, now).await?;
+        }
+        pool::commit(transaction).await
+    }
+
+    async fn app_status(&self, status: &AppStatus) -> Result<(), StoreError> {
+        let now = self.state.clock.now();
+        let seen = Observation {
+            running: status.running,
+            exit_code: status.exit_code,
+            observed_at: time_of(status.observed_at_ms),
+        };
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let known = instances::observe(&mut transaction, self.name(), status.instance_id, seen).await?;
+        // Left behind by a deploy that failed: its worker starts it again and again until it is told to stop it.
+        if status.running && known == Some(InstanceState::Failed) {
+            job_result::stop_orphan(&mut transaction, status.instance_id, now).await?;
+        }
+        pool::commit(transaction).await
+    }
+
+    async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {
+        let Violation { instance_id, message, observed_at_ms } = violation;
+        tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, message, "an instance broke a limit");
+        let at = time_of(*observed_at_ms).format(&Rfc3339).unwrap_or_default();
+        let line = LogLine { at, stream: Stream::System, text: message.clone() };
+        self.push_log(*instance_id, vec![line]).await
+    }
+
+    async fn runtime_log(&mut self, log: &RuntimeLog) -> Result<(), StoreError> {
+        self.push_log(log.instance_id, log.lines.clone()).await
+    }
+
+    async fn push_log(&mut self, instance: InstanceId, lines: Vec<LogLine>) -> Result<(), StoreError> {
+        if let Some(app) = self.app_of(instance).await? {
+            self.state.logs.push(app, instance, lines, self.state.clock.now());
+        }
+        Ok(())
+    }
+
+    async fn app_of(&mut self, instance: InstanceId) -> Result<Option<AppId>, StoreError> {
+        let removals = self.state.logs.removals();
+        if self.removals != removals {
+            self.removals = removals;
+            self.apps.clear();
+        }
+        if let Some(app) = self.apps.get(&instance) {
+            return Ok(Some(*app));
+        }
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let app = instances::app_of(&mut connection, self.name(), instance).await?;
+        self.apps.extend(app.map(|app| (instance, app)));
+        Ok(app)
+    }
+
+    async fn build_log(&self, log: &BuildLog) -> Result<(), StoreError> {
+        let now = self.state.clock.now();
+        let numbered = (log.first_line..).zip(&log.lines);
+        let lines: Vec<build_log::Line> = numbered.map(|(number, line)| stored(number, line, now)).collect();
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        build_log::append(&mut connection, self.name(), log.deployment_id, &lines).await.map(|_| ())
+    }
+}
+
+fn stored(number: u64, line: &LogLine, now: OffsetDateTime) -> build_log::Line {
+    let stream = match line.stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+        Stream::System => "system",
+    };
+    build_log::Line {
+        number,
+        at: OffsetDateTime::parse(&line.at, &Rfc3339).unwrap_or(now),
+        stream: stream.to_owned(),
+        text: line.text.clone(),
+    }
+}
+
+/// The time that many milliseconds after the Unix epoch; the last that can be written for a nonsense.
+fn time_of(ms: u64) -> OffsetDateTime {
+    const LAST_S: i64 = 253_402_300_799;
+    let seconds = i64::try_from(ms / 1_000).unwrap_or(LAST_S).min(LAST_S);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time + std::time::Duration::from_millis(ms % 1_000)
+}

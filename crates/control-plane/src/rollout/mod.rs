@@ -1,0 +1,154 @@
+//! The rollout: brings what is proven into service, and what is out of service to its end.
+//!
+//! For each app that is not at rest: load it with its row locked, let the domain plan, carry the plan out in the same
+//! transaction. Nothing is remembered between two rounds but when we began to listen to the edges.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, JobId},
+    rollout::{Action, Edges, Policy, plan},
+    state::DeploymentState,
+};
+use wisehosting_node::random;
+use wisehosting_store::{
+    PgConnection, StoreError, deployment_state,
+    jobs::{self, Cancel},
+    pool,
+    rollout::{self as store, Watch},
+};
+
+use crate::state::AppState;
+
+/// How long until the next look while something is under way.
+const INTERVAL_BUSY: Duration = Duration::from_secs(1);
+/// How long until the next look when every app is at rest.
+const INTERVAL_IDLE: Duration = Duration::from_secs(30);
+
+/// Moves deployments on.
+pub struct Rollout {
+    state: AppState,
+    /// Since when the edges could be told and heard without a break; none while Postgres is away.
+    listening_since: Option<OffsetDateTime>,
+}
+
+/// What is to be told to others once a plan is committed.
+#[derive(Debug, Default)]
+struct News {
+    routes_changed: bool,
+    cancelled: bool,
+    removed: bool,
+}
+
+impl Rollout {
+    /// A rollout that has not yet listened to the edges.
+    #[must_use]
+    pub fn new(state: AppState) -> Self {
+        Self { state, listening_since: None }
+    }
+
+    /// Carries out what is due for every app that is not at rest; says when to look again.
+    async fn advance_all(&self, listening_since: OffsetDateTime) -> Result<Duration, StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let apps = store::restless(&mut connection).await?;
+        drop(connection);
+        let edges = self.state.hub.edges(self.state.config.edges.len());
+        let mut advanced = false;
+        for app_id in &apps {
+            advanced |= self.advance(*app_id, &edges, listening_since).await?;
+        }
+        Ok(match (advanced, apps.is_empty()) {
+            (true, _) => Duration::ZERO,
+            (false, false) => INTERVAL_BUSY,
+            (false, true) => INTERVAL_IDLE,
+        })
+    }
+
+    /// Carries out what is due for one app; says whether anything was.
+    async fn advance(&self, app_id: AppId, edges: &Edges, since: OffsetDateTime) -> Result<bool, StoreError> {
+        let now = self.state.clock.now();
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let watch = Watch { since, now };
+        let Some(app) = store::lock(&mut transaction, app_id, watch).await? else { return Ok(false) };
+        let actions = plan(&app, edges, Policy::default());
+        let mut news = News::default();
+        for action in &actions {
+            tracing::info!(app.id = %app_id, ?action, "rollout");
+            carry_out(&mut transaction, app_id, action, now, &mut news).await?;
+        }
+        pool::commit(transaction).await?;
+        self.tell(app_id, &news);
+        Ok(!actions.is_empty())
+    }
+
+    fn tell(&self, app_id: AppId, news: &News) {
+        if news.routes_changed {
+            self.state.signals.routes.notify_one();
+        }
+        if news.cancelled {
+            self.state.signals.jobs.notify_one();
+        }
+        if news.removed {
+            self.state.logs.remove(app_id);
+        }
+    }
+}
+
+impl crate::tasks::Reconciler for Rollout {
+    const NAME: &'static str = "rollout";
+
+    async fn reconcile(&mut self) -> Result<Duration, StoreError> {
+        let since = *self.listening_since.get_or_insert_with(|| self.state.clock.now());
+        let round = self.advance_all(since).await;
+        if round.as_ref().is_err_and(StoreError::is_unavailable) {
+            self.listening_since = None;
+        }
+        round
+    }
+}
+
+async fn carry_out(
+    conn: &mut PgConnection,
+    app_id: AppId,
+    action: &Action,
+    now: OffsetDateTime,
+    news: &mut News,
+) -> Result<(), StoreError> {
+    match action {
+        Action::Route(id) => {
+            news.routes_changed = true;
+            store::route(conn, app_id, Some(*id), now).await.map(|_| ())
+        }
+        Action::Unroute => {
+            news.routes_changed = true;
+            store::route(conn, app_id, None, now).await.map(|_| ())
+        }
+        Action::Promote(id) => advance_to(conn, *id, DeploymentState::Live, now).await,
+        Action::Supersede(id) => advance_to(conn, *id, DeploymentState::Superseded, now).await,
+        Action::Fail(id, reason) => deployment_state::fail(conn, *id, reason, now).await.map(|_| ()),
+        Action::Drain(id) => store::drain(conn, *id, now).await,
+        Action::Stop(id) => jobs::enqueue_stop(conn, JobId(random::uuid()), *id, now).await,
+        Action::Cancel(id) => {
+            let cancel = jobs::request_cancel(conn, *id, now).await?;
+            if cancel == Cancel::Done {
+                advance_to(conn, *id, DeploymentState::Cancelled, now).await?;
+            }
+            news.cancelled = true;
+            Ok(())
+        }
+        Action::Remove => {
+            news.removed = true;
+            store::remove(conn, app_id).await
+        }
+    }
+}
+
+async fn advance_to(
+    conn: &mut PgConnection,
+    id: DeploymentId,
+    state: DeploymentState,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    deployment_state::advance(conn, id, state, now).await.map(|_| ())
+}

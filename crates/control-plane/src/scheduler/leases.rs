@@ -1,0 +1,103 @@
+//! What becomes of jobs whose worker is silent, or that take too long.
+//!
+//! A deploy fails with a sentence that says so: nobody can know how far it came. A stop goes back into the queue, since
+//! an instance must end. Silence counts only while we listen: after a pause of ours every lease is renewed.
+
+use time::{Duration, OffsetDateTime};
+use tokio::time::Instant;
+use wisehosting_domain::{
+    name::Label,
+    state::{InstanceState, JobKind, JobState},
+};
+use wisehosting_protocol::{message::JobCancel, payload::JobRef};
+use wisehosting_store::{
+    PgConnection, StoreError, deployment_state, instances,
+    jobs::{self, Job},
+    pool,
+};
+
+use crate::state::AppState;
+
+/// How long a worker may be silent about a job.
+pub const LEASE: Duration = Duration::seconds(30);
+/// How often a worker speaks of its jobs.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
+
+const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
+/// Without a check for this long, heartbeats may have been missed by us.
+const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// After a pause of ours, workers may take this long to connect again: they try every 30 s at least.
+const RETURN: Duration = Duration::seconds(30);
+
+/// How long a job may take at most.
+#[must_use]
+pub fn deadline(kind: JobKind) -> Duration {
+    match kind {
+        JobKind::Deploy => Duration::minutes(15),
+        JobKind::Stop => Duration::minutes(2),
+    }
+}
+
+/// Ends what is overdue.
+pub struct Leases {
+    state: AppState,
+    last_check: Option<Instant>,
+}
+
+impl Leases {
+    /// Begins to watch.
+    #[must_use]
+    pub fn new(state: AppState) -> Self {
+        Self { state, last_check: None }
+    }
+}
+
+impl crate::tasks::Reconciler for Leases {
+    const NAME: &'static str = "leases";
+
+    async fn reconcile(&mut self) -> Result<std::time::Duration, StoreError> {
+        let now = self.state.clock.now();
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        if self.last_check.is_none_or(|last| last.elapsed() > PAUSE_MAX) {
+            jobs::renew_leases(&mut transaction, now + RETURN + LEASE).await?;
+        }
+        let overdue = jobs::lock_overdue(&mut transaction, now).await?;
+        for job in &overdue {
+            end(&mut transaction, job, now).await?;
+        }
+        pool::commit(transaction).await?;
+        self.last_check = Some(Instant::now());
+        for job in &overdue {
+            tracing::warn!(job.id = %job.id, job.kind = %job.kind, app.name = %job.app.1, "a job is overdue");
+            if let Some(worker) = &job.worker {
+                // It may be gone; if it comes back, it is told then.
+                let _ = self.state.hub.send(worker, JobCancel(JobRef { job_id: job.id }));
+            }
+        }
+        if !overdue.is_empty() {
+            self.state.signals.jobs.notify_one();
+        }
+        Ok(CHECK_INTERVAL)
+    }
+}
+
+async fn end(conn: &mut PgConnection, job: &Job, now: OffsetDateTime) -> Result<(), StoreError> {
+    let reason = reason(job, now);
+    if job.kind == JobKind::Stop {
+        return jobs::retry(conn, job.id, &reason, now).await;
+    }
+    jobs::finish(conn, job.id, JobState::Failed, Some(&reason), now).await?;
+    if let Some(instance_id) = job.instance_id {
+        instances::set_state(conn, instance_id, InstanceState::Failed).await?;
+    }
+    deployment_state::fail(conn, job.deployment_id, &reason, now).await.map(|_| ())
+}
+
+fn reason(job: &Job, now: OffsetDateTime) -> String {
+    if job.run.deadline_at.is_some_and(|deadline| deadline < now) {
+        let minutes = deadline(job.kind).whole_minutes();
+        return format!("It took longer than {minutes} minutes. Make the build faster, or try again.");
+    }
+    let (worker, seconds) = (job.worker.as_ref().map_or("?", Label::as_str), LEASE.whole_seconds());
+    format!("Worker {worker} was lost: nothing was heard of the job for {seconds} s. Deploy again.")
+}

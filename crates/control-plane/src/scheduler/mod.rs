@@ -1,0 +1,150 @@
+//! The scheduler: gives each job that may begin to the worker that suits it best, and calls off what is to end.
+//!
+//! What cannot be placed now stays queued and says what it waits for. A job is given away in one transaction and sent
+//! after that; should the worker be gone by then, it gets the job when it connects again.
+
+pub mod leases;
+
+use std::{collections::HashSet, time::Duration};
+
+use time::OffsetDateTime;
+use wisehosting_domain::{
+    id::{InstanceId, JobId},
+    name::Label,
+    placement::{self, place},
+    state::JobKind,
+};
+use wisehosting_node::random;
+use wisehosting_protocol::{message::JobCancel, payload::JobRef};
+use wisehosting_store::{
+    PgConnection, StoreError,
+    instances::{self, NewInstance},
+    jobs::{self, Job, Run},
+    pool, workers,
+};
+
+use crate::{hub::job_message, state::AppState};
+
+/// A job that nobody told of is seen after this long.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Gives jobs to workers.
+pub struct Scheduler {
+    state: AppState,
+    /// The jobs whose workers were told that they are called off.
+    told: HashSet<JobId>,
+}
+
+impl crate::tasks::Reconciler for Scheduler {
+    const NAME: &'static str = "scheduler";
+
+    async fn reconcile(&mut self) -> Result<Duration, StoreError> {
+        self.tell_cancelled().await?;
+        let mut stuck = Vec::new();
+        while self.assign_next(&mut stuck).await? {}
+        Ok(INTERVAL)
+    }
+}
+
+impl Scheduler {
+    /// A scheduler that begins now.
+    #[must_use]
+    pub fn new(state: AppState) -> Self {
+        Self { state, told: HashSet::new() }
+    }
+
+    /// Tells workers once what was called off. One that is away is told when it is back.
+    async fn tell_cancelled(&mut self) -> Result<(), StoreError> {
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let called_off = jobs::called_off(&mut connection).await?;
+        for (job_id, worker) in called_off.iter().filter(|(job_id, _)| !self.told.contains(job_id)) {
+            let _ = self.state.hub.send(worker, JobCancel(JobRef { job_id: *job_id }));
+        }
+        self.told = called_off.into_iter().map(|(job_id, _)| job_id).collect();
+        Ok(())
+    }
+
+    /// Gives away the next job that is not in `stuck`, or adds it to that; says whether there was one.
+    async fn assign_next(&self, stuck: &mut Vec<JobId>) -> Result<bool, StoreError> {
+        let now = self.state.clock.now();
+        let connected = self.state.hub.workers();
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
+            return Ok(false);
+        };
+        match self.choose(&mut transaction, &connected, &job).await? {
+            Ok(worker) => {
+                assign(&mut transaction, &mut job, worker, now).await?;
+                pool::commit(transaction).await?;
+                self.send(&job, now);
+            }
+            Err(reason) => {
+                stuck.push(job.id);
+                if jobs::waits_for(&mut transaction, job.id, &reason).await? {
+                    tracing::info!(job.id = %job.id, app.name = %job.app.1, reason, "a job waits");
+                }
+                pool::commit(transaction).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The worker for a job, or why there is none now.
+    async fn choose(
+        &self,
+        conn: &mut PgConnection,
+        connected: &[Label],
+        job: &Job,
+    ) -> Result<Result<Label, String>, StoreError> {
+        if let Some(worker) = &job.worker {
+            return Ok(Ok(worker.clone()));
+        }
+        let workers: Vec<placement::Worker> =
+            workers::list(conn).await?.into_iter().map(|worker| candidate(worker, connected)).collect();
+        let chosen = place(&workers, &job.settings.limits).map(|worker| worker.name.clone());
+        Ok(chosen.map_err(|reason| reason.to_string()))
+    }
+
+    fn send(&self, job: &Job, now: OffsetDateTime) {
+        let (Some(worker), Some(message)) = (&job.worker, job_message(job, now)) else { return };
+        tracing::info!(job.id = %job.id, job.kind = %job.kind, app.name = %job.app.1, worker.name = %worker, "job assigned");
+        if self.state.hub.send(worker, message).is_err() {
+            tracing::warn!(job.id = %job.id, worker.name = %worker, "the worker has just gone; it gets the job when it is back");
+        }
+    }
+}
+
+fn candidate(worker: workers::Worker, connected: &[Label]) -> placement::Worker {
+    placement::Worker {
+        connected: connected.contains(&worker.name),
+        name: worker.name,
+        memory_bytes: worker.capacity.memory_bytes,
+        cpu_millis: worker.capacity.cpu_millis,
+        memory_bytes_used: worker.used.memory_bytes,
+        cpu_millis_used: worker.used.cpu_millis,
+    }
+}
+
+/// Writes down that `worker` has the job now.
+async fn assign(
+    conn: &mut PgConnection,
+    job: &mut Job,
+    worker: Label,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    let instance_id = job.instance_id.unwrap_or_else(|| InstanceId(random::uuid()));
+    if job.kind == JobKind::Deploy {
+        let (deployment_id, limits) = (job.deployment_id, job.settings.limits);
+        let instance = NewInstance { id: instance_id, deployment_id, worker: &worker, limits };
+        instances::create(conn, &instance, now).await?;
+    }
+    let run = Run {
+        deadline_at: Some(now + leases::deadline(job.kind)),
+        lease_expires_at: Some(now + leases::LEASE),
+        acked: false,
+        cancel_requested: false,
+    };
+    jobs::start(conn, job.id, &worker, instance_id, now, run).await?;
+    (job.instance_id, job.worker, job.run) = (Some(instance_id), Some(worker), run);
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Every background task of the control plane.
+//!
+//! Most are reconcilers: they take no input, look at what is true, do what is missing, and may be run again at any time.
+//! They run when woken, and after the time that they asked for at the latest, so a lost wake-up costs time, never
+//! correctness.
+
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use wisehosting_store::{
+    StoreError,
+    changes::{self, Listener},
+    pool,
+};
+
+use crate::{
+    events, nodes,
+    rollout::Rollout,
+    routes::Publisher,
+    scheduler::{Scheduler, leases::Leases},
+    state::AppState,
+};
+
+/// How long to wait after a failure, such as Postgres being away.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What wakes the tasks of this process; a clone wakes the same.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// True from when the schema is up to date and the declared nodes are stored.
+    pub database_ready: watch::Sender<bool>,
+    /// A job may be ready to begin, or a worker to take one.
+    pub jobs: Arc<Notify>,
+    /// A deployment, an instance or an edge is further than it was.
+    pub rollout: Arc<Notify>,
+    /// The route table has a new generation.
+    pub routes: Arc<Notify>,
+}
+
+/// Starts all tasks. They end when the state's `shutdown` is cancelled.
+#[must_use]
+pub fn start(state: &AppState) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let signals = &state.signals;
+    tasks.spawn(until_shutdown(state, prepare_database(state.clone())));
+    tasks.spawn(events::listen(state.clone()));
+    tasks.spawn(until_shutdown(state, listen_for_jobs(state.clone())));
+    tasks.spawn(until_shutdown(state, reconcile(state, &signals.jobs, Scheduler::new(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), Leases::new(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
+    tasks
+}
+
+/// Work that makes what is into what should be.
+pub trait Reconciler: Send + 'static {
+    /// For the log.
+    const NAME: &'static str;
+
+    /// Does what is missing now; returns when to look again unless woken.
+    ///
+    /// # Errors
+    /// It could not finish, and is to be called again soon.
+    fn reconcile(&mut self) -> impl Future<Output = Result<Duration, StoreError>> + Send;
+}
+
+fn until_shutdown(
+    state: &AppState,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let shutdown = state.shutdown.clone();
+    async move {
+        shutdown.run_until_cancelled(task).await;
+    }
+}
+
+/// Runs a reconciler for ever, from when the database is ready.
+fn reconcile<R: Reconciler>(
+    state: &AppState,
+    wake: &Arc<Notify>,
+    mut reconciler: R,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (mut ready, wake) = (state.signals.database_ready.subscribe(), wake.clone());
+    async move {
+        // The sender lives in the state, which the reconciler holds.
+        let _ = ready.wait_for(|ready| *ready).await;
+        let mut failing = false;
+        loop {
+            let pause = match reconciler.reconcile().await {
+                Ok(pause) => {
+                    if failing {
+                        tracing::info!(task = R::NAME, "the task works again");
+                    }
+                    failing = false;
+                    pause
+                }
+                Err(error) => {
+                    if !failing {
+                        let error: &dyn Error = &error;
+                        tracing::warn!(task = R::NAME, error, "the task failed; trying again until it works");
+                    }
+                    failing = true;
+                    RETRY_INTERVAL
+                }
+            };
+            // Woken or not: both are a reason to look.
+            let _ = timeout(pause, wake.notified()).await;
+        }
+    }
+}
+
+/// Brings the schema up to date and stores what the configuration declares; then the database is ready.
+async fn prepare_database(state: AppState) {
+    let mut failing = false;
+    while let Err(error) = try_prepare_database(&state).await {
+        if !failing {
+            let error: &dyn Error = &error;
+            tracing::error!(error, "the database cannot be prepared; trying again until it can");
+        }
+        failing = true;
+        sleep(10 * RETRY_INTERVAL).await;
+    }
+    if failing {
+        tracing::info!("the database is prepared");
+    }
+    state.signals.database_ready.send_replace(true);
+}
+
+async fn try_prepare_database(state: &AppState) -> Result<(), StoreError> {
+    pool::migrate(&state.pool).await?;
+    nodes::declare(state).await
+}
+
+/// Passes Postgres' notices of jobs on to the scheduler.
+async fn listen_for_jobs(state: AppState) {
+    loop {
+        if let Ok(mut listener) = Listener::connect(&state.pool, changes::JOBS).await {
+            state.signals.jobs.notify_one();
+            while listener.next().await.is_ok() {
+                state.signals.jobs.notify_one();
+            }
+        }
+        sleep(RETRY_INTERVAL).await;
+    }
+}

@@ -1,0 +1,74 @@
+//! `GET /v1/workers`: the machines that run apps.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use wisehosting_store::workers;
+
+use crate::{
+    auth::SignedIn,
+    error::{ErrorBody, Problem},
+    state::AppState,
+};
+
+/// Workers, by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WorkerList {
+    workers: Vec<Worker>,
+}
+
+/// A machine that runs apps.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Worker {
+    /// Its name.
+    #[schema(example = "worker-1")]
+    name: String,
+    /// Whether its agent is connected now.
+    connected: bool,
+    /// When its agent last said anything.
+    #[serde(with = "time::serde::rfc3339::option")]
+    observed_at: Option<OffsetDateTime>,
+    /// Its address inside the mesh.
+    #[schema(example = "10.50.0.11")]
+    address: String,
+    /// Version of its agent.
+    version: Option<String>,
+    /// Memory for instances; 0 until its agent has said how much.
+    memory_bytes: u64,
+    /// Sum of the memory limits of its instances.
+    memory_bytes_used: u64,
+    /// Processor time for instances, in thousandths of a core.
+    cpu_millis: u32,
+    /// Sum of the CPU limits of its instances.
+    cpu_millis_used: u32,
+    /// How many instances it has.
+    instances: i64,
+}
+
+/// List the workers, by name.
+#[utoipa::path(
+    get, path = "/v1/workers", tag = "nodes", operation_id = "list_workers",
+    responses(
+        (status = 200, description = "All declared workers.", body = WorkerList),
+        (status = 401, description = "Not signed in.", body = ErrorBody),
+    ),
+)]
+pub async fn list_workers(
+    State(state): State<AppState>,
+    SignedIn { mut db, .. }: SignedIn,
+) -> Result<Json<WorkerList>, Problem> {
+    let workers = workers::list(&mut db).await?.into_iter().map(|worker| Worker {
+        connected: state.hub.is_connected(&worker.name),
+        name: worker.name.into(),
+        observed_at: worker.last_seen_at,
+        address: worker.address.to_string(),
+        version: worker.version,
+        memory_bytes: worker.capacity.memory_bytes,
+        memory_bytes_used: worker.used.memory_bytes,
+        cpu_millis: worker.capacity.cpu_millis,
+        cpu_millis_used: worker.used.cpu_millis,
+        instances: worker.instances,
+    });
+    Ok(Json(WorkerList { workers: workers.collect() }))
+}

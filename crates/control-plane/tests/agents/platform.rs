@@ -1,0 +1,235 @@
+//! A control plane on a database of its own, with one user, two workers and two edges declared.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::serve::ListenerExt as _;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wisehosting_control_plane::{
+    config::{Config, Secrets},
+    router,
+    state::AppState,
+    tasks,
+};
+use wisehosting_domain::{
+    id::{DeploymentId, JobId, UserId},
+    limits::Limits,
+    name::Label,
+    settings::Settings,
+    source::Source,
+    state::{DeploymentState, InstanceState},
+};
+use wisehosting_node::{
+    clock::{Clock, SystemClock},
+    config, random,
+};
+use wisehosting_protocol::key::SigningKey;
+use wisehosting_store::{
+    apps::{self, App},
+    deployments::{self, Deployment},
+    jobs, pool, users,
+};
+
+/// Longest wait for something that is to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));
+pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
+
+/// The machine's clock, which a test may put forward.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_secs().try_into().unwrap(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> OffsetDateTime {
+        SystemClock.now() + time::Duration::seconds(self.0.load(Ordering::Relaxed))
+    }
+}
+
+pub(crate) struct Platform {
+    pub(crate) state: AppState,
+    pub(crate) clock: Arc<TestClock>,
+    /// Base of the internal API.
+    pub(crate) url: String,
+    tasks: JoinSet<()>,
+}
+
+/// The API key of a node of this name.
+pub(crate) fn api_key(node: &str) -> String {
+    format!("key-of-{node}")
+}
+
+pub(crate) fn label(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+fn node(kind: &str, name: &str, address: &str) -> String {
+    let hash: String =
+        SigningKey::derive(&api_key(name)).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    format!("[[{kind}]]\nname = \"{name}\"\naddress = \"{address}\"\napi_key_sha256 = \"{hash}\"\n")
+}
+
+fn configuration() -> Config {
+    let mut text = "[public]\nlisten = \"127.0.0.1:0\"\nbase_url = \"http://127.0.0.1:1\"\n\
+                    [internal]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = \"postgres:///unused\"\n[secrets]\n"
+        .to_owned();
+    for (kind, name, address) in [
+        ("workers", "worker-1", "10.50.0.11"),
+        ("workers", "worker-2", "10.50.0.12"),
+        ("edges", "proxy-1", "10.50.0.30"),
+    ] {
+        text += &node(kind, name, address);
+    }
+    config::parse(Path::new("test.toml"), &text, []).unwrap()
+}
+
+impl Platform {
+    pub(crate) async fn start(pool: PgPool) -> Self {
+        let platform = Self::start_without_database(pool).await;
+        platform.prepare().await;
+        platform
+    }
+
+    /// A control plane that has not reached its database yet.
+    pub(crate) async fn start_without_database(pool: PgPool) -> Self {
+        let clock = Arc::new(TestClock::default());
+        let secrets = Secrets {
+            jwt: "jwt-secret".into(),
+            traefik_token: TRAEFIK_TOKEN.into(),
+            database_password: None,
+        };
+        let state = AppState::new(configuration(), secrets, clock.clone(), pool, CancellationToken::new());
+        let mut tasks = tasks::start(&state);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+        let router = router::internal(state.clone());
+        tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { state, clock, url, tasks }
+    }
+
+    /// Waits for the database, and makes the user.
+    pub(crate) async fn prepare(&self) {
+        let mut ready = self.state.signals.database_ready.subscribe();
+        timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.expect("no database in time").unwrap();
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        users::find_or_create(&mut connection, USER, "me@example.org", self.clock.now()).await.unwrap();
+    }
+
+    /// Ends everything, so that the database can be removed.
+    pub(crate) async fn stop(mut self) {
+        self.state.shutdown.cancel();
+        self.tasks.shutdown().await;
+    }
+
+    pub(crate) async fn create_app(&self, name: &str) {
+        let source =
+            Source { repository: "https://example.org/a".parse().unwrap(), branch: None, commit: None };
+        let settings = Settings {
+            source,
+            limits: Limits::default(),
+            port: 8080,
+            health_path: "/".to_owned(),
+            health_timeout_ms: 60_000,
+            environment: [("KEY".to_owned(), "value".to_owned())].into(),
+        };
+        let app = App {
+            id: wisehosting_domain::id::AppId(random::uuid()),
+            name: label(name),
+            settings,
+            routed: None,
+            created_at: self.clock.now(),
+        };
+        let mut transaction = pool::begin(&self.state.pool).await.unwrap();
+        apps::create(&mut transaction, USER, &app).await.unwrap();
+        pool::commit(transaction).await.unwrap();
+    }
+
+    /// Queues a deployment as the REST API does.
+    pub(crate) async fn deploy(&self, app: &str) -> DeploymentId {
+        let (id, now) = (DeploymentId(random::uuid()), self.clock.now());
+        let mut transaction = pool::begin(&self.state.pool).await.unwrap();
+        let app = apps::lock(&mut transaction, USER, &label(app)).await.unwrap();
+        deployments::create(&mut transaction, app.id, id, &app.settings, now).await.unwrap();
+        jobs::enqueue_deploy(&mut transaction, JobId(random::uuid()), app.id, id, now).await.unwrap();
+        pool::commit(transaction).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn delete_app(&self, name: &str) {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        apps::mark_deleted(&mut connection, USER, &label(name), self.clock.now()).await.unwrap();
+        self.state.signals.rollout.notify_one();
+    }
+
+    pub(crate) async fn deployment(&self, id: DeploymentId) -> Deployment {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        deployments::get(&mut connection, USER, id).await.unwrap()
+    }
+
+    pub(crate) async fn instance_states(&self, id: DeploymentId) -> Vec<InstanceState> {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        let instances = deployments::instances(&mut connection, USER, id).await.unwrap();
+        instances.iter().map(|instance| instance.state).collect()
+    }
+
+    /// The states that a deployment went through.
+    pub(crate) async fn steps(&self, id: DeploymentId) -> Vec<DeploymentState> {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        let steps = deployments::steps(&mut connection, USER, id).await.unwrap();
+        steps.iter().map(|step| step.state).collect()
+    }
+
+    /// Waits until a deployment is in this state, and returns it.
+    pub(crate) async fn reaches(&self, id: DeploymentId, state: DeploymentState) -> Deployment {
+        self.eventually(async || {
+            let deployment = self.deployment(id).await;
+            if deployment.state == state { Ok(deployment) } else { Err(deployment.state.to_string()) }
+        })
+        .await
+    }
+
+    /// Waits until the only instance of a deployment is in this state.
+    pub(crate) async fn instance_reaches(&self, id: DeploymentId, state: InstanceState) {
+        self.eventually(async || {
+            let states = self.instance_states(id).await;
+            if states == [state] { Ok(()) } else { Err(format!("{states:?}")) }
+        })
+        .await;
+    }
+
+    /// Looks again after every change, until it is so.
+    pub(crate) async fn eventually<T>(&self, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+        let mut changes = self.state.changes.subscribe();
+        let mut last = String::new();
+        let wait = async {
+            loop {
+                match look().await {
+                    Ok(value) => return value,
+                    Err(now) => last = now,
+                }
+                // Not every change is announced: look now and then as well.
+                let _ = timeout(Duration::from_millis(200), changes.next()).await;
+            }
+        };
+        match timeout(PATIENCE, wait).await {
+            Ok(value) => value,
+            Err(_) => panic!("it did not happen in time; last: {last}"),
+        }
+    }
+}

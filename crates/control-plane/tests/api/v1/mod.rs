@@ -1,0 +1,7 @@
+//! `/v1`
+
+mod apps;
+mod deployments;
+mod events;
+mod nodes;
+mod session;

@@ -1,0 +1,18 @@
+// From the form's texts to the request. The control plane judges the values, not we.
+import type { CreateApp } from './api/client';
+
+const MIB = 2 ** 20;
+
+export function toCreateApp(form: FormData): CreateApp {
+  const text = (name: string) => String(form.get(name) ?? '').trim();
+  const number = (name: string) => (text(name) === '' ? undefined : Number(text(name)));
+  const memoryMib = number('memory_mib');
+  return {
+    name: text('name'),
+    repository: text('repository'),
+    branch: text('branch') || null,
+    port: number('port'),
+    health_path: text('health_path') || undefined,
+    limits: memoryMib === undefined ? undefined : { memory_bytes: Math.round(memoryMib * MIB) },
+  };
+}

@@ -1,0 +1,97 @@
+// The platform's own machines: whether they are connected, since when not, and how used.
+import { useQuery } from '@tanstack/react-query';
+import type { ReactNode } from 'react';
+import { api, type Edge, type Worker } from '../api/client';
+import { keys } from '../api/queries';
+import { bytes, cores } from '../format';
+import { Notice } from './notice';
+import { State } from './state';
+import { Ago } from './time';
+
+export function Machines() {
+  const workers = useQuery({ queryKey: keys.workers, queryFn: api.workers });
+  const edges = useQuery({ queryKey: keys.edges, queryFn: api.edges });
+  const error = workers.error ?? edges.error;
+  return (
+    <section aria-labelledby="machines">
+      <h2 id="machines">Machines</h2>
+      {error && <Notice error={error} />}
+      <ul className="machines">
+        {workers.data?.map((worker) => (
+          <WorkerCard key={worker.name} worker={worker} />
+        ))}
+        {edges.data?.map((edge) => (
+          <EdgeCard key={edge.name} edge={edge} />
+        ))}
+      </ul>
+      {workers.data?.length === 0 && (
+        <p className="quiet">No worker is declared: add a [[workers]] section to the control plane’s configuration.</p>
+      )}
+    </section>
+  );
+}
+
+function Machine(props: { role: string; machine: Worker | Edge; children: ReactNode }) {
+  const { name, connected, observed_at: observedAt, address } = props.machine;
+  return (
+    <li className="card">
+      <div className="row">
+        <h3>{name}</h3>
+        <span className="end">
+          <State word={connected ? 'Connected' : 'Away'} tone={connected ? 'good' : 'bad'} />
+        </span>
+      </div>
+      <p className="quiet">
+        {props.role} at <code>{address}</code>
+      </p>
+      <p className="quiet">
+        {observedAt ? (
+          <>
+            Seen <Ago at={observedAt} />
+          </>
+        ) : (
+          'Never seen'
+        )}
+      </p>
+      {props.children}
+    </li>
+  );
+}
+
+function WorkerCard({ worker }: { worker: Worker }) {
+  const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed } = worker;
+  return (
+    <Machine role="Worker" machine={worker}>
+      {memory > 0 && (
+        <dl className="use">
+          <Use of="Memory" used={used} all={memory} show={bytes} />
+          <Use of="CPU" used={cpuUsed} all={cpu} show={cores} />
+        </dl>
+      )}
+    </Machine>
+  );
+}
+
+/** What is promised to containers; of processor time more may be promised than there is. */
+function Use({ of, used, all, show }: { of: string; used: number; all: number; show: (amount: number) => string }) {
+  return (
+    <>
+      <dt>{of}</dt>
+      <dd>
+        <meter min={0} max={all} value={Math.min(used, all)} aria-label={`${of} in use`} />
+        {show(used)} of {show(all)}
+      </dd>
+    </>
+  );
+}
+
+function EdgeCard({ edge }: { edge: Edge }) {
+  return (
+    <Machine role="Edge" machine={edge}>
+      <dl className="use">
+        <dt>Routes</dt>
+        <dd>generation {edge.acked_generation}</dd>
+      </dl>
+    </Machine>
+  );
+}
