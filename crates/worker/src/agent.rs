@@ -1,0 +1,87 @@
+//! What the worker does with what the control plane says, and what it says by itself.
+//!
+//! Invariant: a control plane that is away changes nothing here but who listens.
+
+use crate::{host::Host, instances::RunningCount, jobs::Jobs};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Interval, MissedTickBehavior, interval},
+};
+use wisehosting_containers::Engine;
+use wisehosting_node::{channel::Event, usage};
+use wisehosting_protocol::{message::HubMessage, payload::Heartbeat};
+
+/// Until the control plane says how often it wants a heartbeat.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+/// However often it wants one.
+const HEARTBEAT_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// The worker's side of the conversation.
+pub struct Agent<E> {
+    /// What all jobs share.
+    pub host: Arc<Host<E>>,
+    /// The jobs.
+    pub jobs: Jobs<E>,
+    /// How many instances run.
+    pub running: RunningCount,
+    /// Calls for a report of every instance's state.
+    pub report_all: Arc<Notify>,
+}
+
+impl<E: Engine> Agent<E> {
+    /// Listens until the channel is shut down.
+    pub async fn listen(self, mut events: mpsc::Receiver<Event>) {
+        let cpu = usage::CpuMeter::default();
+        let mut heartbeat = every(HEARTBEAT_EVERY);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Connected(registered)) => {
+                        let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
+                        heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
+                        self.jobs.offer_results();
+                        self.report_all.notify_one();
+                    }
+                    Some(Event::Message(message)) => self.hear(message),
+                    Some(Event::Disconnected) => {}
+                    None => return,
+                },
+                _ = heartbeat.tick() => {
+                    self.beat(&cpu);
+                    // A result that found no room, or was lost with a connection that broke.
+                    self.jobs.offer_results();
+                }
+            }
+        }
+    }
+
+    fn hear(&self, message: HubMessage) {
+        match message {
+            HubMessage::Job(job) => self.jobs.submit(job),
+            HubMessage::JobCancel(cancel) => self.jobs.cancel(cancel.0.job_id),
+            HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id),
+            HubMessage::Error(error) => {
+                tracing::warn!(message = error.message, "the control plane could not use a message");
+            }
+            HubMessage::Registered(_) | HubMessage::Routes(_) => {
+                tracing::warn!("the control plane sent a message that is not for a worker");
+            }
+        }
+    }
+
+    fn beat(&self, cpu: &usage::CpuMeter) {
+        self.host.outbox.offer(Heartbeat {
+            memory_bytes_used: usage::memory_bytes(),
+            cpu_millis_used: cpu.millis(),
+            instances: self.running.get(),
+            running_jobs: self.jobs.running(),
+        });
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

@@ -1,0 +1,237 @@
+//! A deploy job: fetch, build, start, prove.
+//!
+//! Invariant: an attempt touches nothing but its own instance. The one that serves now is neither asked nor changed,
+//! and what a failed attempt has made is removed by [`Attempt::undo`].
+
+mod error;
+
+use crate::{
+    build_log::BuildLog,
+    git::Fetch,
+    health::{Probe, Unhealthy},
+    host::{self, Host},
+    workspace::Workspace,
+};
+pub(crate) use error::DeployError;
+use std::{collections::BTreeMap, error::Error, net::SocketAddr, path::Path, sync::OnceLock, time::Duration};
+use tokio::{sync::mpsc, time::sleep};
+use wisehosting_containers::{
+    Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogLine, LogQuery,
+};
+use wisehosting_domain::{source::Commit, state::DeploymentState};
+use wisehosting_protocol::payload::{Deploy, Job, JobStatus, Outcome};
+
+/// For fetching a repository.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// More than any compiler starts, less than would be felt by the host.
+const BUILD_PROCESSES_MAX: u32 = 4_096;
+/// Random ports to try before the range counts as full.
+const PORT_ATTEMPTS: usize = 50;
+/// Lines of build output that the engine may be ahead of the log.
+const OUTPUT_LINES: usize = 256;
+/// How often a container that is being proven is looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// Lines of a program's output that its failure is explained with.
+const LAST_LINES: usize = 5;
+
+/// One deploy job at work.
+pub(crate) struct Attempt<'a, E> {
+    host: &'a Host<E>,
+    job: &'a Job,
+    deploy: &'a Deploy,
+    log: BuildLog,
+    /// What was built, for [`Self::undo`].
+    image: OnceLock<ImageId>,
+}
+
+impl<'a, E: Engine> Attempt<'a, E> {
+    pub(crate) fn new(host: &'a Host<E>, job: &'a Job, deploy: &'a Deploy) -> Self {
+        let log = BuildLog::start(deploy.deployment_id, host.outbox.clone(), host.clock.clone());
+        Self { host, job, deploy, log, image: OnceLock::new() }
+    }
+
+    /// Does the job. May be dropped at any point; then [`Self::undo`] is due.
+    pub(crate) async fn run(&self) -> Result<Outcome, DeployError> {
+        check_health_path(&self.deploy.health_path)?;
+        let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
+        let workspace = workspace.map_err(DeployError::Workspace)?;
+        let built = self.fetch_and_build(workspace.path()).await;
+        workspace.remove().await;
+        let (commit, image) = built?;
+
+        self.reach(DeploymentState::Starting);
+        let port = self.port(&image);
+        let (container, address) = self.start(&image, port).await?;
+        self.reach(DeploymentState::Checking);
+        self.log.say(&format!("Started; waiting for an answer on port {port}")).await;
+        self.prove(&container, address, port).await?;
+        self.log.say("Healthy").await;
+        Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
+    }
+
+    async fn fetch_and_build(&self, dir: &Path) -> Result<(Commit, Image), DeployError> {
+        self.reach(DeploymentState::Cloning);
+        self.log.say(&format!("Fetching {}", self.deploy.source.repository)).await;
+        let fetch = Fetch {
+            allow_local: self.host.settings.allow_local_repositories,
+            mesh_address: self.host.settings.address,
+            timeout: FETCH_TIMEOUT,
+        };
+        let commit = fetch.run(&self.deploy.source, dir).await?;
+        self.log.say(&format!("Building commit {commit}")).await;
+        let image = self.build(&dir.join("source")).await?;
+        Ok((commit, image))
+    }
+
+    /// Removes what the attempt has made.
+    pub(crate) async fn undo(&self) {
+        let removed = async {
+            self.host.remove_instance(self.job.instance_id).await?;
+            match self.image.get() {
+                Some(image) => self.host.engine.remove_image(image).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(instance.id = %self.job.instance_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
+        }
+    }
+
+    /// Says how it ended, at the end of the log, and sends what is left of it.
+    pub(crate) async fn close(self, last_words: Option<&str>) {
+        if let Some(text) = last_words {
+            self.log.say(text).await;
+        }
+        self.log.finish().await;
+    }
+
+    fn reach(&self, state: DeploymentState) {
+        let observed_at_ms = self.host.clock.now_ms();
+        self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
+    }
+
+    async fn build(&self, context: &Path) -> Result<Image, DeployError> {
+        let _permit = match self.host.builds.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.log.say("Waiting for other builds on this worker to end").await;
+                self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)?
+            }
+        };
+        self.reach(DeploymentState::Building);
+        let network = host::build_network();
+        self.host.engine.ensure_network(&network).await?;
+        let build = Build {
+            name: self.job.job_id.to_string(),
+            context: context.to_owned(),
+            dockerfile: "Dockerfile".into(),
+            network: network.name,
+            memory_bytes: self.host.settings.build_memory_bytes,
+            processes_max: BUILD_PROCESSES_MAX,
+            labels: BTreeMap::from([(host::LABEL_APP.to_owned(), self.job.app.to_string())]),
+        };
+        let (output, received) = mpsc::channel(OUTPUT_LINES);
+        let (built, ()) = tokio::join!(self.host.engine.build(&build, output), self.log.copy(received));
+        let image = built?;
+        // It is set once: this is the only place.
+        let _ = self.image.set(image.id.clone());
+        Ok(image)
+    }
+
+    /// Where the container listens: what its image says, if it says one thing only.
+    fn port(&self, image: &Image) -> u16 {
+        match image.exposed_ports[..] {
+            [port] => port,
+            _ => self.deploy.port,
+        }
+    }
+
+    async fn start(&self, image: &Image, port: u16) -> Result<(ContainerId, SocketAddr), DeployError> {
+        // What an earlier attempt at the same instance has left would hold its name. The image may be the same one.
+        self.host.remove_containers(self.job.instance_id).await?;
+        let network = host::app_network();
+        self.host.engine.ensure_network(&network).await?;
+        for _ in 0..PORT_ATTEMPTS {
+            let address = self.host.random_address();
+            match self.host.engine.run(&self.spec(image, address, port, &network.name)).await {
+                Ok(id) => return Ok((id, address)),
+                Err(EngineError::PortTaken(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(DeployError::NoPort)
+    }
+
+    fn spec(&self, image: &Image, published: SocketAddr, port: u16, network: &str) -> ContainerSpec {
+        let labels = BTreeMap::from([
+            (host::LABEL_APP.to_owned(), self.job.app.to_string()),
+            (host::LABEL_DEPLOYMENT.to_owned(), self.deploy.deployment_id.to_string()),
+            (host::LABEL_INSTANCE.to_owned(), self.job.instance_id.to_string()),
+        ]);
+        let mut env = self.deploy.environment.clone();
+        env.insert("PORT".to_owned(), port.to_string());
+        ContainerSpec {
+            name: format!("{}-{}", self.job.app, self.job.instance_id),
+            image: image.id.clone(),
+            limits: self.deploy.limits,
+            labels,
+            env,
+            network: network.to_owned(),
+            published,
+            port,
+        }
+    }
+
+    async fn prove(&self, id: &ContainerId, address: SocketAddr, port: u16) -> Result<(), DeployError> {
+        let probe = Probe { address, path: self.deploy.health_path.clone() };
+        let limit = Duration::from_millis(self.deploy.health_timeout_ms);
+        tokio::select! {
+            healthy = probe.wait(limit) => healthy.map_err(|last| self.unhealthy(last, port, limit)),
+            ended = self.ended(id) => Err(ended),
+        }
+    }
+
+    fn unhealthy(&self, last: Unhealthy, port: u16, waited: Duration) -> DeployError {
+        DeployError::Unhealthy { last, port, path: self.deploy.health_path.clone(), waited }
+    }
+
+    /// Waits for the program to end by itself, and explains that.
+    async fn ended(&self, id: &ContainerId) -> DeployError {
+        loop {
+            match self.host.engine.container(id).await.map(|container| container.state) {
+                Ok(ContainerState::Exited { out_of_memory: true, .. }) => {
+                    return DeployError::OutOfMemory { limit_bytes: self.deploy.limits.memory_bytes() };
+                }
+                Ok(ContainerState::Exited { code, .. }) => {
+                    return DeployError::Ended { code, last_lines: self.last_lines(id).await };
+                }
+                Err(error @ EngineError::NoSuchContainer(_)) => return error.into(),
+                // An engine that is away for a moment says nothing about the program.
+                Ok(_) | Err(_) => sleep(LOOK_PAUSE).await,
+            }
+        }
+    }
+
+    async fn last_lines(&self, id: &ContainerId) -> Vec<String> {
+        let (lines, mut received) = mpsc::channel::<LogLine>(LAST_LINES);
+        let query = LogQuery { tail: Some(LAST_LINES), ..LogQuery::default() };
+        let collect = async {
+            let mut texts = Vec::new();
+            while let Some(line) = received.recv().await {
+                texts.push(line.text);
+            }
+            texts
+        };
+        let (read, texts) = tokio::join!(self.host.engine.logs(id, query, lines), collect);
+        if let Err(error) = read {
+            tracing::debug!(container.id = %id, error = &error as &dyn Error, "the last lines of a program are not readable");
+        }
+        texts
+    }
+}
+
+/// The path stands in a request as it is.
+fn check_health_path(path: &str) -> Result<(), DeployError> {
+    let usable = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if usable { Ok(()) } else { Err(DeployError::HealthPath(path.to_owned())) }
+}

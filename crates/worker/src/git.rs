@@ -1,0 +1,267 @@
+//! Fetching one commit of a repository.
+//!
+//! git runs as a program with arguments, never through a shell. Invariants: no value of a user stands where git takes
+//! options; only the transports that are allowed here are used; git connects to no address that `destination` refuses,
+//! and follows nobody to another one; git asks for nothing, reads no settings of the user that the worker runs as, and
+//! is ended with all its children when its time is over.
+
+mod destination;
+
+use destination::{Destination, Refused};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use std::{
+    ffi::OsStr,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+use tokio::process::Command;
+use wisehosting_domain::source::{Commit, Repository, Source};
+
+/// Why a commit was not fetched. Shown to the app's owner.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// The worker does not take its own folders.
+    #[error("{0} is a folder of the worker, and this platform does not deploy those: use an https address")]
+    LocalNotAllowed(Repository),
+    /// It is where only the worker itself may connect to.
+    #[error("{0} is inside of this platform, which deploys from outside only: use a public address")]
+    Inside(Repository),
+    /// Its host answers with another address.
+    #[error("{0} leads to another address. Use that one: it may end in .git, or begin with https.")]
+    Moved(Repository),
+    /// Nothing is at the address.
+    #[error("There is no repository at {0}. Check the address.")]
+    DoesNotExist(Repository),
+    /// It is not public, or not there: many hosts answer alike for both.
+    #[error(
+        "{0} asks for a password: it is private or does not exist. Make it public, or check the address."
+    )]
+    NeedsPassword(Repository),
+    /// It has no commits.
+    #[error("The repository {0} is empty. Push a commit to it, then deploy again.")]
+    Empty(Repository),
+    /// It has no such branch or tag.
+    #[error("{0} has no branch or tag {1:?}. Push it, or choose another.")]
+    NoBranch(Repository, String),
+    /// It has no such commit.
+    #[error("{0} has no commit {1}. Push it, or choose another.")]
+    NoCommit(Repository, Commit),
+    /// Its host does not answer.
+    #[error("The host of {repository} cannot be reached ({reason}). Check the address, or try again later.")]
+    Unreachable {
+        /// What was to be cloned.
+        repository: Repository,
+        /// git's own words.
+        reason: String,
+    },
+    /// It took too long.
+    #[error("Fetching {0} took longer than {seconds} s and was stopped. Is it very large?", seconds = .1.as_secs())]
+    Timeout(Repository, Duration),
+    /// Anything else that git says.
+    #[error("git could not fetch {repository}: {reason}")]
+    Other {
+        /// What was to be cloned.
+        repository: Repository,
+        /// git's own words.
+        reason: String,
+    },
+    /// git could not be run, or its folder not be made.
+    #[error("the worker could not run git")]
+    Run(#[source] io::Error),
+}
+
+/// How repositories are fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    /// Whether folders of this host may be fetched, and repositories from any address.
+    pub allow_local: bool,
+    /// This host's address in the mesh, from whose hosts nothing is fetched.
+    pub mesh_address: IpAddr,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl Fetch {
+    /// Puts the source's files into `dir/source`, which must not exist, and says which commit they are.
+    ///
+    /// # Errors
+    /// Why not, in a sentence for the app's owner.
+    pub async fn run(self, source: &Source, dir: &Path) -> Result<Commit, GitError> {
+        if source.repository.is_local() && !self.allow_local {
+            return Err(GitError::LocalNotAllowed(source.repository.clone()));
+        }
+        match tokio::time::timeout(self.timeout, self.fetch(source, dir)).await {
+            Ok(result) => result,
+            Err(_) => Err(GitError::Timeout(source.repository.clone(), self.timeout)),
+        }
+    }
+
+    async fn fetch(self, source: &Source, dir: &Path) -> Result<Commit, GitError> {
+        let destination =
+            if self.allow_local { None } else { Some(self.destination(&source.repository).await?) };
+        let git = Git {
+            home: dir.join("home"),
+            tree: dir.join("source"),
+            allow_local: self.allow_local,
+            destination,
+        };
+        git.fetch(source).await
+    }
+
+    async fn destination(self, repository: &Repository) -> Result<Destination, GitError> {
+        Destination::resolve(repository, self.mesh_address).await.map_err(|refused| match refused {
+            Refused::Inside => GitError::Inside(repository.clone()),
+            Refused::Unknown(reason) => GitError::Unreachable { repository: repository.clone(), reason },
+        })
+    }
+}
+
+struct Git {
+    home: PathBuf,
+    tree: PathBuf,
+    allow_local: bool,
+    /// The only one that is connected to; any if none.
+    destination: Option<Destination>,
+}
+
+impl Git {
+    async fn fetch(&self, source: &Source) -> Result<Commit, GitError> {
+        self.prepare().await.map_err(GitError::Run)?;
+        let repository = &source.repository;
+        self.succeed(repository, ["init", "--quiet", "--initial-branch=deploy"]).await?;
+        let url = address(repository);
+        let branch = source.branch.as_ref().map(ToString::to_string);
+        let wanted = match &source.commit {
+            Some(commit) => commit.to_string(),
+            None => branch.unwrap_or_else(|| "HEAD".to_owned()),
+        };
+        let arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--"];
+        let fetched = self.git(arguments.into_iter().chain([url.as_str(), wanted.as_str()])).await;
+        let fetched = fetched.map_err(GitError::Run)?;
+        if !fetched.status.success() {
+            return Err(explain(source, &String::from_utf8_lossy(&fetched.stderr)));
+        }
+        self.succeed(repository, ["checkout", "--quiet", "--detach", "FETCH_HEAD"]).await?;
+        let head = self.succeed(repository, ["rev-parse", "HEAD"]).await?;
+        head.trim().parse().map_err(|_| GitError::Other { repository: repository.clone(), reason: head })
+    }
+
+    /// Its own home has the only settings that git reads of a user: that a folder of another user may be fetched.
+    async fn prepare(&self) -> io::Result<()> {
+        tokio::fs::create_dir_all(&self.home).await?;
+        tokio::fs::create_dir_all(&self.tree).await?;
+        let trust = if self.allow_local { "[safe]\n\tdirectory = *\n" } else { "" };
+        tokio::fs::write(self.home.join(".gitconfig"), trust).await
+    }
+
+    /// Runs a command that fails only when something is wrong with this host or the repository's content.
+    async fn succeed<const N: usize>(
+        &self,
+        repository: &Repository,
+        arguments: [&str; N],
+    ) -> Result<String, GitError> {
+        let output = self.git(arguments).await.map_err(GitError::Run)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let reason = last_line(&String::from_utf8_lossy(&output.stderr));
+        Err(GitError::Other { repository: repository.clone(), reason })
+    }
+
+    async fn git(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> io::Result<Output> {
+        let mut command = Command::new("git");
+        for setting in ["protocol.allow=never", "protocol.https.allow=always", "protocol.http.allow=always"] {
+            command.args(["-c", setting]);
+        }
+        if self.allow_local {
+            command.args(["-c", "protocol.file.allow=always"]);
+        }
+        if let Some(pin) = self.destination.as_ref().and_then(Destination::pin) {
+            command.args(["-c", &format!("http.curloptResolve={pin}")]);
+        }
+        command
+            .args(["-c", "http.followRedirects=false"])
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"])
+            .arg("-C")
+            .arg(&self.tree)
+            .args(arguments)
+            .env("HOME", &self.home)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ASKPASS", "")
+            .env("SSH_ASKPASS", "")
+            .env("LC_ALL", "C")
+            .env_remove("XDG_CONFIG_HOME")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn()?;
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(|id| Group(Pid::from_raw(id)));
+        let output = child.wait_with_output().await?;
+        // It has ended by itself: its number may belong to another by now.
+        std::mem::forget(group);
+        Ok(output)
+    }
+}
+
+/// git's process group: its transport is a child of its own. Ended when dropped.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It fails if all of them have ended.
+        let _ = killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+/// A folder is fetched like any other repository, so that the depth counts there too.
+fn address(repository: &Repository) -> String {
+    let text = repository.as_str();
+    if text.starts_with('/') { format!("file://{text}") } else { text.to_owned() }
+}
+
+fn explain(source: &Source, stderr: &str) -> GitError {
+    let repository = source.repository.clone();
+    let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
+    if says(&["could not read Username", "Authentication failed", "terminal prompts disabled", "error: 403"])
+    {
+        return GitError::NeedsPassword(repository);
+    }
+    if says(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
+        return GitError::Moved(repository);
+    }
+    if says(&["couldn't find remote ref", "not our ref", "no such remote ref"]) {
+        return match (&source.commit, &source.branch) {
+            (Some(commit), _) => GitError::NoCommit(repository, commit.clone()),
+            (None, Some(branch)) => GitError::NoBranch(repository, branch.to_string()),
+            (None, None) => GitError::Empty(repository),
+        };
+    }
+    if says(&[
+        "does not appear to be a git repository",
+        "not found",
+        "does not exist",
+        "not valid: is this a git",
+    ]) {
+        return GitError::DoesNotExist(repository);
+    }
+    let reason = last_line(stderr);
+    if says(&["Could not resolve host", "Failed to connect", "Couldn't connect", "Connection", "timed out"]) {
+        let reason = reason.rsplit(": ").next().unwrap_or_default().to_owned();
+        return GitError::Unreachable { repository, reason };
+    }
+    GitError::Other { repository, reason }
+}
+
+/// The last line that says why; the ones after it are advice.
+fn last_line(text: &str) -> String {
+    let line = text.lines().find(|line| line.starts_with("fatal: ")).or_else(|| text.lines().last());
+    line.unwrap_or_default().trim_start_matches("fatal: ").trim().to_owned()
+}

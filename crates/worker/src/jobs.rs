@@ -1,0 +1,260 @@
+//! The jobs of a worker: jobs of one app in the order in which they came, jobs of different apps side by side.
+//!
+//! Invariants: every job that was taken ends in exactly one result, also after a crash; a result is kept and offered
+//! until the control plane has stored it; a job that comes twice is done once.
+
+use crate::{
+    deploy::{Attempt, DeployError},
+    host::Host,
+    journal::{Journal, JournalError, Taken},
+    stop::stop,
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use wisehosting_containers::{Engine, EngineError};
+use wisehosting_domain::id::{AppId, InstanceId, JobId};
+use wisehosting_protocol::payload::{Deploy, Job, JobRef, JobResult, Outcome, Work};
+
+/// The jobs of a worker. Clones are the same jobs.
+pub struct Jobs<E>(Arc<Inner<E>>);
+
+impl<E> Clone for Jobs<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<E> {
+    host: Arc<Host<E>>,
+    journal: Journal,
+    state: Mutex<State>,
+    /// Told whenever an instance may have changed.
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Jobs that wait, by app. An app that is here has a task that works on its jobs.
+    queues: HashMap<AppId, VecDeque<Job>>,
+    /// Jobs that were taken and have no result yet.
+    active: HashMap<JobId, Active>,
+    /// Results that the control plane has not stored yet.
+    results: BTreeMap<JobId, JobResult>,
+}
+
+struct Active {
+    instance_id: InstanceId,
+    cancel: CancellationToken,
+}
+
+impl<E: Engine> Jobs<E> {
+    /// The jobs of this host, with the results that an earlier run has left. `changed` is told whenever an instance may
+    /// have changed.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn new(host: Arc<Host<E>>, journal: Journal, changed: Arc<Notify>) -> Result<Self, JournalError> {
+        let results = journal.results()?.into_iter().map(|result| (result.job_id, result)).collect();
+        let state = Mutex::new(State { results, ..State::default() });
+        Ok(Self(Arc::new(Inner { host, journal, state, changed })))
+    }
+
+    /// Ends what an earlier run has begun: a stop is done again, a deploy is undone and has failed. To be called before
+    /// any job is taken.
+    ///
+    /// # Errors
+    /// The engine is away; call it again.
+    pub async fn recover(&self) -> Result<(), RecoverError> {
+        self.0.host.remove_unused_images().await?;
+        for taken in self.0.journal.taken()? {
+            if self.is_known(taken.job_id) {
+                continue;
+            }
+            if let Some(stop) = taken.stop {
+                let Taken { job_id, app_id, app, instance_id, .. } = taken;
+                self.enqueue(Job { job_id, app_id, app, instance_id, work: Work::Stop(stop) });
+            } else {
+                self.0.host.engine.end_build(&taken.job_id.to_string());
+                self.0.host.remove_instance(taken.instance_id).await?;
+                let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
+                self.0.finish(taken.job_id, taken.instance_id, Outcome::Failed { message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a job, unless it was taken before.
+    pub fn submit(&self, job: Job) {
+        let job_id = job.job_id;
+        if let Some(result) = self.0.state().results.get(&job_id).cloned() {
+            self.0.host.outbox.offer(result);
+            return;
+        }
+        if !self.is_known(job_id) {
+            if let Err(error) = self.0.journal.take(&job) {
+                // Without an acknowledgement the control plane sends it again.
+                tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a job cannot be taken");
+                return;
+            }
+            self.enqueue(job);
+        }
+        self.0.host.outbox.offer(JobRef { job_id });
+    }
+
+    /// Calls a job off. One that has ended keeps its result.
+    pub fn cancel(&self, job_id: JobId) {
+        if let Some(active) = self.0.state().active.get(&job_id) {
+            active.cancel.cancel();
+        }
+    }
+
+    /// The control plane has stored the result of a job.
+    pub fn acknowledge(&self, job_id: JobId) {
+        self.0.state().results.remove(&job_id);
+        if let Err(error) = self.0.journal.forget(job_id) {
+            tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a stored result is sent again later");
+        }
+    }
+
+    /// Offers all results that the control plane has not stored.
+    pub fn offer_results(&self) {
+        let results: Vec<JobResult> = self.0.state().results.values().cloned().collect();
+        for result in results {
+            self.0.host.outbox.offer(result);
+        }
+    }
+
+    /// Jobs without a result, in no order.
+    #[must_use]
+    pub fn running(&self) -> Vec<JobId> {
+        self.0.state().active.keys().copied().collect()
+    }
+
+    /// Whether a job is at work on an instance, which nobody else must touch then.
+    #[must_use]
+    pub fn is_busy(&self, instance_id: InstanceId) -> bool {
+        self.0.state().active.values().any(|active| active.instance_id == instance_id)
+    }
+
+    fn is_known(&self, job_id: JobId) -> bool {
+        let state = self.0.state();
+        state.active.contains_key(&job_id) || state.results.contains_key(&job_id)
+    }
+
+    fn enqueue(&self, job: Job) {
+        let app_id = job.app_id;
+        let mut state = self.0.state();
+        let active = Active { instance_id: job.instance_id, cancel: CancellationToken::new() };
+        state.active.insert(job.job_id, active);
+        if let Some(queue) = state.queues.get_mut(&app_id) {
+            queue.push_back(job);
+        } else {
+            state.queues.insert(app_id, VecDeque::from([job]));
+            tokio::spawn(self.0.clone().work_on(app_id));
+        }
+    }
+}
+
+/// Why the jobs of an earlier run could not be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The engine did not do its part.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// They are not readable.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl<E: Engine> Inner<E> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the jobs of one app until there are none.
+    async fn work_on(self: Arc<Self>, app_id: AppId) {
+        while let Some(job) = self.next(app_id) {
+            let (job_id, instance_id) = (job.job_id, job.instance_id);
+            // A task of its own, so that a fault in one job is the end of that job only.
+            let outcome = tokio::spawn(self.clone().work(job)).await.unwrap_or_else(|error| {
+                tracing::error!(job.id = %job_id, %error, "a job ended by a fault of the worker");
+                Outcome::Failed {
+                    message: "The worker failed by a fault of its own. Deploy again.".to_owned(),
+                }
+            });
+            self.finish(job_id, instance_id, outcome);
+        }
+    }
+
+    fn next(&self, app_id: AppId) -> Option<Job> {
+        let mut state = self.state();
+        let job = state.queues.get_mut(&app_id).and_then(VecDeque::pop_front);
+        if job.is_none() {
+            state.queues.remove(&app_id);
+        }
+        job
+    }
+
+    async fn work(self: Arc<Self>, job: Job) -> Outcome {
+        let cancel = self.state().active.get(&job.job_id).map(|active| active.cancel.clone());
+        let cancel = cancel.unwrap_or_default();
+        tracing::info!(job.id = %job.job_id, app.name = %job.app, job.kind = %job.work.kind(), "a job begins");
+        match &job.work {
+            Work::Deploy(deploy) => self.deploy(&job, deploy, &cancel).await,
+            Work::Stop(how) => match stop(&self.host, job.instance_id, *how).await {
+                Ok(()) => Outcome::Stopped,
+                Err(error) => failed(&job, &error),
+            },
+        }
+    }
+
+    async fn deploy(&self, job: &Job, deploy: &Deploy, cancel: &CancellationToken) -> Outcome {
+        let attempt = Attempt::new(&self.host, job, deploy);
+        let deadline = Duration::from_millis(deploy.deadline_ms);
+        let outcome = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Outcome::Cancelled,
+            ended = tokio::time::timeout(deadline, attempt.run()) => match ended {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(error)) => failed(job, &error),
+                Err(_) => failed(job, &DeployError::Deadline(deadline)),
+            },
+        };
+        let last_words = match &outcome {
+            Outcome::Deployed { .. } => None,
+            Outcome::Failed { message } => Some(message.as_str()),
+            Outcome::Cancelled | Outcome::Stopped => Some("Cancelled"),
+        };
+        if last_words.is_some() {
+            attempt.undo().await;
+        }
+        attempt.close(last_words).await;
+        outcome
+    }
+
+    fn finish(&self, job_id: JobId, instance_id: InstanceId, outcome: Outcome) {
+        let result = JobResult { job_id, instance_id, outcome, observed_at_ms: self.host.clock.now_ms() };
+        if let Err(error) = self.journal.finish(&result) {
+            tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a result would not outlive a crash");
+        }
+        {
+            let mut state = self.state();
+            state.active.remove(&job_id);
+            state.results.insert(job_id, result.clone());
+        }
+        self.host.outbox.offer(result);
+        self.changed.notify_one();
+    }
+}
+
+/// The one place where a failure is logged: with its causes for the operator, as one sentence for the app's owner.
+fn failed(job: &Job, error: &(dyn Error + 'static)) -> Outcome {
+    tracing::warn!(job.id = %job.job_id, app.name = %job.app, error, "a job failed");
+    Outcome::Failed { message: error.to_string() }
+}

@@ -1,0 +1,212 @@
+//! What a worker must still know after a crash: jobs that it took and has not finished, and results that the control
+//! plane has not stored.
+//!
+//! One file per job, replaced whole or not at all. Invariant: a job that was taken ends in exactly one result, whatever
+//! happens to this process in between. Nothing here is secret: settings of apps are not written.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+use wisehosting_domain::{
+    id::{AppId, InstanceId, JobId},
+    name::Label,
+};
+use wisehosting_protocol::payload::{Job, JobResult, Stop, Work};
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {} in the worker's state folder", .path.display())]
+pub struct JournalError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// A job that was taken: as much of it as is needed to end it after a crash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// Which job.
+    pub job_id: JobId,
+    /// Whose.
+    pub app_id: AppId,
+    /// The app's name.
+    pub app: Label,
+    /// The instance that it is about.
+    pub instance_id: InstanceId,
+    /// How to stop the instance; none for a deploy, which is not done again.
+    pub stop: Option<Stop>,
+}
+
+impl From<&Job> for Taken {
+    fn from(job: &Job) -> Self {
+        let stop = match &job.work {
+            Work::Stop(stop) => Some(*stop),
+            Work::Deploy(_) => None,
+        };
+        let (job_id, app_id, instance_id) = (job.job_id, job.app_id, job.instance_id);
+        Self { job_id, app_id, app: job.app.clone(), instance_id, stop }
+    }
+}
+
+/// The files.
+#[derive(Debug)]
+pub struct Journal {
+    taken: PathBuf,
+    results: PathBuf,
+}
+
+impl Journal {
+    /// The journal in this folder, which is made if it is missing.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn open(dir: &Path) -> Result<Self, JournalError> {
+        let journal = Self { taken: dir.join("taken"), results: dir.join("results") };
+        for dir in [&journal.taken, &journal.results] {
+            fs::create_dir_all(dir).map_err(|source| JournalError { path: dir.clone(), source })?;
+        }
+        Ok(journal)
+    }
+
+    /// Remembers that the job was taken.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn take(&self, job: &Job) -> Result<(), JournalError> {
+        write(&file(&self.taken, job.job_id), &Taken::from(job))
+    }
+
+    /// Remembers how a job ended, instead of that it was taken.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn finish(&self, result: &JobResult) -> Result<(), JournalError> {
+        write(&file(&self.results, result.job_id), result)?;
+        remove(&file(&self.taken, result.job_id))
+    }
+
+    /// Forgets a result: the control plane has it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn forget(&self, job_id: JobId) -> Result<(), JournalError> {
+        remove(&file(&self.results, job_id))
+    }
+
+    /// The jobs that were taken and not finished.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn taken(&self) -> Result<Vec<Taken>, JournalError> {
+        read_all(&self.taken)
+    }
+
+    /// The results that were not forgotten.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn results(&self) -> Result<Vec<JobResult>, JournalError> {
+        read_all(&self.results)
+    }
+}
+
+fn file(dir: &Path, job_id: JobId) -> PathBuf {
+    dir.join(format!("{job_id}.json"))
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<(), JournalError> {
+    let failed = |source| JournalError { path: path.to_owned(), source };
+    let bytes = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
+    let new = path.with_extension("new");
+    replace(path, &new, &bytes).map_err(failed)
+}
+
+/// A crash, also of the machine, leaves the old file or the new one.
+fn replace(path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(new, path)?;
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(dir)?.sync_all()
+}
+
+fn remove(path: &Path) -> Result<(), JournalError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(JournalError { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, JournalError> {
+    let failed = |source| JournalError { path: dir.to_owned(), source };
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let bytes = fs::read(&path).map_err(|source| JournalError { path: path.clone(), source })?;
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => all.push(value),
+            // Written by another version of this program: there is no use in failing on it for ever.
+            Err(error) => tracing::warn!(file = %path.display(), %error, "skipped an unreadable entry"),
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+    use wisehosting_protocol::payload::Outcome;
+
+    fn job() -> Job {
+        Job {
+            job_id: JobId(Uuid::from_u128(1)),
+            app_id: AppId(Uuid::from_u128(2)),
+            app: "hello".parse().expect("a label"),
+            instance_id: InstanceId(Uuid::from_u128(3)),
+            work: Work::Stop(Stop { grace_ms: 1_000 }),
+        }
+    }
+
+    #[test]
+    fn a_job_is_taken_then_finished_then_forgotten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(dir.path()).expect("opened");
+        let job = job();
+        journal.take(&job).expect("taken");
+        let again = Journal::open(dir.path()).expect("opened after a crash");
+        assert_eq!(again.taken().expect("read"), [Taken::from(&job)]);
+
+        let result = JobResult {
+            job_id: job.job_id,
+            instance_id: job.instance_id,
+            outcome: Outcome::Stopped,
+            observed_at_ms: 1,
+        };
+        journal.finish(&result).expect("finished");
+        assert!(again.taken().expect("read").is_empty());
+        assert_eq!(again.results().expect("read"), [result]);
+
+        journal.forget(job.job_id).expect("forgotten");
+        journal.forget(job.job_id).expect("forgotten before");
+        assert!(again.results().expect("read").is_empty());
+    }
+
+    #[test]
+    fn an_unreadable_entry_is_skipped() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(dir.path()).expect("opened");
+        fs::write(dir.path().join("results/x.json"), "{").expect("written");
+        assert!(journal.results().expect("read").is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! The worker: takes jobs, builds and runs apps in Podman, reports.
+//!
+//! It connects out to the control plane and listens on nothing. Containers do not depend on it: they run on while it is
+//! restarted, and it finds them again by their labels. Invariant: only a stop job of the control plane stops an
+//! instance; silence stops nothing.
+
+pub mod agent;
+mod build_log;
+pub mod config;
+mod deploy;
+pub mod git;
+mod health;
+pub mod host;
+pub mod instances;
+pub mod jobs;
+pub mod journal;
+mod lines;
+pub mod outbox;
+mod restart;
+mod runtime_log;
+mod stop;
+mod workspace;
+
+use agent::Agent;
+use anyhow::Context;
+use config::Config;
+use host::{Host, HostSettings};
+use instances::Instances;
+use jobs::Jobs;
+use journal::Journal;
+use outbox::Outbox;
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use wisehosting_containers::{Engine, Podman};
+use wisehosting_node::{
+    channel::{self, ChannelHandle},
+    clock::{Clock, SystemClock},
+    mesh::Mesh,
+    shutdown,
+};
+use wisehosting_protocol::payload::Register;
+
+/// How often to try again what an earlier run has left to do, while the engine is away.
+const RECOVER_PAUSE: Duration = Duration::from_secs(2);
+/// The work of this process is waiting; two threads are enough for any host.
+const THREADS: usize = 2;
+
+/// Runs the worker until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
+        let mesh = match &config.mesh {
+            Some(mesh) => Some(Mesh::start(mesh).await?),
+            None => None,
+        };
+        let result = shutdown.run_until_cancelled(serve(config, shutdown.clone())).await;
+        if let Some(mesh) = mesh {
+            mesh.stop().await;
+        }
+        result.unwrap_or(Ok(()))
+    })
+}
+
+async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let identity = config.identity()?;
+    let journal = Journal::open(&config.worker.state_dir)?;
+    workspace::remove_leftovers(&config.worker.work_dir)
+        .with_context(|| format!("cannot empty the work folder {}", config.worker.work_dir.display()))?;
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let channel: Arc<OnceLock<ChannelHandle>> = Arc::default();
+    let outbox = {
+        let channel = channel.clone();
+        Outbox::new(move |message| channel.get().is_some_and(|channel| channel.try_send(message).is_ok()))
+    };
+    let engine = Podman::new(&config.podman.socket);
+    let host = Arc::new(Host::new(engine, outbox, clock.clone(), settings(config)));
+    let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
+    recover(&jobs).await;
+
+    let instances = Instances::new(host.clone(), jobs.clone(), changed, report_all.clone());
+    let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
+    let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
+    // It is set once: this is the only place.
+    let _ = channel.set(handle);
+    tokio::join!(agent.listen(events), instances.watch());
+    Ok(())
+}
+
+fn settings(config: &Config) -> HostSettings {
+    HostSettings {
+        address: config.worker.address,
+        ports: config.worker.ports.clone(),
+        work_dir: config.worker.work_dir.clone(),
+        allow_local_repositories: config.worker.allow_local_repositories,
+        builds: config.worker.builds,
+        build_memory_bytes: config.worker.build_memory_bytes,
+    }
+}
+
+/// Ends what an earlier run has begun. Until the engine answers, this worker takes no jobs: others can do them.
+async fn recover<E: Engine>(jobs: &Jobs<E>) {
+    let mut told = false;
+    while let Err(error) = jobs.recover().await {
+        if !told {
+            tracing::error!(
+                error = &error as &dyn Error,
+                "cannot take jobs yet; trying again until it works"
+            );
+        }
+        told = true;
+        tokio::time::sleep(RECOVER_PAUSE).await;
+    }
+}
+
+fn register<E: Engine>(jobs: &Jobs<E>) -> impl Fn() -> Register + Send + Sync + 'static {
+    let jobs = jobs.clone();
+    move || Register {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capacity: Some(wisehosting_node::usage::capacity()),
+        running_jobs: jobs.running(),
+    }
+}

@@ -1,0 +1,217 @@
+//! Order, repetition and loss of jobs, on the engine in memory.
+
+use crate::support::{Worker, deploy_job, repository, settings, start_in_memory, stop_job};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use wisehosting_containers::{Build, Engine, fake::FakeEngine};
+use wisehosting_domain::state::DeploymentState;
+use wisehosting_node::random;
+use wisehosting_protocol::{
+    message::{AgentMessage, HubMessage, JobCancel, ResultAck},
+    payload::{Job, JobRef, Outcome},
+};
+
+struct Bench {
+    engine: FakeEngine,
+    dir: TempDir,
+    /// Its program runs and never answers: the engine in memory has no network.
+    repository: PathBuf,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().expect("a folder");
+    let content = dir.path().join("content");
+    fs::create_dir(&content).expect("a folder");
+    fs::write(content.join("Dockerfile"), "FROM scratch\nCMD [\"serve\"]\n").expect("written");
+    let repository = repository(&content);
+    Bench { engine: FakeEngine::default(), dir, repository }
+}
+
+impl Bench {
+    async fn start(&self) -> Worker {
+        start_in_memory(self.engine.clone(), self.dir.path()).await
+    }
+
+    fn deploy(&self, app: u128, health_timeout_ms: u64) -> Job {
+        let mut job = deploy_job(app, &self.repository);
+        settings(&mut job).health_timeout_ms = health_timeout_ms;
+        job
+    }
+
+    async fn assert_nothing_left(&self) {
+        assert!(self.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
+        assert_eq!(self.engine.image_count(), 0);
+        assert_empty(&self.dir.path().join("work"));
+        assert_empty(&self.dir.path().join("state/taken"));
+    }
+}
+
+fn assert_empty(dir: &Path) {
+    // A worker that has never made the folder has left nothing in it.
+    let entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().collect();
+    assert!(entries.is_empty(), "{entries:?}");
+}
+
+async fn checking(worker: &mut Worker, job: &Job) {
+    let job_id = job.job_id;
+    worker
+        .wait("status", |message| match message {
+            AgentMessage::JobStatus(status) if status.job_id == job_id => {
+                (status.state == DeploymentState::Checking).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+}
+
+fn acknowledgements(worker: &Worker) -> usize {
+    worker.heard.iter().filter(|message| matches!(message, AgentMessage::JobAck(_))).count()
+}
+
+fn instance() -> wisehosting_domain::id::InstanceId {
+    wisehosting_domain::id::InstanceId(random::uuid())
+}
+
+#[tokio::test]
+async fn jobs_of_one_app_wait_for_each_other_and_those_of_another_do_not() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let slow = bench.deploy(1, 3_000);
+    worker.tell(slow.clone()).await;
+    checking(&mut worker, &slow).await;
+    let (behind, beside) = (stop_job(1, instance()), stop_job(2, instance()));
+    worker.tell(behind.clone()).await;
+    worker.tell(beside.clone()).await;
+
+    let mut ended = Vec::new();
+    for _ in 0..3 {
+        let next = worker.wait("result", |message| match message {
+            AgentMessage::JobResult(result) => Some(result.job_id),
+            _ => None,
+        });
+        ended.push(next.await);
+    }
+    assert_eq!(ended, [beside.job_id, slow.job_id, behind.job_id]);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_job_that_comes_twice_is_done_once() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = bench.deploy(1, 500);
+    worker.tell(job.clone()).await;
+    worker.tell(job.clone()).await;
+    worker.result(&job).await;
+    assert_eq!(acknowledgements(&worker), 2);
+    let begun = |message: &&AgentMessage| matches!(message, AgentMessage::JobStatus(status) if status.state == DeploymentState::Cloning);
+    assert_eq!(worker.heard.iter().filter(begun).count(), 1);
+    // Once it has ended, its result is the answer.
+    worker.tell(job.clone()).await;
+    worker.result(&job).await;
+}
+
+#[tokio::test]
+async fn a_result_is_offered_until_it_is_stored() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = stop_job(1, instance());
+    assert_eq!(worker.run(&job).await, Outcome::Stopped);
+    worker.connect().await;
+    assert_eq!(worker.result(&job).await, Outcome::Stopped);
+    drop(worker);
+
+    let mut worker = bench.start().await;
+    assert_eq!(worker.result(&job).await, Outcome::Stopped, "also by the next process");
+    worker.tell(HubMessage::ResultAck(ResultAck(JobRef { job_id: job.job_id }))).await;
+    let later = stop_job(1, instance());
+    worker.heard.clear();
+    worker.connect().await;
+    worker.run(&later).await;
+    let again = |message: &AgentMessage| matches!(message, AgentMessage::JobResult(result) if result.job_id == job.job_id);
+    assert!(!worker.heard.iter().any(again), "a result that is stored is not sent again");
+    assert!(!bench.dir.path().join(format!("state/results/{}.json", job.job_id)).exists());
+}
+
+#[tokio::test]
+async fn a_job_that_is_called_off_ends_and_leaves_nothing() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let (running, waiting) = (bench.deploy(1, 60_000), bench.deploy(1, 60_000));
+    worker.tell(running.clone()).await;
+    worker.tell(waiting.clone()).await;
+    checking(&mut worker, &running).await;
+    for job in [&waiting, &running] {
+        worker.tell(HubMessage::JobCancel(JobCancel(JobRef { job_id: job.job_id }))).await;
+    }
+    assert_eq!(worker.result(&running).await, Outcome::Cancelled);
+    assert_eq!(worker.result(&waiting).await, Outcome::Cancelled);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_deploy_that_a_crash_cut_off_has_failed_and_is_undone() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = bench.deploy(1, 60_000);
+    worker.tell(job.clone()).await;
+    checking(&mut worker, &job).await;
+    // Its runtime, and with it all of its tasks, would end with the process; here its folders are given to another.
+    let copy = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(copy.path().join("state/taken")).expect("a folder");
+    let entry = format!("state/taken/{}.json", job.job_id);
+    fs::copy(bench.dir.path().join(&entry), copy.path().join(&entry)).expect("copied");
+
+    let mut next = start_in_memory(bench.engine.clone(), copy.path()).await;
+    match next.result(&job).await {
+        Outcome::Failed { message } => assert!(message.contains("restarted during the deploy"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
+    assert_eq!(bench.engine.image_count(), 0);
+}
+
+#[tokio::test]
+async fn an_image_that_a_crash_left_unused_is_removed_at_the_next_start() {
+    let bench = bench();
+    let build = Build {
+        name: "cut-off".to_owned(),
+        context: bench.dir.path().join("content"),
+        dockerfile: "Dockerfile".into(),
+        network: "wisehosting-build".to_owned(),
+        memory_bytes: 1 << 29,
+        processes_max: 10,
+        labels: [("wisehosting.app".to_owned(), "app-1".to_owned())].into(),
+    };
+    let (log, _) = mpsc::channel(1);
+    bench.engine.build(&build, log).await.expect("an image");
+    let _worker = bench.start().await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_fails_the_job_with_what_to_do() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    bench.engine.set_away(true);
+    let message = worker.failure(&bench.deploy(1, 1_000)).await;
+    assert!(message.ends_with("start it with systemctl start podman.socket"), "{message}");
+    assert!(worker.build_log().iter().any(|line| line.contains("does not answer")), "the log says so too");
+    bench.engine.set_away(false);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_deploy_has_a_deadline() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let mut job = bench.deploy(1, 60_000);
+    settings(&mut job).deadline_ms = 1_000;
+    let message = worker.failure(&job).await;
+    assert_eq!(message, "The deploy took longer than 1 s and was stopped.");
+    bench.assert_nothing_left().await;
+}

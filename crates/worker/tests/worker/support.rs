@@ -1,0 +1,221 @@
+//! A worker without a network: what the control plane would say is put in, what the worker says is taken out.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+use wisehosting_containers::{Engine, fake::FakeEngine, testing::ADDRESS};
+use wisehosting_domain::{
+    id::{AppId, DeploymentId, InstanceId, JobId},
+    limits::Limits,
+    source::Source,
+};
+use wisehosting_node::{channel::Event, clock::SystemClock};
+use wisehosting_protocol::{
+    message::{AgentMessage, HubMessage},
+    payload::{Deploy, Job, JobResult, Outcome, Registered, Stop, Work},
+};
+use wisehosting_worker::{
+    agent::Agent,
+    host::{Host, HostSettings},
+    instances::Instances,
+    jobs::Jobs,
+    journal::Journal,
+    outbox::Outbox,
+};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A worker at work.
+pub(crate) struct Worker {
+    events: mpsc::Sender<Event>,
+    said: mpsc::UnboundedReceiver<AgentMessage>,
+    /// Everything that was taken out so far.
+    pub(crate) heard: Vec<AgentMessage>,
+}
+
+/// Starts a worker on this engine, with its folders in `dir`.
+pub(crate) async fn start(engine: impl Engine, dir: &Path) -> Worker {
+    start_at(ADDRESS, engine, dir).await
+}
+
+/// The same for the engine in memory, at an address where nobody listens.
+pub(crate) async fn start_in_memory(engine: FakeEngine, dir: &Path) -> Worker {
+    start_at(Ipv4Addr::new(127, 0, 0, 53), engine, dir).await
+}
+
+async fn start_at(address: Ipv4Addr, engine: impl Engine, dir: &Path) -> Worker {
+    let settings = HostSettings {
+        address: address.into(),
+        ports: 20_000..=20_099,
+        work_dir: dir.join("work"),
+        allow_local_repositories: true,
+        builds: 2,
+        build_memory_bytes: 512 * 1024 * 1024,
+    };
+    let (say, said) = mpsc::unbounded_channel();
+    let outbox = Outbox::new(move |message| say.send(message).is_ok());
+    let host = Arc::new(Host::new(engine, outbox, Arc::new(SystemClock), settings));
+    let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let journal = Journal::open(&dir.join("state")).expect("a journal");
+    let jobs = Jobs::new(host.clone(), journal, changed.clone()).expect("jobs");
+    jobs.recover().await.expect("recovered");
+    let instances = Instances::new(host.clone(), jobs.clone(), changed, report_all.clone());
+    let agent = Agent { host, jobs, running: instances.running(), report_all };
+    let (events, received) = mpsc::channel(16);
+    tokio::spawn(async move {
+        // The worker ends when the test drops its end.
+        tokio::select! {
+            () = agent.listen(received) => {}
+            () = instances.watch() => {}
+        }
+    });
+    let worker = Worker { events, said, heard: Vec::new() };
+    worker.connect().await;
+    worker
+}
+
+impl Worker {
+    /// A connection to the control plane begins.
+    pub(crate) async fn connect(&self) {
+        let registered = Registered { version: "test".to_owned(), heartbeat_interval_ms: 600_000 };
+        self.events.send(Event::Connected(registered)).await.expect("the worker listens");
+    }
+
+    /// The control plane says something.
+    pub(crate) async fn tell(&self, message: impl Into<HubMessage>) {
+        self.events.send(Event::Message(message.into())).await.expect("the worker listens");
+    }
+
+    /// Waits for a message that `pick` takes.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&AgentMessage) -> Option<T>,
+    ) -> T {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.said.recv()).await;
+            let Ok(Some(message)) = message else { panic!("no {what} came; what came: {:#?}", self.heard) };
+            let picked = pick(&message);
+            self.heard.push(message);
+            if let Some(picked) = picked {
+                return picked;
+            }
+        }
+    }
+
+    /// Waits for the result of a job.
+    pub(crate) async fn result(&mut self, job: &Job) -> Outcome {
+        let job_id = job.job_id;
+        self.wait("result", |message| match message {
+            AgentMessage::JobResult(JobResult { job_id: id, outcome, .. }) if *id == job_id => {
+                Some(outcome.clone())
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Does a job to its end.
+    pub(crate) async fn run(&mut self, job: &Job) -> Outcome {
+        self.tell(job.clone()).await;
+        self.result(job).await
+    }
+
+    /// Does a job that must fail, and returns its message.
+    pub(crate) async fn failure(&mut self, job: &Job) -> String {
+        match self.run(job).await {
+            Outcome::Failed { message } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The lines of all build logs so far.
+    pub(crate) fn build_log(&self) -> Vec<String> {
+        let logs = self.heard.iter().filter_map(|message| match message {
+            AgentMessage::BuildLog(log) => Some(log),
+            _ => None,
+        });
+        logs.flat_map(|log| log.lines.iter().map(|line| line.text.clone())).collect()
+    }
+}
+
+/// A deploy of this repository by this app.
+pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
+    let source = Source {
+        repository: repository.to_str().expect("text").parse().expect("a repository"),
+        branch: None,
+        commit: None,
+    };
+    let deploy = Deploy {
+        deployment_id: DeploymentId(unique()),
+        source,
+        limits: Limits::new(64 * 1024 * 1024, 500, 32).expect("limits"),
+        port: 8080,
+        health_path: "/".to_owned(),
+        health_timeout_ms: 20_000,
+        deadline_ms: 60_000,
+        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+    };
+    job(app, InstanceId(unique()), Work::Deploy(Box::new(deploy)))
+}
+
+/// A stop of this instance of this app.
+pub(crate) fn stop_job(app: u128, instance: InstanceId) -> Job {
+    job(app, instance, Work::Stop(Stop { grace_ms: 1_000 }))
+}
+
+fn job(app: u128, instance_id: InstanceId, work: Work) -> Job {
+    let app_name = format!("app-{app}").parse().expect("a label");
+    Job { job_id: JobId(unique()), app_id: AppId(Uuid::from_u128(app)), app: app_name, instance_id, work }
+}
+
+/// The settings of a deploy job.
+pub(crate) fn settings(job: &mut Job) -> &mut Deploy {
+    match &mut job.work {
+        Work::Deploy(deploy) => deploy,
+        Work::Stop(_) => panic!("not a deploy"),
+    }
+}
+
+fn unique() -> Uuid {
+    wisehosting_node::random::uuid()
+}
+
+/// A bare repository whose newest commit has the files of `content`.
+pub(crate) fn repository(content: &Path) -> PathBuf {
+    let bare = content.with_extension("git");
+    git(content, &["init", "--quiet", "--initial-branch=main"]);
+    git(content, &["add", "--all"]);
+    git(content, &["commit", "--quiet", "--message=first"]);
+    git(content, &["clone", "--quiet", "--bare", "--", ".", bare.to_str().expect("text")]);
+    bare
+}
+
+/// Runs git in a folder, as somebody.
+pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
+    let identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"];
+    let output = Command::new("git")
+        .args(identity)
+        .arg("-C")
+        .arg(dir)
+        .args(arguments)
+        .output()
+        .expect("running git: is it installed?");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Whether a program with this argument runs.
+pub(crate) fn runs(argument: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| command.split(|byte| *byte == 0).any(|word| word == argument.as_bytes()))
+}
