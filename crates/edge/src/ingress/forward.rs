@@ -1,0 +1,249 @@
+//! From a visitor's request to an instance's response.
+//!
+//! A request is given to a second instance, or sent a second time, only where that cannot change what it does: when no
+//! connection was made, or when it has no body, its method is idempotent and the instance closed the connection
+//! without an answer.
+
+use super::{
+    connection::{InFlight, Visitor},
+    host::requested_host,
+    page::Page,
+    response::{Content, VisitorBody},
+    thread::Lease,
+    tunnel,
+};
+use crate::{
+    table::Host,
+    upstream::{
+        Connection,
+        exchange::{Exchange, ExchangeError, ResponseBody},
+        request::{Forwarded, Framing, wants_upgrade, write_head},
+        response::ResponseHead,
+    },
+};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use hyper::{
+    body::{Body, Incoming},
+    upgrade::OnUpgrade,
+};
+use std::{convert::Infallible, error::Error, rc::Rc, time::Duration};
+use tokio::time::{Instant, timeout};
+use wisehosting_domain::{id::InstanceId, routes::Upstream};
+
+/// For an instance to begin its answer, or to take more of the request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer may be about to be closed by its instance: a request that must not be sent
+/// twice is not sent on it.
+const SURELY_OPEN: Duration = Duration::from_secs(1);
+/// For a request that may be sent again there is no such limit; the pool has its own.
+const PERHAPS_OPEN: Duration = Duration::MAX;
+
+/// Answers one request.
+pub(super) async fn answer(
+    visitor: Rc<Visitor>,
+    request: Request<Incoming>,
+) -> Result<Response<VisitorBody>, Infallible> {
+    let began = Instant::now();
+    let (lease, in_flight) = (visitor.local.table(), visitor.begin_request());
+    let (mut parts, body) = request.into_parts();
+    let upgrade = if wants_upgrade(&parts) { parts.extensions.remove::<OnUpgrade>() } else { None };
+    let request =
+        Outgoing { framing: framing(&parts, &body), parts, upgrade: upgrade.is_some(), visitor: &visitor };
+    let answer = request.send(&lease, body).await;
+    let instance = answer.as_ref().ok().map(|answer| answer.instance);
+    let response = match answer {
+        Ok(answer) => answer.into_response(&visitor, upgrade, lease, in_flight),
+        Err(page) => {
+            page.response().map(|page| VisitorBody::new(Content::Page(Some(page)), lease, in_flight))
+        }
+    };
+    tracing::debug!(
+        visitor = ?visitor.address,
+        method = %request.parts.method,
+        host = requested_host(&request.parts).map(|host| tracing::field::display(host.name)),
+        path = request.parts.uri.path(),
+        status = response.status().as_u16(),
+        instance = instance.map(tracing::field::display),
+        duration_us = began.elapsed().as_micros(),
+        "request"
+    );
+    Ok(response)
+}
+
+/// A request on its way to an instance, without its body.
+struct Outgoing<'a> {
+    parts: Parts,
+    framing: Framing,
+    upgrade: bool,
+    visitor: &'a Visitor,
+}
+
+/// An instance that answers.
+struct Answer {
+    instance: InstanceId,
+    head: ResponseHead,
+    exchange: Exchange,
+}
+
+impl Outgoing<'_> {
+    async fn send(&self, lease: &Lease, body: Incoming) -> Result<Answer, Page> {
+        if self.parts.method == Method::CONNECT {
+            return Err(Page::BadRequest);
+        }
+        let requested = requested_host(&self.parts).ok_or(Page::BadRequest)?;
+        let unknown = if lease.is_known() { Page::UnknownHost } else { Page::NoRoutes };
+        let host = lease.host(&requested.name).ok_or(unknown)?;
+        let has_body = !matches!(self.framing, Framing::None | Framing::Length(0));
+        let body = has_body.then_some(body);
+        self.send_to_any(host, requested.authority, body).await
+    }
+
+    /// Tries the instances of a host in turn.
+    async fn send_to_any(
+        &self,
+        host: &Host,
+        authority: &str,
+        mut body: Option<Incoming>,
+    ) -> Result<Answer, Page> {
+        let repeatable = body.is_none() && self.parts.method.is_idempotent();
+        let mut page = Page::NoInstance;
+        for upstream in host.in_turn() {
+            let pool = &self.visitor.local.pool;
+            let idle_max = if repeatable { PERHAPS_OPEN } else { SURELY_OPEN };
+            let pooled = pool.take(upstream.instance_id, idle_max);
+            if let Some(connection) = pooled {
+                match self.exchange(connection, upstream, authority, body.take()).await {
+                    Err(Failure::NoAnswer) if repeatable => {}
+                    answer => return answer.map_err(Failure::page),
+                }
+            }
+            match Connection::open(upstream.address).await {
+                Ok(connection) => match self.exchange(connection, upstream, authority, body.take()).await {
+                    Err(Failure::NoAnswer) if repeatable => page = Page::BadAnswer,
+                    answer => return answer.map_err(Failure::page),
+                },
+                Err(error) => {
+                    tracing::info!(instance = %upstream.instance_id, address = %upstream.address, %error, "cannot connect to an instance");
+                }
+            }
+        }
+        Err(page)
+    }
+
+    /// One attempt on one connection.
+    async fn exchange(
+        &self,
+        connection: Connection,
+        upstream: &Upstream,
+        authority: &str,
+        body: Option<Incoming>,
+    ) -> Result<Answer, Failure> {
+        let forwarded =
+            Forwarded { host: authority, peer: &self.visitor.address, scheme: self.visitor.scheme };
+        let head = |out: &mut _| write_head(out, &self.parts, forwarded, self.framing, self.upgrade);
+        let mut exchange = Exchange::new(connection, head, self.framing, body);
+        let result = loop {
+            let before = exchange.bytes_sent();
+            match timeout(ANSWER_TIMEOUT, exchange.head(&self.parts.method)).await {
+                Ok(result) => break result.map_err(Failure::from),
+                Err(_) if exchange.bytes_sent() > before => {}
+                Err(_) => break Err(Failure::TooLate),
+            }
+        };
+        match result {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade => {
+                Err(Failure::Broken(ExchangeError::Malformed(crate::upstream::response::Malformed)))
+            }
+            Ok(head) => Ok(Answer { instance: upstream.instance_id, head, exchange }),
+            Err(failure) => {
+                failure.log(upstream);
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// The connection was closed without an answer.
+    NoAnswer,
+    /// There was none in time.
+    TooLate,
+    /// The visitor left.
+    VisitorLeft,
+    /// Anything else.
+    Broken(ExchangeError),
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::NoAnswer => Self::NoAnswer,
+            ExchangeError::Visitor(_) => Self::VisitorLeft,
+            error => Self::Broken(error),
+        }
+    }
+}
+
+impl Failure {
+    fn page(self) -> Page {
+        match self {
+            Self::NoAnswer | Self::Broken(_) => Page::BadAnswer,
+            Self::TooLate => Page::NoAnswer,
+            Self::VisitorLeft => Page::BadRequest,
+        }
+    }
+
+    fn log(&self, upstream: &Upstream) {
+        let Upstream { instance_id: instance, address } = upstream;
+        match self {
+            Self::NoAnswer => {
+                tracing::debug!(%instance, %address, "an instance closed a connection without an answer");
+            }
+            Self::TooLate => tracing::info!(%instance, %address, "an instance did not answer in time"),
+            Self::VisitorLeft => {}
+            Self::Broken(error) => {
+                tracing::info!(%instance, %address, error = error as &dyn Error, "an instance did not answer properly");
+            }
+        }
+    }
+}
+
+impl Answer {
+    fn into_response(
+        self,
+        visitor: &Visitor,
+        upgrade: Option<OnUpgrade>,
+        lease: Lease,
+        in_flight: InFlight,
+    ) -> Response<VisitorBody> {
+        let ResponseHead { status, headers, body, keep_alive } = self.head;
+        let content = match upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
+            Some(upgrade) => {
+                let connection = self.exchange.into_connection();
+                let tunnel = tunnel::carry(upgrade, connection, lease.clone(), visitor.begin_request());
+                visitor.local.tasks.spawn_local(tunnel);
+                Content::Page(None)
+            }
+            None => {
+                let pool = visitor.local.pool.clone();
+                Content::Instance(ResponseBody::new(self.exchange, body, keep_alive, self.instance, pool))
+            }
+        };
+        let mut response = Response::new(VisitorBody::new(content, lease, in_flight));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// How the request's body is told to the instance, from how it was told to the edge.
+fn framing(parts: &Parts, body: &Incoming) -> Framing {
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match length {
+        Some(length) => Framing::Length(length),
+        None if body.is_end_stream() => Framing::None,
+        None => Framing::Chunked,
+    }
+}

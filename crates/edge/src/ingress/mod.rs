@@ -1,0 +1,79 @@
+//! The door for visitors: takes connections and gives them to threads that serve them.
+//!
+//! Each thread has its own runtime, its own view of the route table and its own connections to the instances, so that
+//! a request touches nothing that another thread writes. Connections are dealt to the threads in turn.
+
+mod connection;
+mod forward;
+mod host;
+mod listener;
+mod page;
+mod response;
+mod thread;
+mod tunnel;
+
+use crate::table::ServingTable;
+use rustls::ServerConfig;
+use std::{io, net::TcpListener, num::NonZero, sync::Arc, time::Duration};
+use thread::Thread;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Where visitors come in.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// For plain HTTP.
+    pub http: Option<TcpListener>,
+    /// For HTTP over TLS, and what its visitors are shown.
+    pub https: Option<(TcpListener, Arc<ServerConfig>)>,
+}
+
+/// The running ingress.
+#[derive(Debug)]
+pub struct Ingress {
+    threads: Arc<[Thread]>,
+    stop_accepting: CancellationToken,
+    accepting: JoinSet<()>,
+}
+
+impl Ingress {
+    /// Serves `table` to who comes to the doors. Call within a Tokio runtime.
+    ///
+    /// # Errors
+    /// A thread or a listener cannot be set up.
+    pub fn start(doors: Doors, threads: NonZero<usize>, table: &Arc<ServingTable>) -> io::Result<Self> {
+        let (tls_listener, tls) = doors.https.unzip();
+        let threads: io::Result<Arc<[_]>> =
+            (0..threads.get()).map(|index| Thread::start(index, tls.clone(), table.clone())).collect();
+        let threads = threads?;
+        let stop_accepting = CancellationToken::new();
+        let mut accepting = JoinSet::new();
+        for (socket, secure) in [(doors.http, false), (tls_listener, true)] {
+            if let Some(socket) = socket {
+                let accept = listener::accept(socket, secure, threads.clone())?;
+                let stop = stop_accepting.clone();
+                accepting.spawn(async move { stop.run_until_cancelled(accept).await.unwrap_or_default() });
+            }
+        }
+        Ok(Self { threads, stop_accepting, accepting })
+    }
+
+    /// Puts a table in force. When this returns, no request begins on an older one.
+    pub async fn install(&self, table: &Arc<ServingTable>) {
+        let installed: Vec<_> = self.threads.iter().map(|thread| thread.install(table.clone())).collect();
+        for installed in installed {
+            // An error says that the thread has ended, and its requests with it.
+            let _ = installed.await;
+        }
+    }
+
+    /// Takes no more connections, and waits up to `grace` for the requests under way.
+    pub async fn shutdown(mut self, grace: Duration) {
+        self.stop_accepting.cancel();
+        while self.accepting.join_next().await.is_some() {}
+        let ended: Vec<_> = self.threads.iter().map(|thread| thread.shut_down(grace)).collect();
+        for ended in ended {
+            let _ = ended.await;
+        }
+    }
+}

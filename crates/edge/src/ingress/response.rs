@@ -1,0 +1,63 @@
+//! The body that a visitor gets: a page, or what an instance sends.
+//!
+//! It holds the request's lease on its route table until it is dropped, so a table is free of requests only when the
+//! last byte of the last response is sent.
+
+use super::{connection::InFlight, thread::Lease};
+use crate::upstream::exchange::{ExchangeError, ResponseBody};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// A response's body, and what must live as long as it.
+pub(super) struct VisitorBody {
+    content: Content,
+    _lease: Lease,
+    _in_flight: InFlight,
+}
+
+/// Where the bytes come from.
+pub(super) enum Content {
+    /// A page of the edge's own, until it was taken.
+    Page(Option<Bytes>),
+    /// An instance.
+    Instance(ResponseBody),
+}
+
+impl VisitorBody {
+    pub(super) fn new(content: Content, lease: Lease, in_flight: InFlight) -> Self {
+        Self { content, _lease: lease, _in_flight: in_flight }
+    }
+}
+
+impl Body for VisitorBody {
+    type Data = Bytes;
+    type Error = ExchangeError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match &mut self.content {
+            Content::Page(page) => Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
+            Content::Instance(body) => body.poll_data(cx).map(|data| data.map(|data| data.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Page(page) => page.is_none(),
+            Content::Instance(body) => body.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
+            Content::Instance(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The edge: holds the route table and serves apps by host name.
+//!
+//! [`run`] is the program. The control plane's word reaches it through [`agent`]; visitors come in through [`ingress`],
+//! which finds an instance in the [`table`] in force and speaks HTTP to it through [`upstream`]. What is served never
+//! depends on the control plane being there.
+
+pub mod agent;
+pub mod certificates;
+pub mod config;
+pub mod ingress;
+pub mod table;
+pub mod upstream;
+
+use agent::Agent;
+use anyhow::Context;
+use certificates::Certificates;
+use config::{Config, IngressConfig};
+use ingress::{Doors, Ingress};
+use std::{error::Error, num::NonZero, sync::Arc, thread, time::Duration};
+use table::{Generations, ServingTable, file::TableFile};
+use tokio::runtime;
+use wisehosting_domain::routes::RouteTable;
+use wisehosting_node::{
+    channel,
+    clock::SystemClock,
+    config::ConfigError,
+    descriptors,
+    listen::{self, PassedSockets},
+    mesh::Mesh,
+    shutdown,
+};
+use wisehosting_protocol::payload::Register;
+
+/// How long requests under way may take after SIGTERM.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the edge until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start.
+pub fn run(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
+    descriptors::raise_limit();
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(config, sockets))
+}
+
+async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signal()?;
+    let mesh = match &config.mesh {
+        Some(mesh) => Some(Mesh::start(mesh).await?),
+        None => None,
+    };
+    let file = TableFile::open(&config.state.dir)?;
+    let generations = Generations::new();
+    let serving = Arc::new(ServingTable::new(last_good_table(&file), &generations));
+    let ingress = Ingress::start(doors(&config.ingress, sockets)?, thread_count(), &serving)?;
+    let (channel, events) =
+        channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
+    listen::notify_ready();
+    let ingress = Agent::new(ingress, generations, serving, file, channel).run(events, &shutdown).await;
+    ingress.shutdown(SHUTDOWN_GRACE).await;
+    if let Some(mesh) = mesh {
+        mesh.stop().await;
+    }
+    Ok(())
+}
+
+fn register() -> Register {
+    Register { version: env!("CARGO_PKG_VERSION").to_owned(), capacity: None, running_jobs: Vec::new() }
+}
+
+/// What was served last. A file that cannot be read must not keep the edge from starting: the control plane has the
+/// table too.
+fn last_good_table(file: &TableFile) -> RouteTable {
+    match file.load() {
+        Ok(table) => {
+            let table = table.unwrap_or_default();
+            tracing::info!(
+                generation = table.generation,
+                hosts = table.routes.len(),
+                "serving the saved route table"
+            );
+            table
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn Error, "starting without routes");
+            RouteTable::default()
+        }
+    }
+}
+
+fn doors(config: &IngressConfig, mut sockets: PassedSockets) -> anyhow::Result<Doors> {
+    let mut open = |name, address| match address {
+        Some(address) => sockets.take_or_bind(name, address).map(Some),
+        None => Ok(sockets.take(name)),
+    };
+    let http = open("http", config.http)?;
+    let https = match open("https", config.https)? {
+        Some(socket) => {
+            let tls = config.tls.as_ref().ok_or_else(|| {
+                ConfigError::invalid("ingress.tls", "is not set, and there is a socket for https")
+            })?;
+            let certificates = Certificates::read(&tls.certificates_dir).context("read the certificates")?;
+            certificates.watch().context("watch the certificates")?;
+            Some((socket, certificates.server_config().context("set up TLS")?))
+        }
+        None => None,
+    };
+    if http.is_none() && https.is_none() {
+        let message = "is not set, nor is ingress.https, and no socket was passed: there is nothing to serve";
+        return Err(ConfigError::invalid("ingress.http", message).into());
+    }
+    Ok(Doors { http, https })
+}
+
+/// One serving thread for each processor.
+fn thread_count() -> NonZero<usize> {
+    thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}

@@ -1,0 +1,8 @@
+//! The edge from outside: requests through the ingress, and the whole program beside a hub.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod agent;
+mod ingress;
+mod program;
+mod surroundings;

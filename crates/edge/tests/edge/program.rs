@@ -1,0 +1,128 @@
+//! The program itself: its command line, its start without a control plane, its end.
+
+use crate::surroundings::{Instance, exchange, parse, table};
+use command_fds::{CommandFdExt, FdMapping};
+use http::StatusCode;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+};
+use wisehosting_edge::table::file::TableFile;
+
+/// A state directory with a configuration file in it.
+struct Host {
+    directory: tempfile::TempDir,
+}
+
+impl Host {
+    fn new(ingress: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        fs::write(directory.path().join("key"), "an API key\n").unwrap();
+        let config = format!(
+            r#"
+[control_plane]
+url = "http://127.0.0.1:1"
+name = "proxy-1"
+api_key_file = "{path}/key"
+[ingress]
+{ingress}
+[state]
+dir = "{path}/state"
+"#
+        );
+        fs::write(directory.path().join("edge.toml"), config).unwrap();
+        Self { directory }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wisehosting-edge"));
+        command.arg("--config").arg(self.directory.path().join("edge.toml"));
+        command
+    }
+
+    fn check(&self) -> Output {
+        self.command().arg("check-config").output().unwrap()
+    }
+}
+
+/// The program while it runs; killed when a test fails.
+struct Program(Child);
+
+impl Program {
+    fn terminate(mut self) -> Option<i32> {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn it_serves_the_saved_table_while_the_control_plane_is_away() {
+    let instance = Instance::named("saved").await;
+    let address = free_address();
+    let host = Host::new(&format!("http = \"{address}\""));
+    let file = TableFile::open(&host.directory.path().join("state")).unwrap();
+    file.save(&table(9, &[("a.localhost", &[&instance.upstream])])).unwrap();
+    let program = Program(host.command().stderr(Stdio::null()).spawn().unwrap());
+    while TcpStream::connect(address).is_err() {
+        tokio::task::yield_now().await;
+    }
+    let response =
+        exchange(address, "GET / HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(parse(&response), (StatusCode::OK, "saved".to_owned()));
+    assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_passed_socket_wins_over_the_configured_address() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (passed, configured) = (socket.local_addr().unwrap(), free_address());
+    let host = Host::new(&format!("http = \"{configured}\""));
+    let mut command = host.command();
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "http").stderr(Stdio::null());
+    let mapping = FdMapping { parent_fd: socket.into(), child_fd: 3 };
+    let program = Program(command.fd_mappings(vec![mapping]).unwrap().spawn().unwrap());
+    let response = exchange(passed, "GET / HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(parse(&response).0, StatusCode::SERVICE_UNAVAILABLE, "it has no routes yet");
+    assert!(TcpStream::connect(configured).is_err());
+    drop(command);
+    assert_eq!(program.terminate(), Some(0));
+    assert!(TcpStream::connect(passed).is_err(), "nobody holds the socket any more");
+}
+
+#[test]
+fn a_bad_configuration_is_named_and_exits_with_78() {
+    assert_eq!(Host::new("http = \"127.0.0.1:0\"").check().status.code(), Some(0));
+    for (ingress, named) in [
+        ("https = \"127.0.0.1:0\"", "ingress.tls.certificates_dir: is not set"),
+        ("http = \"here\"", "edge.toml:7: ingress.http: "),
+        ("htpp = \"127.0.0.1:0\"", "edge.toml:7: ingress.htpp: unknown field"),
+    ] {
+        let output = Host::new(ingress).check();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert!(text.contains(named), "{text}");
+    }
+    let nothing_to_serve = Host::new("").command().output().unwrap();
+    assert_eq!(nothing_to_serve.status.code(), Some(78));
+    let host = Host::new("http = \"127.0.0.1:0\"");
+    fs::remove_file(host.directory.path().join("key")).unwrap();
+    let text = String::from_utf8(host.check().stderr).unwrap();
+    assert!(text.contains("control_plane.api_key_file: cannot read"), "{text}");
+}
