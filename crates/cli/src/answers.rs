@@ -1,0 +1,126 @@
+//! Answers of the REST API, as far as they are shown to people. `--json` passes on the whole answer instead.
+
+use serde::Deserialize;
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Problem {
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// The body of a refusal.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ProblemBody {
+    pub(crate) error: Problem,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct AppList {
+    pub(crate) apps: Vec<App>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) url: String,
+    pub(crate) urls: Vec<String>,
+    pub(crate) settings: AppSettings,
+    pub(crate) live: Option<Deployment>,
+    pub(crate) latest: Option<Deployment>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct AppSettings {
+    pub(crate) repository: String,
+    pub(crate) branch: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Limits {
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpu_millis: u32,
+    pub(crate) pids: u32,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct DeploymentList {
+    pub(crate) deployments: Vec<Deployment>,
+}
+
+/// A deployment; in lists without its steps and its address.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Deployment {
+    pub(crate) id: String,
+    pub(crate) app: String,
+    pub(crate) number: i32,
+    pub(crate) state: String,
+    pub(crate) commit: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) created_at: String,
+    #[serde(default)]
+    pub(crate) steps: Vec<Step>,
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) state: String,
+    pub(crate) duration_ms: Option<u64>,
+}
+
+impl Deployment {
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == "live"
+    }
+
+    /// Whether nothing more will happen to it by itself.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.state.as_str(), "live" | "superseded" | "failed" | "cancelled")
+    }
+}
+
+/// Lines of a build or of an app.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Log {
+    pub(crate) lines: Vec<LogLine>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct LogLine {
+    pub(crate) number: u64,
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct WorkerList {
+    pub(crate) workers: Vec<Worker>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) connected: bool,
+    pub(crate) address: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) memory_bytes_used: u64,
+    pub(crate) cpu_millis: u32,
+    pub(crate) cpu_millis_used: u32,
+    pub(crate) instances: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct EdgeList {
+    pub(crate) edges: Vec<Edge>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Edge {
+    pub(crate) name: String,
+    pub(crate) connected: bool,
+    pub(crate) address: String,
+    pub(crate) acked_generation: u64,
+}

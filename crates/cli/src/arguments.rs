@@ -1,0 +1,169 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use wisehosting_lab::state::DEFAULT_STATE_DIR;
+
+use crate::sizes;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  it failed: a deployment, or the lab's start
+  2  the command line is wrong
+  3  the control plane refused it, or does not know what was named
+  4  the control plane cannot be reached, or failed
+  5  no token, or one that is not valid
+  6  this machine lacks something: root, a program, a free port
+  7  a lab is already running";
+
+/// Deploy code to machines of your own, and try it all on one machine first.
+#[derive(Debug, Parser)]
+#[command(name = "wisehosting", version, after_help = EXIT_STATUS)]
+pub(crate) struct Arguments {
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Address of the control plane. By default the one in ~/.config/wisehosting/config.toml, else this machine's lab.
+    #[arg(long, global = true, value_name = "URL", env = "WISEHOSTING_SERVER")]
+    pub(crate) server: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a control plane, a worker and a proxy on this machine, and deploy a first app.
+    Up(Up),
+    /// End the lab of this machine, or remove what a killed one left.
+    Down(Down),
+    /// Deploy a git repository and follow it until it is live.
+    Deploy(Deploy),
+    /// List apps, show one, or delete one.
+    Apps {
+        #[command(subcommand)]
+        command: Option<Apps>,
+    },
+    /// List deployments, or cancel one.
+    Deployments(Deployments),
+    /// Show what an app writes, or the log of its newest build.
+    Logs(Logs),
+    /// List the workers and the proxies.
+    Workers,
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Process 1 of a host of the lab; started by `up`.
+    #[command(hide = true)]
+    LabInit {
+        /// What makes this host different, as JSON.
+        spec: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Do it all once, request the app, print the receipt and leave.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Port of the apps on 127.0.0.1 [default: 8080, or a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) http_port: Option<u16>,
+    /// Port of the apps with TLS [default: 8443, or a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) https_port: Option<u16>,
+    /// Port of the dashboard and the API [default: 8081, or a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Where wisehosting-control-plane, -worker and -edge are [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lab: Down,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Folder of the lab.
+    #[arg(long, value_name = "DIR", env = "WISEHOSTING_LAB_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// Address of a git repository, or (in a lab) the path of one. Needs a Dockerfile at its root.
+    pub(crate) repository: String,
+    /// Name of the app: it is served at NAME.DOMAIN. An app of yours with this name is deployed anew.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) name: String,
+    /// Branch or tag: of a new app for all its deployments, else for this one [default: the app's, or the repository's]
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) branch: Option<String>,
+    /// Port on which the app listens, where its image exposes none or several [default: 8080]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Memory of an instance, such as 256M or 1G.
+    #[arg(long, value_parser = sizes::memory_bytes)]
+    pub(crate) memory: Option<u64>,
+    /// Processor cores of an instance, such as 0.5.
+    #[arg(long, value_parser = sizes::cpu_millis)]
+    pub(crate) cpus: Option<u32>,
+    /// Processes and threads of an instance.
+    #[arg(long)]
+    pub(crate) pids: Option<u32>,
+    /// Environment variable of the app; may be repeated.
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = sizes::variable)]
+    pub(crate) environment: Vec<(String, String)>,
+    /// Path that answers when the app is healthy [default: /]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) health_path: Option<String>,
+    /// How long the app may take to become healthy [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) health_timeout: Option<u32>,
+    /// Leave as soon as the deployment is queued.
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Apps {
+    /// List them (the default).
+    List,
+    /// Show one.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete one: it is no longer served, and its containers are removed.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deployments {
+    /// Only those of this app.
+    pub(crate) app: Option<String>,
+    /// Cancel this deployment.
+    #[arg(long, value_name = "ID", conflicts_with = "app")]
+    pub(crate) cancel: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Name of the app.
+    pub(crate) app: String,
+    /// The log of its newest build instead.
+    #[arg(long)]
+    pub(crate) build: bool,
+    /// Go on with what is written from now on.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many of the last lines.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) tail: usize,
+}

@@ -1,0 +1,211 @@
+//! `wisehosting deploy`: make or change the app, deploy it, and follow the deployment to its end.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    answers::{App, Deployment, Log},
+    arguments::Deploy,
+    client::{Client, Event, segment},
+    error::CliError,
+    output::{Output, Style},
+};
+
+/// How often, and how long after one another, a broken stream of events is taken up again without anything new.
+const RECONNECTS: u32 = 10;
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn deploy(client: &Client, options: &Deploy, output: Output) -> Result<(), CliError> {
+    set_up_app(client, options, output).await?;
+    let queued = queue(client, &options.name, options.branch.as_deref()).await?;
+    if options.no_follow {
+        output.value(&queued);
+        output.line(&format!("queued; to follow it: wisehosting deployments {}", options.name));
+        return Ok(());
+    }
+    let deployment: Deployment = client.read(queued)?;
+    let ended = Follow::new(client, output).until_settled(&deployment.id).await?;
+    output.value(&ended);
+    verdict(&client.read(ended)?, output)
+}
+
+/// Queues a deployment of an app, of a branch other than its own if one is named.
+pub(crate) async fn queue(client: &Client, app: &str, branch: Option<&str>) -> Result<Value, CliError> {
+    let path = format!("/v1/apps/{}/deployments", segment(app));
+    client.post(&path, &json!({ "branch": branch })).await
+}
+
+/// Success if it is live, else the reason.
+pub(crate) fn verdict(deployment: &Deployment, output: Output) -> Result<(), CliError> {
+    if deployment.is_live() {
+        let url = deployment.url.as_deref().unwrap_or_default();
+        output.line(&format!("{} is live: {}", deployment.app, output.styled(Style::Bold, url)));
+        return Ok(());
+    }
+    let reason = deployment.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+    Err(CliError::Failed(format!("{} #{} {}{reason}", deployment.app, deployment.number, deployment.state)))
+}
+
+/// Makes the app, or gives an app of that name what the command line says.
+async fn set_up_app(client: &Client, options: &Deploy, output: Output) -> Result<(), CliError> {
+    let mut body = app_settings(options)?;
+    let path = format!("/v1/apps/{}", segment(&options.name));
+    match client.get(&path).await {
+        Ok(existing) => {
+            let existing: App = client.read(existing)?;
+            // Whether there is such a branch is not known yet: it is tried by this deployment only.
+            body.remove("branch");
+            let changed: App = client.read(client.patch(&path, &Value::Object(body)).await?)?;
+            let (before, now) = (existing.settings.repository, changed.settings.repository);
+            if before != now {
+                output.line(&format!(
+                    "{} was deployed from {before} and is now deployed from {now}",
+                    changed.name
+                ));
+            }
+        }
+        // What is wrong with the name, the answer to the creation says best.
+        Err(CliError::Refused(_)) => {
+            body.insert("name".to_owned(), json!(options.name));
+            client.post("/v1/apps", &Value::Object(body)).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
+    let mut body = Map::new();
+    body.insert("repository".to_owned(), json!(repository(&options.repository)?));
+    let settings = [
+        ("branch", options.branch.clone().map(Value::from)),
+        ("port", options.port.map(Value::from)),
+        ("health_path", options.health_path.clone().map(Value::from)),
+        ("health_timeout_ms", options.health_timeout.map(|seconds| Value::from(u64::from(seconds) * 1000))),
+    ];
+    body.extend(given(settings));
+    let limits = [
+        ("memory_bytes", options.memory.map(Value::from)),
+        ("cpu_millis", options.cpus.map(Value::from)),
+        ("pids", options.pids.map(Value::from)),
+    ];
+    let limits: Map<String, Value> = given(limits).collect();
+    if !limits.is_empty() {
+        body.insert("limits".to_owned(), Value::Object(limits));
+    }
+    if !options.environment.is_empty() {
+        body.insert("environment".to_owned(), options.environment.iter().cloned().collect());
+    }
+    Ok(body)
+}
+
+/// Those that the command line has.
+fn given<const N: usize>(values: [(&str, Option<Value>); N]) -> impl Iterator<Item = (String, Value)> {
+    values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
+}
+
+/// An address as it is; a path of this machine made absolute.
+fn repository(text: &str) -> Result<String, CliError> {
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let path = Path::new(text).canonicalize().map_err(|error| {
+        CliError::Usage(format!(
+            "{text} is neither an address (https://…) nor a folder of this machine: {error}"
+        ))
+    })?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// Shows a deployment while it goes: a line for each step, with the time since it was asked for, and the build's log.
+pub(crate) struct Follow<'a> {
+    client: &'a Client,
+    output: Output,
+    steps_shown: usize,
+    last_line: Option<u64>,
+    latest: Option<Value>,
+}
+
+impl<'a> Follow<'a> {
+    pub(crate) fn new(client: &'a Client, output: Output) -> Self {
+        Self { client, output, steps_shown: 0, last_line: None, latest: None }
+    }
+
+    /// Follows it until it is live or has failed, and answers it as it is then. A control plane that restarts meanwhile
+    /// is waited for.
+    pub(crate) async fn until_settled(mut self, id: &str) -> Result<Value, CliError> {
+        let mut failures = 0;
+        loop {
+            let after = self.last_line.map(|line| format!("?after={line}")).unwrap_or_default();
+            match self.client.events(&format!("/v1/deployments/{id}/events{after}")).await {
+                Ok(mut events) => {
+                    while let Some(event) = events.next().await {
+                        failures = 0;
+                        self.show(&event)?;
+                    }
+                }
+                Err(CliError::Unreachable { .. } | CliError::ServerFailed { .. })
+                    if failures < RECONNECTS => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(value) = self.latest.take() {
+                let deployment: Deployment = self.client.read(value.clone())?;
+                if deployment.is_settled() {
+                    return Ok(value);
+                }
+            }
+            failures += 1;
+            if failures > RECONNECTS {
+                return Err(CliError::Failed(format!(
+                    "the events of deployment {id} broke off; it goes on by itself"
+                )));
+            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        }
+    }
+
+    fn show(&mut self, event: &Event) -> Result<(), CliError> {
+        let unexpected = |error| CliError::Failed(format!("unexpected event {}: {error}", event.name));
+        match event.name.as_str() {
+            "state" => {
+                let value: Value = serde_json::from_str(&event.data).map_err(unexpected)?;
+                let deployment: Deployment = self.client.read(value.clone())?;
+                self.show_steps(&deployment);
+                self.latest = Some(value);
+            }
+            "log" => {
+                let log: Log = serde_json::from_str(&event.data).map_err(unexpected)?;
+                for line in log.lines {
+                    self.last_line = Some(line.number);
+                    let text = format!("              {}", line.text);
+                    self.output.line(&self.output.styled(Style::Dim, &text));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn show_steps(&mut self, deployment: &Deployment) {
+        let mut since_start_ms = 0;
+        for (index, step) in deployment.steps.iter().enumerate() {
+            if index >= self.steps_shown {
+                let style = match step.state.as_str() {
+                    "live" => Style::Good,
+                    "failed" | "cancelled" => Style::Bad,
+                    _ => Style::Bold,
+                };
+                let state = self.output.styled(style, &step.state);
+                self.output.line(&step_line(since_start_ms, &state));
+            }
+            since_start_ms += step.duration_ms.unwrap_or_default();
+        }
+        self.steps_shown = deployment.steps.len();
+    }
+}
+
+/// One step of anything: when, and what.
+pub(crate) fn step_line(at_ms: u64, what: &str) -> String {
+    format!("{:>6}.{:02} s  {what}", at_ms / 1000, at_ms % 1000 / 10)
+}

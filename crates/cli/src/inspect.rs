@@ -1,0 +1,201 @@
+//! The commands that look: apps, deployments, logs, workers.
+
+use serde_json::{Value, json};
+
+use crate::{
+    answers::{App, AppList, Deployment, DeploymentList, EdgeList, Log, WorkerList},
+    arguments::{Apps, Deployments, Logs},
+    client::{Client, segment},
+    error::CliError,
+    output::{Output, Style},
+    sizes::{count, in_mebibytes},
+};
+
+pub(crate) async fn apps(client: &Client, command: Option<Apps>, output: Output) -> Result<(), CliError> {
+    match command.unwrap_or(Apps::List) {
+        Apps::List => {
+            let answer = client.get("/v1/apps").await?;
+            output.value(&answer);
+            let AppList { apps } = client.read(answer)?;
+            if apps.is_empty() {
+                output.line("no apps yet; to make one: wisehosting deploy <repository> --name <name>");
+                return Ok(());
+            }
+            let rows: Vec<Vec<String>> =
+                apps.iter().map(|app| vec![app.name.clone(), app.state.clone(), app.url.clone()]).collect();
+            output.table(&["APP", "STATE", "ADDRESS"], &rows);
+        }
+        Apps::Show { name } => {
+            let answer = client.get(&format!("/v1/apps/{}", segment(&name))).await?;
+            output.value(&answer);
+            show_app(&client.read(answer)?, output);
+        }
+        Apps::Delete { name } => {
+            let answer = client.delete(&format!("/v1/apps/{}", segment(&name))).await?;
+            output.value(&if answer.is_null() { json!({ "deleted": name }) } else { answer });
+            output.line(&format!("{name} is deleted"));
+        }
+    }
+    Ok(())
+}
+
+fn show_app(app: &App, output: Output) {
+    let limits = &app.settings.limits;
+    let deployment = |deployment: Option<&Deployment>| deployment.map_or("none".to_owned(), summary);
+    let rows = [
+        ("state", app.state.clone()),
+        ("addresses", app.urls.join("  ")),
+        ("repository", app.settings.repository.clone()),
+        ("branch", app.settings.branch.clone().unwrap_or_else(|| "the repository's default".to_owned())),
+        (
+            "limits",
+            format!(
+                "{}, {} cores, {} processes",
+                in_mebibytes(limits.memory_bytes),
+                f64::from(limits.cpu_millis) / 1000.0,
+                limits.pids
+            ),
+        ),
+        ("live", deployment(app.live.as_ref())),
+        ("newest", deployment(app.latest.as_ref())),
+    ];
+    output.line(&output.styled(Style::Bold, &app.name));
+    for (name, value) in rows {
+        output.line(&format!("  {name:<12}{value}"));
+    }
+}
+
+fn summary(deployment: &Deployment) -> String {
+    let commit =
+        deployment.commit.as_deref().map_or(String::new(), |commit| format!(" at {}", short(commit)));
+    let reason = deployment.message.as_deref().map_or(String::new(), |message| format!(": {message}"));
+    format!("#{} {}{commit}{reason}", deployment.number, deployment.state)
+}
+
+fn short(commit: &str) -> &str {
+    commit.get(..10).unwrap_or(commit)
+}
+
+pub(crate) async fn deployments(
+    client: &Client,
+    options: &Deployments,
+    output: Output,
+) -> Result<(), CliError> {
+    if let Some(id) = &options.cancel {
+        let answer = client.post(&format!("/v1/deployments/{}/cancel", segment(id)), &json!({})).await?;
+        output.value(&answer);
+        let deployment: Deployment = client.read(answer)?;
+        output.line(&format!("{} #{} is cancelled, or will be", deployment.app, deployment.number));
+        return Ok(());
+    }
+    let answer = match &options.app {
+        Some(app) => client.get(&format!("/v1/apps/{}/deployments", segment(app))).await?,
+        None => client.get("/v1/deployments").await?,
+    };
+    output.value(&answer);
+    let DeploymentList { deployments } = client.read(answer)?;
+    let rows: Vec<Vec<String>> = deployments
+        .into_iter()
+        .map(|deployment| {
+            vec![
+                deployment.app,
+                format!("#{}", deployment.number),
+                deployment.state,
+                deployment.commit.as_deref().map(short).unwrap_or_default().to_owned(),
+                deployment.created_at.split('.').next().unwrap_or_default().to_owned(),
+                deployment.id,
+                deployment.message.unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output.table(&["APP", "", "STATE", "COMMIT", "ASKED FOR", "ID", ""], &rows);
+    Ok(())
+}
+
+pub(crate) async fn logs(client: &Client, options: &Logs, output: Output) -> Result<(), CliError> {
+    if options.build {
+        return build_log(client, options, output).await;
+    }
+    let path = format!("/v1/apps/{}/logs?tail={}", segment(&options.app), options.tail);
+    if !options.follow {
+        let answer = client.get(&path).await?;
+        output.value(&answer);
+        show_lines(&client.read(answer)?, output);
+        return Ok(());
+    }
+    let mut events = client.events(&format!("{path}&follow=true")).await?;
+    while let Some(event) = events.next().await {
+        show_event(client, &event.data, output)?;
+    }
+    Ok(())
+}
+
+/// The build log of the newest deployment.
+async fn build_log(client: &Client, options: &Logs, output: Output) -> Result<(), CliError> {
+    let answer = client.get(&format!("/v1/apps/{}/deployments?limit=1", segment(&options.app))).await?;
+    let list: DeploymentList = client.read(answer)?;
+    let Some(newest) = list.deployments.first() else {
+        return Err(CliError::Failed(format!("{} was never deployed", options.app)));
+    };
+    if !options.follow {
+        let answer = client.get(&format!("/v1/deployments/{}/log", newest.id)).await?;
+        output.value(&answer);
+        let Log { mut lines } = client.read(answer)?;
+        lines.drain(..lines.len().saturating_sub(options.tail));
+        show_lines(&Log { lines }, output);
+        return Ok(());
+    }
+    let mut events = client.events(&format!("/v1/deployments/{}/events", newest.id)).await?;
+    while let Some(event) = events.next().await {
+        if event.name == "log" {
+            show_event(client, &event.data, output)?;
+        }
+    }
+    Ok(())
+}
+
+fn show_event(client: &Client, data: &str, output: Output) -> Result<(), CliError> {
+    let value: Value = serde_json::from_str(data).unwrap_or_default();
+    output.value(&value);
+    show_lines(&client.read(value)?, output);
+    Ok(())
+}
+
+fn show_lines(log: &Log, output: Output) {
+    for line in &log.lines {
+        output.line(&line.text);
+    }
+}
+
+pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliError> {
+    let (mut workers, edges) = (client.get("/v1/workers").await?, client.get("/v1/edges").await?);
+    let list: WorkerList = client.read(workers.clone())?;
+    let proxies: EdgeList = client.read(edges.clone())?;
+    workers["edges"] = edges["edges"].clone();
+    output.value(&workers);
+    let state = |connected| if connected { "connected" } else { "away" }.to_owned();
+    let mut rows: Vec<Vec<String>> = list
+        .workers
+        .into_iter()
+        .map(|worker| {
+            let memory = format!(
+                "{} of {}",
+                in_mebibytes(worker.memory_bytes_used),
+                in_mebibytes(worker.memory_bytes)
+            );
+            let cpus = format!(
+                "{} of {} cores",
+                f64::from(worker.cpu_millis_used) / 1000.0,
+                f64::from(worker.cpu_millis) / 1000.0
+            );
+            let load = format!("{}, {memory}, {cpus}", count(worker.instances, "instance"));
+            vec![worker.name, "worker".to_owned(), state(worker.connected), worker.address, load]
+        })
+        .collect();
+    rows.extend(proxies.edges.into_iter().map(|edge| {
+        let serves = format!("serves route table {}", edge.acked_generation);
+        vec![edge.name, "proxy".to_owned(), state(edge.connected), edge.address, serves]
+    }));
+    output.table(&["HOST", "ROLE", "STATE", "ADDRESS", ""], &rows);
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Values with units, as they are typed and as they are shown.
+
+const UNITS: [(&str, u64); 8] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("B", 1),
+    ("", 1),
+];
+
+/// Bytes from a text such as `256M`, `1GiB` or `268435456`. The units are powers of 1024.
+pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(&text[digits.len()..]));
+    let bytes = unit.and_then(|(_, bytes)| digits.parse::<u64>().ok()?.checked_mul(*bytes));
+    bytes.ok_or_else(|| "write a whole number with a unit, such as 256M or 1G".to_owned())
+}
+
+/// Thousandths of a core from a text such as `0.5` or `2`.
+pub(crate) fn cpu_millis(text: &str) -> Result<u32, String> {
+    let wrong = || "write a number of cores, such as 0.5 or 2".to_owned();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 3 || fraction.contains('+') {
+        return Err(wrong());
+    }
+    let thousandths: u32 = format!("{fraction:0<3}").parse().map_err(|_| wrong())?;
+    let whole: u32 = whole.parse().map_err(|_| wrong())?;
+    whole.checked_mul(1000).and_then(|millis| millis.checked_add(thousandths)).ok_or_else(wrong)
+}
+
+/// Name and value from `KEY=VALUE`.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn in_mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+/// `1 instance`, `2 instances`.
+pub(crate) fn count(number: i64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_with_or_without_a_unit() {
+        assert_eq!(memory_bytes("256M"), Ok(256 << 20));
+        assert_eq!(memory_bytes("1gib"), Ok(1 << 30));
+        assert_eq!(memory_bytes("1"), Ok(1));
+        for wrong in ["", "M", "-1M", "1.5G", "10X", "99999999999G"] {
+            assert!(memory_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn processor_time_is_given_in_cores() {
+        assert_eq!(cpu_millis("0.5"), Ok(500));
+        assert_eq!(cpu_millis("2"), Ok(2000));
+        assert_eq!(cpu_millis("1.25"), Ok(1250));
+        for wrong in ["", ".5", "-1", "0.0001", "0.+1", "two"] {
+            assert!(cpu_millis(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_variable_may_have_an_equals_sign_in_its_value() {
+        assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert!(variable("=x").is_err() && variable("A").is_err());
+    }
+}
