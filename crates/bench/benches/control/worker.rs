@@ -1,0 +1,96 @@
+//! The simulated worker: the real channel, and containers that exist in its reports only.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wisehosting_domain::id::JobId;
+use wisehosting_node::{
+    channel::{self, ChannelHandle, Event, Identity, Role},
+    clock::{Clock as _, SystemClock},
+    config::{ControlPlaneEndpoint, ControlPlaneUrl},
+};
+use wisehosting_protocol::{
+    message::HubMessage,
+    payload::{Capacity, Job, JobRef, JobResult, Outcome, Register, Work},
+};
+
+use crate::platform::{Platform, WORKER};
+
+/// A connected worker; dropping it disconnects.
+pub(crate) struct Worker {
+    channel: ChannelHandle,
+    deploys: mpsc::UnboundedReceiver<(Job, Instant)>,
+    stopped: mpsc::UnboundedReceiver<JobId>,
+    _connected: DropGuard,
+}
+
+impl Worker {
+    pub(crate) fn connect(platform: &Platform) -> anyhow::Result<Self> {
+        let url = ControlPlaneUrl::try_from(platform.internal_url()).map_err(anyhow::Error::msg)?;
+        let endpoint = ControlPlaneEndpoint { url, name: WORKER.parse()?, api_key_file: None };
+        let identity = Identity { role: Role::Worker, endpoint, api_key: WORKER.into(), version: "bench" };
+        let register = || Register {
+            version: "bench".to_owned(),
+            capacity: Some(Capacity { memory_bytes: 8 << 30, cpu_millis: 8_000 }),
+            running_jobs: Vec::new(),
+        };
+        let shutdown = CancellationToken::new();
+        let (channel, events) = channel::spawn(identity, Arc::new(SystemClock), register, shutdown.clone())?;
+        let (deploys_in, deploys) = mpsc::unbounded_channel();
+        let (stopped_in, stopped) = mpsc::unbounded_channel();
+        tokio::spawn(work(events, channel.clone(), deploys_in, stopped_in));
+        Ok(Self { channel, deploys, stopped, _connected: shutdown.drop_guard() })
+    }
+
+    /// The next deploy job, and when it came.
+    pub(crate) async fn deploy_job(&mut self) -> anyhow::Result<(Job, Instant)> {
+        self.deploys.recv().await.context("the channel has ended")
+    }
+
+    /// Waits until the control plane knows that the next old instance is stopped.
+    pub(crate) async fn stopped(&mut self) -> anyhow::Result<()> {
+        self.stopped.recv().await.map(drop).context("the channel has ended")
+    }
+
+    /// Says that the instance of a job runs there and is healthy.
+    pub(crate) async fn report_deployed(&self, job: &Job, address: SocketAddr) -> anyhow::Result<()> {
+        let commit = "0123456789012345678901234567890123456789".parse()?;
+        let outcome = Outcome::Deployed { commit, image_id: "sha256:00".to_owned(), address };
+        Ok(self.channel.send(result(job, outcome)).await?)
+    }
+}
+
+/// Takes what the control plane sends: deploys are passed on, stops are done.
+async fn work(
+    mut events: mpsc::Receiver<Event>,
+    channel: ChannelHandle,
+    deploys: mpsc::UnboundedSender<(Job, Instant)>,
+    stopped: mpsc::UnboundedSender<JobId>,
+) {
+    let mut stopping = None;
+    while let Some(event) = events.recv().await {
+        let received_at = Instant::now();
+        match event {
+            Event::Message(HubMessage::Job(job)) => {
+                let _ = channel.send(JobRef { job_id: job.job_id }).await;
+                if matches!(job.work, Work::Deploy(_)) {
+                    let _ = deploys.send((job, received_at));
+                } else {
+                    stopping = Some(job.job_id);
+                    let _ = channel.send(result(&job, Outcome::Stopped)).await;
+                }
+            }
+            Event::Message(HubMessage::ResultAck(ack)) if stopping == Some(ack.0.job_id) => {
+                let _ = stopped.send(ack.0.job_id);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn result(job: &Job, outcome: Outcome) -> JobResult {
+    let (job_id, instance_id) = (job.job_id, job.instance_id);
+    JobResult { job_id, instance_id, outcome, observed_at_ms: SystemClock.now_ms() }
+}
