@@ -1,0 +1,307 @@
+# The cases: name -> { modules; and one of: expect, fires, refused }.
+#   expect   { config, options } -> sentence -> whether it holds
+#   fires    a part of each assertion that must fire
+#   refused  config -> a value that cannot be had, because a type refuses what was set
+{ lib }:
+let
+  every = import ./every-option.nix;
+  key = "GSS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
+  hash = "152278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
+
+  nodes = {
+    control-plane-1 = {
+      role = "control-plane";
+      address = "10.50.0.1";
+      publicKey = key;
+      endpoint = "198.51.100.1:51821";
+    };
+    worker-1 = {
+      role = "worker";
+      address = "10.50.0.11";
+      publicKey = key;
+      apiKeySha256 = hash;
+    };
+    worker-2 = {
+      role = "worker";
+      address = "10.50.0.12";
+      publicKey = key;
+      apiKeySha256 = hash;
+    };
+    proxy-1 = {
+      role = "proxy";
+      address = "10.50.0.30";
+      publicKey = key;
+      apiKeySha256 = hash;
+    };
+  };
+  on = node: settings: {
+    networking.hostName = node;
+    services.wisehosting = {
+      nodes = lib.mapAttrs (_: lib.mapAttrs (_: lib.mkDefault)) nodes;
+    }
+    // settings;
+  };
+  controlPlane = on "control-plane-1" {
+    controlPlane = {
+      enable = true;
+      baseUrl = "https://hosting.example.org";
+      appsDomain = "apps.example.org";
+    };
+  };
+  worker = on "worker-1" { worker.enable = true; };
+  proxy = on "proxy-1" { proxy.enable = true; };
+  with' = module: settings: [
+    module
+    { services.wisehosting = settings; }
+  ];
+
+  names = lib.catAttrs "name";
+  credentials = config: unit: config.systemd.services.${unit}.serviceConfig.LoadCredential;
+
+  # Options of ours below `tree`, without the sets that people fill by name.
+  leaves =
+    tree:
+    lib.concatMap (
+      name:
+      let
+        here = tree.${name};
+      in
+      if !lib.isAttrs here || lib.hasPrefix "_" name then
+        [ ]
+      else if lib.isOption here then
+        lib.optional (!(here.internal or false)) here
+      else
+        leaves here
+    ) (lib.attrNames tree);
+  untouched = tree: lib.filter (option: option.highestPrio >= 1000) (leaves tree);
+  described = option: option ? description && (option ? default || option ? example);
+in
+{
+  "nothing is enabled".modules = [ ];
+  "nothing is enabled".expect =
+    { config, options }:
+    {
+      "no unit is there" =
+        lib.filter (lib.hasPrefix "wisehosting") (lib.attrNames config.systemd.services) == [ ];
+      "every option is described" = lib.all described (leaves options.services.wisehosting);
+    };
+
+  "control plane".modules = [ controlPlane ];
+  "control plane".expect =
+    { config, ... }:
+    let
+      inherit (config.services.wisehosting.controlPlane) settings;
+    in
+    {
+      "its agents are the nodes" =
+        names settings.workers == [
+          "worker-1"
+          "worker-2"
+        ]
+        && names settings.edges == [ "proxy-1" ];
+      "its peers are all others" =
+        names settings.mesh.peers == [
+          "proxy-1"
+          "worker-1"
+          "worker-2"
+        ];
+      "agents connect in the mesh only" =
+        settings.internal.listen == "10.50.0.1:8081"
+        && config.networking.firewall.interfaces.wh0.allowedTCPPorts == [ 8081 ]
+        && !lib.elem 8081 config.networking.firewall.allowedTCPPorts;
+      "the mesh is open to its hosts" = lib.elem 51821 config.networking.firewall.allowedUDPPorts;
+      "Postgres has a database and a role for it" =
+        config.services.postgresql.enable
+        && lib.elem "wisehosting" config.services.postgresql.ensureDatabases;
+      "no secret is in the file" = settings.secrets == { } && !settings.mesh ? private_key_file;
+      "systemd hands it its secrets" =
+        credentials config "wisehosting-control-plane" == [
+          ""
+          "mesh.private_key:/var/lib/wisehosting-keys/mesh.key"
+          "secrets.jwt_secret:/var/lib/wisehosting-keys/jwt.secret"
+          "secrets.traefik_token:/var/lib/wisehosting-keys/traefik.token"
+        ];
+      "its database is backed up" =
+        config.systemd.timers.wisehosting-backup.wantedBy == [ "timers.target" ];
+    };
+
+  "worker".modules = [ worker ];
+  "worker".expect =
+    { config, ... }:
+    let
+      inherit (config.services.wisehosting.worker) settings;
+    in
+    {
+      "it finds the control plane" = settings.control_plane.url == "http://10.50.0.1:8081";
+      "it talks to no other worker" =
+        names settings.mesh.peers == [
+          "control-plane-1"
+          "proxy-1"
+        ];
+      "apps are published in the mesh" = settings.worker.address == "10.50.0.11";
+      "Podman is there" = config.virtualisation.podman.enable;
+      "packets are forwarded" = config.boot.kernel.sysctl."net.ipv4.ip_forward" == 1;
+      "it has a kernel with WireGuard" = lib.elem "wireguard" config.boot.kernelModules;
+      "no port is open to all" = !lib.elem 20000 config.networking.firewall.allowedTCPPorts;
+    };
+
+  "proxy".modules = [ proxy ];
+  "proxy".expect =
+    { config, ... }:
+    {
+      "ports 80 and 443 are open" =
+        lib.all (port: lib.elem port config.networking.firewall.allowedTCPPorts)
+          [
+            80
+            443
+          ];
+      "they are passed as sockets" =
+        config.systemd.sockets.wisehosting-edge-http.listenStreams == [
+          ""
+          "80"
+        ];
+      "it talks to the workers" =
+        names config.services.wisehosting.proxy.settings.mesh.peers == [
+          "control-plane-1"
+          "worker-1"
+          "worker-2"
+        ];
+    };
+
+  "proxy with Traefik".modules = with' proxy {
+    proxy.ingress = "traefik";
+    proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+  };
+  "proxy with Traefik".expect =
+    { config, ... }:
+    {
+      "Traefik runs, and no edge" =
+        config.services.traefik.enable && !config.systemd.services ? wisehosting-edge;
+      "it asks the control plane" =
+        config.services.traefik.staticConfigOptions.providers.http.endpoint
+        == "http://10.50.0.1:8081/v1/traefik/proxy-config";
+      "NixOS makes the mesh" = config.networking.wireguard.interfaces.wh0.ips == [ "10.50.0.30/24" ];
+    };
+
+  "all roles on one host".modules = with' controlPlane {
+    worker.enable = true;
+    proxy.enable = true;
+    mesh.managedBy = "system";
+  };
+  "all roles on one host".expect =
+    { config, ... }:
+    {
+      "no program makes the mesh" =
+        !config.services.wisehosting.controlPlane.settings ? mesh
+        && !config.services.wisehosting.worker.settings ? mesh;
+      "no program may change the network" =
+        config.systemd.services.wisehosting-edge.serviceConfig.CapabilityBoundingSet == [ "" ];
+    };
+
+  "a setting of one's own wins".modules = with' worker {
+    worker.settings.log.format = "text";
+    worker.settings.podman.socket = "/run/other.sock";
+  };
+  "a setting of one's own wins".expect =
+    { config, ... }:
+    {
+      "it is in the file" =
+        config.services.wisehosting.worker.settings.log.format == "text"
+        && config.services.wisehosting.worker.settings.podman.socket == "/run/other.sock";
+    };
+
+  "a node without keys".modules = with' controlPlane {
+    nodes.worker-2.publicKey = null;
+    nodes.worker-2.apiKeySha256 = null;
+  };
+  "a node without keys".expect =
+    { config, ... }:
+    {
+      "it waits outside" =
+        names config.services.wisehosting.controlPlane.settings.workers == [ "worker-1" ];
+      "a warning says where its keys are" = lib.any (lib.hasInfix "journalctl") config.warnings;
+    };
+
+  "every option of a control plane".modules = every.controlPlane;
+  "every option of a control plane".expect =
+    { config, options }:
+    {
+      "every one is set" =
+        untouched options.services.wisehosting.controlPlane ++ untouched options.services.wisehosting.mesh
+        == [ ];
+      "the password is a credential" =
+        lib.elem "database.password:/run/secrets/database.password" (
+          credentials config "wisehosting-control-plane"
+        )
+        && lib.hasPrefix "/run/credentials/" config.services.wisehosting.controlPlane.settings.database.password_file;
+      "no key is made" = !config.systemd.services."wisehosting-keys@control-plane".enable;
+      "no Postgres runs" = !config.services.postgresql.enable;
+    };
+  "every option of a worker".modules = every.worker;
+  "every option of a worker".expect =
+    { config, options }:
+    {
+      "every one is set" = untouched options.services.wisehosting.worker == [ ];
+      "its storage can hold quotas" = lib.elem "pquota" config.fileSystems."/var/lib/containers".options;
+    };
+  "every option of a proxy".modules = every.proxy;
+  "every option of a proxy".expect =
+    { options, ... }:
+    {
+      "every one is set" = untouched options.services.wisehosting.proxy == [ ];
+    };
+
+  "a host that is no node".modules = with' worker { node = "worker-9"; };
+  "a host that is no node".fires = [ "hosts/worker-9/node.nix" ];
+  "no control plane".modules = with' worker { nodes.control-plane-1.role = "worker"; };
+  "no control plane".fires = [
+    ''must have one node with role = "control-plane"''
+    "worker.controlPlaneUrl is not known"
+  ];
+  "another role".modules = with' worker { node = "proxy-1"; };
+  "another role".fires = [ "change the role, or enable the module" ];
+  "one address twice".modules = with' worker { nodes.worker-2.address = "10.50.0.11"; };
+  "one address twice".fires = [ "have the address 10.50.0.11: give each its own" ];
+  "two programs, one interface".modules = with' controlPlane { worker.enable = true; };
+  "two programs, one interface".fires = [ ''mesh.managedBy = "system"'' ];
+  "a password for a local Postgres".modules = with' controlPlane {
+    controlPlane.database.passwordFile = "/run/secrets/password";
+  };
+  "a password for a local Postgres".fires = [ "database.createLocally = false" ];
+  "a backup of another host".modules = with' controlPlane {
+    controlPlane.database.createLocally = false;
+    controlPlane.backup.enable = true;
+  };
+  "a backup of another host".fires = [ "controlPlane.backup.enable = false" ];
+  "two listeners on one port".modules = with' controlPlane { controlPlane.listen = "0.0.0.0:8081"; };
+  "two listeners on one port".fires = [ "choose another port there" ];
+  "a firewall that deletes Podman's rules".modules = [
+    worker
+    {
+      networking.nftables.enable = true;
+      networking.nftables.flushRuleset = true;
+    }
+  ];
+  "a firewall that deletes Podman's rules".fires = [ "networking.nftables.flushRuleset = false" ];
+  "Traefik without a token".modules = with' proxy { proxy.ingress = "traefik"; };
+  "Traefik without a token".fires = [ "proxy.traefikEnvironmentFile" ];
+  "Traefik without a mesh".modules = with' proxy {
+    proxy.ingress = "traefik";
+    proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+    mesh.managedBy = "program";
+  };
+  "Traefik without a mesh".fires = [ ''mesh.managedBy = "system"'' ];
+
+  "a secret in the store".modules = with' worker {
+    worker.apiKeyFile = "${builtins.storeDir}/00000000000000000000000000000000-key";
+  };
+  "a secret in the store".refused = config: config.services.wisehosting.worker.apiKeyFile;
+  "an address that is none".modules = with' worker {
+    nodes.worker-1.address = "worker-1.example.org";
+  };
+  "an address that is none".refused = config: config.services.wisehosting.nodes.worker-1.address;
+  "a key that is none".modules = with' worker { nodes.worker-2.publicKey = "secret"; };
+  "a key that is none".refused = config: config.services.wisehosting.nodes.worker-2.publicKey;
+  "an unknown option".modules = with' worker { worker.buildz = 2; };
+  "an unknown option".refused = config: config.services.wisehosting.worker.enable;
+}

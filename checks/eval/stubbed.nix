@@ -1,0 +1,103 @@
+# The evaluation with nothing but a copy of nixpkgs' `lib`: NixOS's options are those of stubs.nix.
+# The result, as JSON: what is wrong, how many cases there were, and the rendered file of each host and of each role with
+# every option set.
+{ nixpkgsLib }:
+let
+  lib = import nixpkgsLib;
+
+  package = name: {
+    type = "derivation";
+    inherit name;
+    outPath = "${builtins.storeDir}/${name}";
+    meta = { };
+  };
+  value =
+    with lib.types;
+    oneOf [
+      bool
+      int
+      float
+      str
+      (attrsOf value)
+      (listOf value)
+    ];
+  pkgs =
+    lib.genAttrs [
+      "git"
+      "wireguard-tools"
+      "wisehosting"
+    ] package
+    // {
+      formats.toml = _: {
+        type = value // {
+          description = "TOML value";
+        };
+        generate = name: content: package name // { inherit content; };
+      };
+      runCommand =
+        name: _: script:
+        builtins.seq script (package name);
+      stdenv.buildPlatform.canExecute = _: true;
+      stdenv.hostPlatform = { };
+    };
+
+  evaluate =
+    modules:
+    lib.evalModules {
+      modules = [
+        ./stubs.nix
+        ../../nixos-modules
+        { _module.args = { inherit pkgs; }; }
+      ]
+      ++ modules;
+    };
+
+  # TOML, with every section as one inline table.
+  inline =
+    content:
+    if lib.isAttrs content then
+      "{ ${lib.concatStringsSep ", " (lib.mapAttrsToList pair content)} }"
+    else if lib.isList content then
+      "[${lib.concatMapStringsSep ", " inline content}]"
+    else
+      builtins.toJSON content;
+  pair = name: content: "${builtins.toJSON name} = ${inline content}";
+  toToml =
+    settings: lib.concatStrings (lib.mapAttrsToList (name: content: pair name content + "\n") settings);
+
+  files =
+    name: config:
+    let
+      wise = config.services.wisehosting;
+      file =
+        role: program:
+        lib.optional wise.${role}.enable {
+          inherit name program;
+          text = toToml wise.${role}.settings;
+        };
+    in
+    file "controlPlane" "wisehosting-control-plane"
+    ++ file "worker" "wisehosting-worker"
+    ++ file "proxy" "wisehosting-edge";
+
+  result = import ./. {
+    inherit lib evaluate;
+    # Not our own options: some have no value where they are not used.
+    force =
+      config:
+      let
+        others = config // {
+          services = removeAttrs config.services [ "wisehosting" ];
+        };
+      in
+      builtins.deepSeq others config;
+  };
+in
+{
+  inherit (result) count failures;
+  files = lib.concatLists (
+    lib.mapAttrsToList files (
+      result.hosts // lib.mapAttrs' (role: lib.nameValuePair "every-option-${role}") result.everyOption
+    )
+  );
+}

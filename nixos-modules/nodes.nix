@@ -1,0 +1,145 @@
+# The hosts of the platform, as data. Every host knows all of them, and what its role needs of them follows: the peers of
+# its mesh, and on the control plane the agents that may connect.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.wisehosting;
+  wise = import ./lib { inherit config lib pkgs; };
+
+  node = types.submodule {
+    options = {
+      role = mkOption {
+        type = types.enum [
+          "control-plane"
+          "worker"
+          "proxy"
+        ];
+        example = "worker";
+        description = "What the host is for.";
+      };
+      address = mkOption {
+        type = wise.types.ipv4;
+        example = "10.50.0.11";
+        description = "Its address in the mesh.";
+      };
+      publicKey = mkOption {
+        type = types.nullOr wise.types.key;
+        default = null;
+        example = "qPjwNZz0dVuxRKGr8W6n3m8UWBWAXQWxPcBCfTMy1lQ=";
+        description = ''
+          Its WireGuard key, as `journalctl --unit 'wisehosting-keys@*'` tells on the host. Without one it is no peer of
+          the others yet.
+        '';
+      };
+      endpoint = mkOption {
+        type = types.nullOr (types.strMatching ".+:[0-9]{1,5}");
+        default = null;
+        example = "198.51.100.11:51821";
+        description = "Where the other hosts reach it: address and UDP port. Without one, it must speak first.";
+      };
+      apiKeySha256 = mkOption {
+        type = types.nullOr (types.strMatching "[0-9a-f]{64}");
+        default = null;
+        example = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        description = ''
+          SHA-256 of its API key, told beside its public key. Without it, the control plane lets no such worker or proxy
+          connect.
+        '';
+      };
+      memoryBytes = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 8589934592;
+        description = "Memory that apps may take of a worker; all that it reports, if null.";
+      };
+      cpuMillis = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 4000;
+        description = "Processor time that apps may take of a worker, in thousandths of a core; all of it, if null.";
+      };
+    };
+  };
+
+  roles = {
+    control-plane = cfg.controlPlane.enable;
+    worker = cfg.worker.enable;
+    proxy = cfg.proxy.enable;
+  };
+  enabled = lib.filter (role: roles.${role}) (lib.attrNames roles);
+  self = cfg.nodes.${cfg.node} or null;
+  controlPlanes = lib.attrNames (lib.filterAttrs (_: node: node.role == "control-plane") cfg.nodes);
+  addresses = lib.mapAttrsToList (_: node: node.address) cfg.nodes;
+  addressOfTwo = lib.filter (address: lib.count (other: other == address) addresses > 1) addresses;
+  unfinished = lib.filterAttrs (
+    _: node: node.publicKey == null || (node.role != "control-plane" && node.apiKeySha256 == null)
+  ) cfg.nodes;
+in
+{
+  options.services.wisehosting = {
+    package = lib.mkPackageOption pkgs "wisehosting" { };
+
+    node = mkOption {
+      type = types.str;
+      default = config.networking.hostName;
+      defaultText = lib.literalExpression "config.networking.hostName";
+      example = "worker-1";
+      description = "Which of the nodes this host is.";
+    };
+
+    nodes = mkOption {
+      type = types.attrsOf node;
+      default = { };
+      example = {
+        control-plane-1 = {
+          role = "control-plane";
+          address = "10.50.0.1";
+          publicKey = "qPjwNZz0dVuxRKGr8W6n3m8UWBWAXQWxPcBCfTMy1lQ=";
+          endpoint = "198.51.100.1:51821";
+        };
+      };
+      description = "The hosts of the platform by name, this one too. The same on every host.";
+    };
+  };
+
+  config = lib.mkIf (enabled != [ ]) {
+    assertions = [
+      {
+        assertion = self != null;
+        message = ''
+          This host is not among services.wisehosting.nodes: add services.wisehosting.nodes."${cfg.node}" (in the example
+          layout: the file hosts/${cfg.node}/node.nix), or set services.wisehosting.node to the name that it has there.
+        '';
+      }
+      {
+        assertion = lib.length controlPlanes == 1;
+        message = ''
+          services.wisehosting.nodes must have one node with role = "control-plane", and has ${toString (lib.length controlPlanes)}:
+          ${lib.concatStringsSep ", " controlPlanes}.
+        '';
+      }
+      {
+        assertion = self == null || lib.elem self.role enabled;
+        message = ''
+          services.wisehosting.nodes."${cfg.node}".role is "${self.role or ""}", and this host enables ${lib.concatStringsSep ", " enabled}:
+          change the role, or enable the module of that role.
+        '';
+      }
+      {
+        assertion = addressOfTwo == [ ];
+        message = ''
+          Two of services.wisehosting.nodes have the address ${lib.concatStringsSep ", " (lib.unique addressOfTwo)}: give each its own.
+        '';
+      }
+    ];
+    warnings = lib.mapAttrsToList (name: _: ''
+      services.wisehosting.nodes."${name}" is not complete: read its publicKey and apiKeySha256 on that host with
+      `journalctl --unit 'wisehosting-keys@*'`, write them down, and rebuild the hosts that talk to it.
+    '') unfinished;
+  };
+}

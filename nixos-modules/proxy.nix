@@ -1,0 +1,155 @@
+# The public door: ports 80 and 443, served by the edge itself or by Traefik.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  inherit (config.services.wisehosting) mesh node;
+  cfg = config.services.wisehosting.proxy;
+  wise = import ./lib { inherit config lib pkgs; };
+  agent = import ./lib/agent.nix { inherit config lib; };
+  unit = "wisehosting-edge";
+in
+{
+  imports = [ ./mesh.nix ];
+
+  options.services.wisehosting.proxy = {
+    ingress = mkOption {
+      type = types.enum [
+        "built-in"
+        "traefik"
+      ];
+      default = "built-in";
+      description = ''
+        What serves visitors. `built-in`: the edge, to which routes are pushed, and which goes on with the last ones while
+        the control plane is away. `traefik`: a Traefik that asks the control plane for its routes every second; it brings
+        its own certificates, and no edge runs.
+      '';
+    };
+
+    httpPort = mkOption {
+      type = types.port;
+      default = 80;
+      description = "Port for HTTP, opened in the firewall.";
+    };
+
+    httpsPort = mkOption {
+      type = types.port;
+      default = 443;
+      description = "Port for HTTP over TLS, opened in the firewall.";
+    };
+
+    controlPlaneUrl = agent.urlOption;
+
+    apiKeyFile = wise.secret "api.key" "Who this proxy is for the control plane, which knows its SHA-256.";
+
+    certificatesDirectory = mkOption {
+      type = wise.types.secretPath;
+      default = "/var/lib/wisehosting-edge/certificates";
+      description = ''
+        Holds pairs NAME.crt and NAME.key that the group `wisehosting-edge` can read. Changes are noticed. With Traefik it
+        is not used.
+      '';
+    };
+
+    traefikEnvironmentFile = mkOption {
+      type = types.nullOr wise.types.secretPath;
+      default = null;
+      example = "/run/secrets/traefik.env";
+      description = ''
+        With Traefik: a file with the line `WISEHOSTING_TRAEFIK_TOKEN=…`, the token that the control plane has in
+        services.wisehosting.controlPlane.traefikTokenFile. A path outside of the Nix store.
+      '';
+    };
+
+    settings = wise.settings { log.filter = "debug"; };
+  };
+
+  config = lib.mkIf cfg.enable (
+    lib.mkMerge [
+      {
+        assertions = agent.assertions "proxy" cfg;
+        networking.firewall.allowedTCPPorts = [
+          cfg.httpPort
+          cfg.httpsPort
+        ];
+      }
+
+      (lib.mkIf (cfg.ingress == "built-in") {
+        services.wisehosting.proxy.settings = {
+          control_plane = {
+            url = cfg.controlPlaneUrl;
+            name = node;
+          };
+          ingress = {
+            http = "0.0.0.0:${toString cfg.httpPort}";
+            https = "0.0.0.0:${toString cfg.httpsPort}";
+            tls.certificates_dir = cfg.certificatesDirectory;
+          };
+          state.dir = "/var/lib/wisehosting-edge";
+          mesh = lib.mkIf (mesh.managedBy == "program") mesh.settings;
+          log.format = lib.mkDefault "journald";
+        };
+
+        users.users.wisehosting-edge = {
+          isSystemUser = true;
+          group = "wisehosting-edge";
+        };
+        users.groups.wisehosting-edge = { };
+        systemd.tmpfiles.rules = [ "d ${cfg.certificatesDirectory} 0750 root wisehosting-edge" ];
+
+        systemd.sockets.wisehosting-edge-http = wise.socket [ (toString cfg.httpPort) ];
+        systemd.sockets.wisehosting-edge-https = wise.socket [ (toString cfg.httpsPort) ];
+      })
+
+      (lib.mkIf (cfg.ingress == "built-in") (
+        wise.program {
+          program = unit;
+          file = "edge.toml";
+          inherit (cfg) settings;
+          credentials = agent.credentials cfg;
+          checkEnvironment.WISEHOSTING_INGRESS__TLS__CERTIFICATES_DIR = "certificates";
+        }
+      ))
+
+      (lib.mkIf (cfg.ingress == "traefik") {
+        assertions = [
+          {
+            assertion = cfg.traefikEnvironmentFile != null;
+            message = ''
+              Traefik needs the control plane's token: write WISEHOSTING_TRAEFIK_TOKEN=… into a file, and name it in
+              services.wisehosting.proxy.traefikEnvironmentFile.
+            '';
+          }
+          {
+            assertion = mesh.managedBy == "system";
+            message = ''
+              No program of ours runs beside Traefik that could make the mesh: set services.wisehosting.mesh.managedBy = "system".
+            '';
+          }
+        ];
+        services.wisehosting.mesh.managedBy = lib.mkDefault "system";
+
+        services.traefik = {
+          enable = true;
+          environmentFiles = lib.optional (cfg.traefikEnvironmentFile != null) cfg.traefikEnvironmentFile;
+          staticConfigOptions = {
+            entryPoints.web.address = ":${toString cfg.httpPort}";
+            entryPoints.websecure = {
+              address = ":${toString cfg.httpsPort}";
+              http.tls = { };
+            };
+            providers.http = {
+              endpoint = "${cfg.controlPlaneUrl}/v1/traefik/proxy-config";
+              pollInterval = "1s";
+              headers.Authorization = "Bearer $WISEHOSTING_TRAEFIK_TOKEN";
+            };
+          };
+        };
+      })
+    ]
+  );
+}
