@@ -133,6 +133,18 @@ fn a_container_is_bounded_and_has_few_rights() {
 }
 
 #[test]
+fn the_log_of_a_container_that_lives_for_a_moment_is_whole() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("context"), "", "echo first; echo last").await;
+        for _ in 0..10 {
+            assert_eq!(output(&podman, &image).await, "first\nlast\n");
+        }
+    });
+}
+
+#[test]
 fn a_container_is_reachable_at_its_one_address_only() {
     on_host(|host| async move {
         let podman = host.podman();

@@ -1,10 +1,15 @@
 //! Reading a container's log.
 //!
-//! Invariant: each line carries the moment at which the engine read it, and no line from before `since` is sent.
+//! Invariant: each line carries the moment at which the engine read it, no line from before `since` is sent, and a log
+//! that is followed is sent whole: the engine's own following can miss the end of a container that lives for a
+//! moment only, with its last lines or for ever, so that what is missing is read once more when the container has ended.
 
 use super::Podman;
 use crate::engine::{ContainerId, EngineError, LogLine, LogQuery, LogStream};
-use bollard::{container::LogOutput, query_parameters::LogsOptionsBuilder};
+use bollard::{
+    container::LogOutput,
+    query_parameters::{LogsOptions, LogsOptionsBuilder, WaitContainerOptions},
+};
 use futures_util::StreamExt;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::mpsc;
@@ -15,30 +20,86 @@ pub(super) async fn run(
     query: LogQuery,
     lines: mpsc::Sender<LogLine>,
 ) -> Result<(), EngineError> {
-    let since = query.since.map_or(0, |at| i32::try_from(at.unix_timestamp()).unwrap_or(i32::MAX));
-    let tail = query.tail.map_or_else(|| "all".to_owned(), |count| count.to_string());
-    let options = LogsOptionsBuilder::new()
-        .stdout(true)
-        .stderr(true)
-        .timestamps(true)
-        .follow(query.follow)
-        .since(since)
-        .tail(&tail)
-        .build();
-    let docker = podman.docker()?;
-    let mut output = docker.logs(id.as_str(), Some(options));
-    while let Some(piece) = output.next().await {
-        let piece = match piece.map_err(|e| podman.failure("read a log", e)) {
-            Ok(piece) => piece,
-            Err(failure) => return Err(failure.about(id).into()),
-        };
-        let Some(line) = parse(piece) else { continue };
-        let wanted = query.since.is_none_or(|since| line.at >= since);
-        if wanted && lines.send(line).await.is_err() {
-            return Ok(());
+    let mut reading = Reading { podman, id, lines, last: None };
+    if query.follow {
+        tokio::select! {
+            followed = reading.read(query) => followed?,
+            () = ended(podman, id) => {}
         }
     }
-    Ok(())
+    reading.read(LogQuery { follow: false, ..query }).await
+}
+
+/// Waits until the container does not run, or until the engine cannot say.
+async fn ended(podman: &Podman, id: &ContainerId) {
+    if let Ok(docker) = podman.docker() {
+        docker.wait_container(id.as_str(), None::<WaitContainerOptions>).next().await;
+    }
+}
+
+struct Reading<'a> {
+    podman: &'a Podman,
+    id: &'a ContainerId,
+    lines: mpsc::Sender<LogLine>,
+    /// The moment of the last line that was sent, and how many of that very moment were.
+    last: Option<(OffsetDateTime, usize)>,
+}
+
+impl Reading<'_> {
+    /// Sends what was not sent yet, until the log ends or nobody listens.
+    async fn read(&mut self, query: LogQuery) -> Result<(), EngineError> {
+        let mut output = self.podman.docker()?.logs(self.id.as_str(), Some(self.options(query)));
+        let before = self.last;
+        let mut again = before.map_or(0, |(_, count)| count);
+        while let Some(piece) = output.next().await {
+            let piece = match piece.map_err(|e| self.podman.failure("read a log", e)) {
+                Ok(piece) => piece,
+                Err(failure) => return Err(failure.about(self.id).into()),
+            };
+            let Some(line) = parse(piece) else { continue };
+            if query.since.is_some_and(|since| line.at < since) {
+                continue;
+            }
+            match before {
+                Some((last, _)) if line.at < last => continue,
+                Some((last, _)) if line.at == last && again > 0 => {
+                    again -= 1;
+                    continue;
+                }
+                _ => {}
+            }
+            if !self.send(line).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&self, query: LogQuery) -> LogsOptions {
+        // The engine knows moments to the second.
+        let since = self.last.map(|(at, _)| at).or(query.since);
+        let since = since.map_or(0, |at| i32::try_from(at.unix_timestamp()).unwrap_or(i32::MAX));
+        let tail = query.tail.filter(|_| self.last.is_none());
+        LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .follow(query.follow)
+            .since(since)
+            .tail(&tail.map_or_else(|| "all".to_owned(), |count| count.to_string()))
+            .build()
+    }
+
+    /// Whether somebody listens. What is cut off here was not sent, and is not counted as sent.
+    async fn send(&mut self, line: LogLine) -> bool {
+        let at = line.at;
+        if self.lines.send(line).await.is_err() {
+            return false;
+        }
+        let count = self.last.filter(|(last, _)| *last == at).map_or(0, |(_, count)| count);
+        self.last = Some((at, count + 1));
+        true
+    }
 }
 
 /// The engine sends one line a piece: its moment, a space, its text.
