@@ -1,4 +1,4 @@
-//! WireGuard, links, addresses and routes over netlink: desired, observed, diff, apply.
+//! WireGuard, links, addresses, routes and traffic shaping over netlink: desired, observed, diff, apply.
 //!
 //! No program is ever run for any of this, and no runtime thread of a caller ever changes its namespace.
 
@@ -13,6 +13,7 @@ mod namespace;
 mod netlink;
 mod observed;
 pub mod route;
+pub mod shaping;
 mod wireguard;
 
 pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceName, Peer};
@@ -25,4 +26,5 @@ pub use link::{Link, VethEnd};
 pub use namespace::{NamespaceRuntime, NetworkNamespace};
 pub use netlink::Netlink;
 pub use observed::{Observed, ObservedDevice, PeerStatus};
+pub use shaping::{ShapedLink, ShapingOp, Side, TokenBucket, diff_shaping, observe_shaping, shape};
 pub use wireguard::{Backend, BackendChoice, UnknownBackend};

@@ -26,6 +26,8 @@ pub struct Link {
     pub up: bool,
     /// Driver of a virtual link as the kernel spells it, such as "bridge", "veth", "tun" or "wireguard".
     pub kind: Option<String>,
+    /// Number of the link that it is one of a pair with, or stands on; it may be in another namespace.
+    pub peer: Option<u32>,
 }
 
 /// One end of a veth pair that is to be made.
@@ -191,11 +193,13 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
+            peer: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
                 _ => {}
             }

@@ -12,8 +12,8 @@ use crate::{NetworkError, NetworkNamespace};
 
 /// A netlink connection into one network namespace. Clones share it.
 ///
-/// Its operations are in the modules [`link`](crate::link), [`address`](crate::address) and
-/// [`route`](crate::route).
+/// Its operations are in the modules [`link`](crate::link), [`address`](crate::address), [`route`](crate::route) and
+/// [`shaping`](crate::shaping).
 #[derive(Debug, Clone)]
 pub struct Netlink {
     pub(crate) handle: rtnetlink::Handle,

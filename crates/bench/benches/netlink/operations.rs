@@ -1,0 +1,94 @@
+//! Operations, each done over netlink and by the program that it replaces.
+
+use std::{
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, ensure};
+use wisehosting_bench::sample::Samples;
+use wisehosting_network::{IpNet, Netlink, NetworkNamespace, TokenBucket};
+
+const LINK: &str = "br0";
+
+/// Seconds of both ways of one operation.
+pub(crate) struct Operation {
+    pub(crate) name: &'static str,
+    pub(crate) ours: Samples,
+    pub(crate) program: Samples,
+}
+
+/// Measures all of them in a namespace of their own.
+pub(crate) async fn measure(rounds: usize) -> anyhow::Result<Vec<Operation>> {
+    let namespace = NetworkNamespace::create()?;
+    let netlink = Netlink::inside(&namespace)?;
+    netlink.add_bridge(LINK).await?;
+    let host = Host { namespace, netlink };
+    Ok(vec![host.address(rounds).await?, host.route(rounds).await?, host.token_bucket(rounds).await?])
+}
+
+struct Host {
+    namespace: NetworkNamespace,
+    netlink: Netlink,
+}
+
+impl Host {
+    async fn address(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        let address: IpNet = "192.0.2.1/24".parse()?;
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            self.netlink.add_address(LINK, address).await?;
+            ours.push(begin.elapsed().as_secs_f64());
+            self.netlink.delete_address(LINK, address).await?;
+            program.push(self.run(&["ip", "address", "add", "192.0.2.1/24", "dev", LINK])?);
+            self.netlink.delete_address(LINK, address).await?;
+        }
+        Ok(Operation { name: "address add (ip)", ours, program })
+    }
+
+    async fn route(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        let network: IpNet = "198.51.100.0/24".parse()?;
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            self.netlink.add_route(LINK, network).await?;
+            ours.push(begin.elapsed().as_secs_f64());
+            self.netlink.delete_route(LINK, network).await?;
+            program.push(self.run(&["ip", "route", "add", "198.51.100.0/24", "dev", LINK])?);
+            self.netlink.delete_route(LINK, network).await?;
+        }
+        Ok(Operation { name: "route add (ip)", ours, program })
+    }
+
+    async fn token_bucket(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        for round in 0..rounds {
+            let megabits = 10 + round as u64 % 10;
+            let begin = Instant::now();
+            self.netlink.set_token_bucket(LINK, TokenBucket::for_rate(megabits * 1_000_000)).await?;
+            ours.push(begin.elapsed().as_secs_f64());
+            let rate = format!("{}mbit", megabits + 1);
+            let arguments = ["root", "tbf", "rate", &rate, "burst", "16kb", "latency", "50ms"];
+            program.push(
+                self.run(
+                    &[&["tc", "qdisc", "replace", "dev", LINK, "handle", "1:"], &arguments[..]].concat(),
+                )?,
+            );
+        }
+        Ok(Operation { name: "token bucket replace (tc)", ours, program })
+    }
+
+    /// Seconds that a program takes inside the namespace, from before its start until after its end.
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<f64> {
+        self.namespace.run(|| {
+            let mut command = Command::new(arguments[0]);
+            command.args(&arguments[1..]).stdin(Stdio::null());
+            let begin = Instant::now();
+            let status = command.status().with_context(|| format!("run {}", arguments[0]))?;
+            let elapsed = begin.elapsed();
+            ensure!(status.success(), "{arguments:?} failed: {status}");
+            Ok(elapsed.as_secs_f64())
+        })?
+    }
+}
