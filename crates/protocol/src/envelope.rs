@@ -7,13 +7,16 @@ use hmac::Mac;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+const ID_BYTES: usize = 16;
+const TAG_BYTES: usize = 32;
+
 /// One message on the wire, borrowed from the text that it came in.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Envelope<'a> {
     /// Message type.
     pub t: &'a str,
-    /// Random identifier: 16 bytes in hexadecimal.
+    /// Random identifier: 16 bytes in hexadecimal, lower case.
     pub i: &'a str,
     /// Sequence number, counted per direction and connection.
     pub s: u64,
@@ -22,7 +25,7 @@ pub struct Envelope<'a> {
     /// Payload: the JSON text exactly as sent.
     #[serde(borrow)]
     pub p: &'a RawValue,
-    /// HMAC-SHA256 over `t|i|s|ts|p` in hexadecimal.
+    /// HMAC-SHA256 over `t|i|s|ts|p` in hexadecimal, lower case.
     pub h: &'a str,
 }
 
@@ -35,6 +38,9 @@ pub enum EnvelopeError {
     /// Not an envelope.
     #[error("not an envelope")]
     Malformed(#[source] serde_json::Error),
+    /// The identifier is not 32 hexadecimal digits in lower case.
+    #[error("the identifier of an envelope is malformed")]
+    Id,
     /// The HMAC is not the key's.
     #[error("the signature is wrong")]
     Signature,
@@ -48,7 +54,7 @@ pub enum EnvelopeError {
 pub fn seal(
     key: &SigningKey,
     kind: &str,
-    id: [u8; 16],
+    id: [u8; ID_BYTES],
     sequence: u64,
     now_ms: u64,
     payload: &RawValue,
@@ -68,13 +74,23 @@ pub fn open<'a>(key: &SigningKey, text: &'a str, now_ms: u64) -> Result<Envelope
         return Err(EnvelopeError::TooLarge(text.len()));
     }
     let envelope: Envelope<'a> = serde_json::from_str(text).map_err(EnvelopeError::Malformed)?;
-    let mut tag = [0; 32];
-    hex::decode_to_slice(envelope.h, &mut tag).map_err(|_| EnvelopeError::Signature)?;
+    if !is_hex(envelope.i, ID_BYTES) {
+        return Err(EnvelopeError::Id);
+    }
+    let mut tag = [0; TAG_BYTES];
+    if !is_hex(envelope.h, TAG_BYTES) || hex::decode_to_slice(envelope.h, &mut tag).is_err() {
+        return Err(EnvelopeError::Signature);
+    }
     signed(key, envelope.t, envelope.i, envelope.s, envelope.ts, envelope.p.get())
         .verify_slice(&tag)
         .map_err(|_| EnvelopeError::Signature)?;
     let skew = envelope.ts.abs_diff(now_ms);
     if skew > CLOCK_SKEW_MS_MAX { Err(EnvelopeError::Clock(skew)) } else { Ok(envelope) }
+}
+
+/// Whether the text is so many bytes in hexadecimal, in the one way of writing them.
+fn is_hex(text: &str, bytes: usize) -> bool {
+    text.len() == 2 * bytes && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The HMAC of `t|i|s|ts|p`, not yet finished.

@@ -11,6 +11,9 @@ use serde_json::value::{RawValue, to_raw_value};
 
 /// A direction's messages: their names on the wire and their payloads.
 pub trait Message: Sized {
+    /// The names of all its types on the wire.
+    const KINDS: &[&str];
+
     /// The type's name on the wire.
     fn kind(&self) -> &'static str;
 
@@ -48,6 +51,8 @@ macro_rules! messages {
         pub enum $name { $($(#[$vdoc])* $variant($payload),)* }
 
         impl Message for $name {
+            const KINDS: &[&str] = &[$($kind,)*];
+
             fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $kind,)* }
             }

@@ -1,6 +1,6 @@
 //! The payloads. Unknown fields are refused in all of them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
@@ -172,6 +172,7 @@ pub enum Outcome {
         address: SocketAddr,
     },
     /// A stop: the instance is gone.
+    #[serde(deserialize_with = "no_fields")]
     Stopped,
     /// It failed; what it had made was removed.
     Failed {
@@ -179,7 +180,16 @@ pub enum Outcome {
         message: String,
     },
     /// It was called off; what it had made was removed.
+    #[serde(deserialize_with = "no_fields")]
     Cancelled,
+}
+
+/// For a variant without fields beside its tag, in which serde would ignore unknown ones.
+fn no_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+    NoFields::deserialize(deserializer).map(|NoFields {}| ())
 }
 
 /// Worker to hub: what an instance is doing now.

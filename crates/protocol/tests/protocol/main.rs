@@ -1,0 +1,10 @@
+//! The protocol as its two sides see it.
+
+mod connection;
+#[path = "../../fuzz/decoder.rs"]
+mod decoder;
+#[path = "../../examples/vectors/generator.rs"]
+mod generator;
+mod independent;
+mod properties;
+mod vectors;
