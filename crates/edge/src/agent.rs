@@ -132,7 +132,7 @@ impl Agent {
         let problem = |(instance_id, message)| RouteProblem { instance_id, message };
         let problems: Vec<_> = unreachable.into_iter().map(problem).collect();
         for problem in &problems {
-            tracing::warn!(generation, instance = %problem.instance_id, problem.message, "cannot reach a new instance");
+            tracing::warn!(generation, instance.id = %problem.instance_id, problem.message, "cannot reach a new instance");
         }
         self.send(RoutesAck { generation, problems });
     }

@@ -63,7 +63,7 @@ pub(super) async fn answer(
         host = requested_host(&request.parts).map(|host| tracing::field::display(host.name)),
         path = request.parts.uri.path(),
         status = response.status().as_u16(),
-        instance = instance.map(tracing::field::display),
+        instance.id = instance.map(tracing::field::display),
         duration_us = began.elapsed().as_micros(),
         "request"
     );
@@ -87,7 +87,7 @@ struct Answer {
 
 impl Outgoing<'_> {
     async fn send(&self, lease: &Lease, body: Incoming) -> Result<Answer, Page> {
-        if self.parts.method == Method::CONNECT {
+        if !is_plain(&self.parts) {
             return Err(Page::BadRequest);
         }
         let requested = requested_host(&self.parts).ok_or(Page::BadRequest)?;
@@ -123,7 +123,7 @@ impl Outgoing<'_> {
                     answer => return answer.map_err(Failure::page),
                 },
                 Err(error) => {
-                    tracing::info!(instance = %upstream.instance_id, address = %upstream.address, %error, "cannot connect to an instance");
+                    tracing::info!(instance.id = %upstream.instance_id, address = %upstream.address, error = &error as &dyn Error, "cannot connect to an instance");
                 }
             }
         }
@@ -195,15 +195,17 @@ impl Failure {
     }
 
     fn log(&self, upstream: &Upstream) {
-        let Upstream { instance_id: instance, address } = upstream;
+        let Upstream { instance_id, address } = upstream;
         match self {
             Self::NoAnswer => {
-                tracing::debug!(%instance, %address, "an instance closed a connection without an answer");
+                tracing::debug!(instance.id = %instance_id, %address, "an instance closed a connection without an answer");
             }
-            Self::TooLate => tracing::info!(%instance, %address, "an instance did not answer in time"),
+            Self::TooLate => {
+                tracing::info!(instance.id = %instance_id, %address, "an instance did not answer in time")
+            }
             Self::VisitorLeft => {}
             Self::Broken(error) => {
-                tracing::info!(%instance, %address, error = error as &dyn Error, "an instance did not answer properly");
+                tracing::info!(instance.id = %instance_id, %address, error = error as &dyn Error, "an instance did not answer properly");
             }
         }
     }
@@ -237,13 +239,22 @@ impl Answer {
     }
 }
 
+/// Whether a request has one meaning: it names a path or a whole address, and its body is in chunks or has a length.
+fn is_plain(parts: &Parts) -> bool {
+    let target = match (parts.uri.scheme_str(), parts.uri.authority()) {
+        (None, None) => parts.uri.path() != "*" || parts.method == Method::OPTIONS,
+        (scheme, authority) => authority.is_some() && matches!(scheme, Some("http" | "https")),
+    };
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    target && coding && codings.next().is_none() && parts.method != Method::CONNECT
+}
+
 /// How the request's body is told to the instance, from how it was told to the edge.
 fn framing(parts: &Parts, body: &Incoming) -> Framing {
-    let length =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    match length {
+    match body.size_hint().exact() {
+        Some(0) if !parts.headers.contains_key(header::CONTENT_LENGTH) => Framing::None,
         Some(length) => Framing::Length(length),
-        None if body.is_end_stream() => Framing::None,
         None => Framing::Chunked,
     }
 }

@@ -5,4 +5,5 @@
 mod agent;
 mod ingress;
 mod program;
+mod smuggling;
 mod surroundings;
