@@ -201,7 +201,7 @@ impl Failure {
                 tracing::debug!(instance.id = %instance_id, %address, "an instance closed a connection without an answer");
             }
             Self::TooLate => {
-                tracing::info!(instance.id = %instance_id, %address, "an instance did not answer in time")
+                tracing::info!(instance.id = %instance_id, %address, "an instance did not answer in time");
             }
             Self::VisitorLeft => {}
             Self::Broken(error) => {
