@@ -1,8 +1,9 @@
 //! What Postgres announces when a transaction is committed.
 //!
-//! An announcement that is made while nobody listens is lost: who connects looks at everything first.
+//! An announcement that is made while nobody listens is lost: who connects looks at everything first. A listener has a
+//! connection of its own beside the pool, whose connections are for work that ends.
 
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use crate::{PgPool, StoreError, error::doing};
 
@@ -16,12 +17,14 @@ pub const JOBS: &str = "jobs";
 pub struct Listener(PgListener);
 
 impl Listener {
-    /// Begins to listen.
+    /// Begins to listen to the database of `pool`.
     ///
     /// # Errors
     /// The database is away.
     pub async fn connect(pool: &PgPool, channel: &str) -> Result<Self, StoreError> {
-        let mut listener = PgListener::connect_with(pool).await.map_err(doing("listen to Postgres"))?;
+        let own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+        let own = own.connect_lazy_with((*pool.connect_options()).clone());
+        let mut listener = PgListener::connect_with(&own).await.map_err(doing("listen to Postgres"))?;
         listener.listen(channel).await.map_err(doing("listen to Postgres"))?;
         Ok(Self(listener))
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::serve::ListenerExt as _;
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ use wisehosting_store::{
 
 /// Longest wait for something that is to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// Of one control plane to its database.
+const CONNECTIONS_MAX: u32 = 5;
 pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));
 pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
 
@@ -107,6 +109,9 @@ impl Platform {
 
     /// A control plane that has not reached its database yet.
     pub(crate) async fn start_without_database(pool: PgPool) -> Self {
+        // The tests' own pools share so few connections that tests side by side starve each other.
+        let options = (*pool.connect_options()).clone();
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).connect_lazy_with(options);
         let clock = Arc::new(TestClock::default());
         let secrets = Secrets {
             jwt: "jwt-secret".into(),
@@ -135,6 +140,7 @@ impl Platform {
     pub(crate) async fn stop(mut self) {
         self.state.shutdown.cancel();
         self.tasks.shutdown().await;
+        self.state.pool.close().await;
     }
 
     pub(crate) async fn create_app(&self, name: &str) {
