@@ -55,6 +55,31 @@ in
       '';
     };
 
+    acme = {
+      termsAgreed = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether the edge orders certificates, and with that agrees to the terms of the certificate authority: Let's Encrypt,
+          or another one by `settings.ingress.acme.directory`. With Traefik it is not used.
+        '';
+      };
+
+      email = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "operator@example.org";
+        description = "Whom the certificate authority may write to.";
+      };
+
+      publicAddresses = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "198.51.100.30" ];
+        description = "The public addresses of this host. If any is given, no certificate is ordered for a name that leads elsewhere.";
+      };
+    };
+
     traefikEnvironmentFile = mkOption {
       type = types.nullOr wise.types.secretPath;
       default = null;
@@ -88,6 +113,11 @@ in
             http = "0.0.0.0:${toString cfg.httpPort}";
             https = "0.0.0.0:${toString cfg.httpsPort}";
             tls.certificates_dir = cfg.certificatesDirectory;
+            acme = lib.mkIf cfg.acme.termsAgreed {
+              terms_agreed = true;
+              email = lib.mkIf (cfg.acme.email != null) cfg.acme.email;
+              public_addresses = cfg.acme.publicAddresses;
+            };
           };
           state.dir = "/var/lib/wisehosting-edge";
           mesh = lib.mkIf (mesh.managedBy == "program") mesh.settings;

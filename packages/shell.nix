@@ -28,6 +28,7 @@
   cargo-deny,
   chromium,
   nix,
+  pebble,
   shellcheck,
   systemd,
   # To compare with.
@@ -62,6 +63,7 @@ mkShell {
     cargo-deny
     chromium
     nix
+    pebble
     shellcheck
     systemd
 

@@ -251,6 +251,18 @@ in
       "every one is set" = untouched options.services.wisehosting.proxy == [ ];
     };
 
+  "certificates are ordered when the terms are agreed to".modules = with' proxy {
+    proxy.acme.termsAgreed = true;
+  };
+  "certificates are ordered when the terms are agreed to".expect =
+    { config, ... }:
+    {
+      "the edge is told" = config.services.wisehosting.proxy.settings.ingress.acme == {
+        terms_agreed = true;
+        public_addresses = [ ];
+      };
+    };
+
   "a host that is no node".modules = with' worker { node = "worker-9"; };
   "a host that is no node".fires = [ "hosts/worker-9/node.nix" ];
   "no control plane".modules = with' worker { nodes.control-plane-1.role = "worker"; };

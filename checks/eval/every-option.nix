@@ -96,6 +96,11 @@ in
         controlPlaneUrl = "http://10.60.0.1:8082";
         apiKeyFile = "/run/secrets/api.key";
         certificatesDirectory = "/var/lib/certificates";
+        acme = {
+          termsAgreed = true;
+          email = "operator@example.org";
+          publicAddresses = [ "198.51.100.30" ];
+        };
         traefikEnvironmentFile = "/run/secrets/traefik.env";
         settings.log.filter = "warn";
       };

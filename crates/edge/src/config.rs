@@ -1,5 +1,6 @@
 //! The edge's configuration file.
 
+use crate::acme::config::AcmeConfig;
 use serde::Deserialize;
 use std::{net::SocketAddr, path::PathBuf};
 use wisehosting_node::{
@@ -37,6 +38,8 @@ pub struct IngressConfig {
     pub https: Option<SocketAddr>,
     /// `[ingress.tls]`.
     pub tls: Option<TlsConfig>,
+    /// `[ingress.acme]`: orders a certificate for each host name that has none.
+    pub acme: Option<AcmeConfig>,
 }
 
 /// `[ingress.tls]`: what visitors are shown.
@@ -75,8 +78,11 @@ impl Settings for Config {
         if let Some(mesh) = &self.mesh {
             mesh.check()?;
         }
-        if self.ingress.https.is_some() && self.ingress.tls.is_none() {
-            let message = "is not set: name the directory with the certificates for ingress.https";
+        if let Some(acme) = &self.ingress.acme {
+            acme.check()?;
+        } else if self.ingress.https.is_some() && self.ingress.tls.is_none() {
+            let message =
+                "is not set: name the directory with the certificates for ingress.https, or set ingress.acme";
             return Err(ConfigError::invalid("ingress.tls.certificates_dir", message));
         }
         if let Some(tls) = &self.ingress.tls

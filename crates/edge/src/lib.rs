@@ -1,22 +1,25 @@
 //! The edge: holds the route table and serves apps by host name.
 //!
 //! [`run`] is the program. The control plane's word reaches it through [`agent`]; visitors come in through [`ingress`],
-//! which finds an instance in the [`table`] in force and speaks HTTP to it through [`upstream`]. What is served never
-//! depends on the control plane being there.
+//! which finds an instance in the [`table`] in force and speaks HTTP to it through [`upstream`]. [`acme`] sees to it that
+//! host names have [`certificates`]. What is served never depends on the control plane being there.
 
+pub mod acme;
 pub mod agent;
 pub mod certificates;
 pub mod config;
 pub mod ingress;
+mod private_file;
 pub mod table;
 pub mod upstream;
 
+use acme::{Acme, challenges::Challenges};
 use agent::Agent;
 use anyhow::Context;
-use certificates::Certificates;
-use config::{Config, IngressConfig};
+use certificates::{Certificates, Directories};
+use config::Config;
 use ingress::{Doors, Ingress};
-use std::{error::Error, num::NonZero, sync::Arc, thread, time::Duration};
+use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
 use tokio::runtime;
 use wisehosting_domain::routes::RouteTable;
@@ -53,7 +56,15 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     let file = TableFile::open(&config.state.dir)?;
     let generations = Generations::new();
     let serving = Arc::new(ServingTable::new(last_good_table(&file), &generations));
-    let ingress = Ingress::start(doors(&config.ingress, sockets)?, thread_count(), &serving)?;
+    let challenges = Arc::new(Challenges::default());
+    let certificates = certificates(&config, &challenges)?;
+    let doors = doors(&config, sockets, certificates.as_ref(), challenges.clone())?;
+    let ingress = Ingress::start(doors, thread_count(), &serving)?;
+    if let (Some(acme), Some(certificates)) = (&config.ingress.acme, certificates) {
+        let clock = Arc::new(SystemClock);
+        let acme = Acme::new(acme.clone(), acme_dir(&config), challenges, certificates, clock);
+        tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
+    }
     let (channel, events) =
         channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
     listen::notify_ready();
@@ -89,19 +100,45 @@ fn last_good_table(file: &TableFile) -> RouteTable {
     }
 }
 
-fn doors(config: &IngressConfig, mut sockets: PassedSockets) -> anyhow::Result<Doors> {
+/// Where ordered certificates are kept.
+fn acme_dir(config: &Config) -> PathBuf {
+    config.state.dir.join("acme")
+}
+
+/// The certificates, if the configuration says where any are.
+fn certificates(config: &Config, challenges: &Arc<Challenges>) -> anyhow::Result<Option<Arc<Certificates>>> {
+    let directories = Directories {
+        of_operator: config.ingress.tls.as_ref().map(|tls| tls.certificates_dir.clone()),
+        ordered: config.ingress.acme.is_some().then(|| acme_dir(config)),
+    };
+    if let Some(ordered) = &directories.ordered {
+        fs::create_dir_all(ordered).context("create the directory of ordered certificates")?;
+    }
+    if directories.of_operator.is_none() && directories.ordered.is_none() {
+        return Ok(None);
+    }
+    let certificates =
+        Certificates::read(directories, challenges.clone()).context("read the certificates")?;
+    certificates.watch().context("watch the certificates")?;
+    Ok(Some(certificates))
+}
+
+fn doors(
+    config: &Config,
+    mut sockets: PassedSockets,
+    certificates: Option<&Arc<Certificates>>,
+    challenges: Arc<Challenges>,
+) -> anyhow::Result<Doors> {
     let mut open = |name, address| match address {
         Some(address) => sockets.take_or_bind(name, address).map(Some),
         None => Ok(sockets.take(name)),
     };
-    let http = open("http", config.http)?;
-    let https = match open("https", config.https)? {
+    let http = open("http", config.ingress.http)?;
+    let https = match open("https", config.ingress.https)? {
         Some(socket) => {
-            let tls = config.tls.as_ref().ok_or_else(|| {
+            let certificates = certificates.ok_or_else(|| {
                 ConfigError::invalid("ingress.tls", "is not set, and there is a socket for https")
             })?;
-            let certificates = Certificates::read(&tls.certificates_dir).context("read the certificates")?;
-            certificates.watch().context("watch the certificates")?;
             Some((socket, certificates.server_config().context("set up TLS")?))
         }
         None => None,
@@ -110,7 +147,7 @@ fn doors(config: &IngressConfig, mut sockets: PassedSockets) -> anyhow::Result<D
         let message = "is not set, nor is ingress.https, and no socket was passed: there is nothing to serve";
         return Err(ConfigError::invalid("ingress.http", message).into());
     }
-    Ok(Doors { http, https })
+    Ok(Doors { http, https, challenges })
 }
 
 /// One serving thread for each processor.

@@ -3,6 +3,8 @@
 //! A connection is closed when it has had no request under way for a while; that also ends one that never sends a whole
 //! head. There is no timer per request: the connection looks at its own clock now and then.
 
+use crate::acme::challenges::TLS_ALPN;
+
 use super::{
     forward,
     thread::{Accepted, Local},
@@ -123,10 +125,11 @@ async fn try_serve(local: Rc<Local>, accepted: Accepted) -> io::Result<()> {
     match &local.tls {
         Some(tls) if accepted.secure => {
             let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
-            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                serve_http2(visitor, stream).await
-            } else {
-                serve_http1(visitor, stream).await
+            match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => serve_http2(visitor, stream).await,
+                // The handshake was all that a certificate authority wanted.
+                Some(TLS_ALPN) => Ok(()),
+                _ => serve_http1(visitor, stream).await,
             }
         }
         _ if timeout(HANDSHAKE_TIMEOUT, begins_as_http2(&stream)).await?? => {

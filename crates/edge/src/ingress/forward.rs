@@ -49,6 +49,9 @@ pub(super) async fn answer(
     let upgrade = if wants_upgrade(&parts) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let request =
         Outgoing { framing: framing(&parts, &body), parts, upgrade: upgrade.is_some(), visitor: &visitor };
+    if let Some(file) = visitor.local.challenges.file(request.parts.uri.path()) {
+        return Ok(Response::new(VisitorBody::new(Content::Page(Some(file.into())), lease, in_flight)));
+    }
     let answer = request.send(&lease, body).await;
     let instance = answer.as_ref().ok().map(|answer| answer.instance);
     let response = match answer {

@@ -12,12 +12,13 @@ mod response;
 mod thread;
 mod tunnel;
 
-use crate::table::ServingTable;
+use crate::{acme::challenges::Challenges, table::ServingTable};
 use rustls::ServerConfig;
-use std::{io, net::TcpListener, num::NonZero, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::TcpListener, num::NonZero, sync::Arc, time::Duration};
 use thread::Thread;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use wisehosting_domain::name::Hostname;
 
 /// Where visitors come in.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Doors {
     pub http: Option<TcpListener>,
     /// For HTTP over TLS, and what its visitors are shown.
     pub https: Option<(TcpListener, Arc<ServerConfig>)>,
+    /// What certificate authorities are shown on plain HTTP.
+    pub challenges: Arc<Challenges>,
 }
 
 /// The running ingress.
@@ -34,6 +37,7 @@ pub struct Ingress {
     threads: Arc<[Thread]>,
     stop_accepting: CancellationToken,
     accepting: JoinSet<()>,
+    hosts: watch::Sender<BTreeSet<Hostname>>,
 }
 
 impl Ingress {
@@ -43,8 +47,9 @@ impl Ingress {
     /// A thread or a listener cannot be set up.
     pub fn start(doors: Doors, threads: NonZero<usize>, table: &Arc<ServingTable>) -> io::Result<Self> {
         let (tls_listener, tls) = doors.https.unzip();
-        let threads: io::Result<Arc<[_]>> =
-            (0..threads.get()).map(|index| Thread::start(index, tls.clone(), table.clone())).collect();
+        let threads: io::Result<Arc<[_]>> = (0..threads.get())
+            .map(|index| Thread::start(index, tls.clone(), doors.challenges.clone(), table.clone()))
+            .collect();
         let threads = threads?;
         let stop_accepting = CancellationToken::new();
         let mut accepting = JoinSet::new();
@@ -55,7 +60,7 @@ impl Ingress {
                 accepting.spawn(async move { stop.run_until_cancelled(accept).await.unwrap_or_default() });
             }
         }
-        Ok(Self { threads, stop_accepting, accepting })
+        Ok(Self { threads, stop_accepting, accepting, hosts: watch::Sender::new(host_names(table)) })
     }
 
     /// Puts a table in force. When this returns, no request begins on an older one.
@@ -65,6 +70,13 @@ impl Ingress {
             // An error says that the thread has ended, and its requests with it.
             let _ = installed.await;
         }
+        self.hosts.send_replace(host_names(table));
+    }
+
+    /// The host names that are served, now and whenever a table is installed.
+    #[must_use]
+    pub fn hosts(&self) -> watch::Receiver<BTreeSet<Hostname>> {
+        self.hosts.subscribe()
     }
 
     /// Takes no more connections, and waits up to `grace` for the requests under way.
@@ -76,4 +88,8 @@ impl Ingress {
             let _ = ended.await;
         }
     }
+}
+
+fn host_names(table: &ServingTable) -> BTreeSet<Hostname> {
+    table.table().routes.keys().cloned().collect()
 }

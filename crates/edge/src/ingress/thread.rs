@@ -1,7 +1,7 @@
 //! One serving thread: a single-threaded runtime with everything that its requests need.
 
 use super::connection;
-use crate::{table::ServingTable, upstream::pool::Pool};
+use crate::{acme::challenges::Challenges, table::ServingTable, upstream::pool::Pool};
 use rustls::ServerConfig;
 use std::{
     cell::RefCell,
@@ -46,12 +46,13 @@ impl Thread {
     pub(super) fn start(
         index: usize,
         tls: Option<Arc<ServerConfig>>,
+        challenges: Arc<Challenges>,
         table: Arc<ServingTable>,
     ) -> io::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
         std::thread::Builder::new().name(format!("ingress-{index}")).spawn(move || {
             match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(run(received, tls, table)),
+                Ok(runtime) => runtime.block_on(run(received, tls, challenges, table)),
                 Err(error) => tracing::error!(%error, "cannot start a serving thread"),
             }
         })?;
@@ -91,6 +92,7 @@ pub(super) struct Local {
     table: RefCell<Lease>,
     pub(super) pool: Rc<Pool>,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) challenges: Arc<Challenges>,
     /// Cancelled when connections are to end after their request under way.
     pub(super) closing: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -106,12 +108,14 @@ impl Local {
 async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
     tls: Option<Arc<ServerConfig>>,
+    challenges: Arc<Challenges>,
     table: Arc<ServingTable>,
 ) {
     let local = Rc::new(Local {
         pool: Rc::new(Pool::default()),
         table: RefCell::new(Rc::new(table)),
         tls: tls.map(TlsAcceptor::from),
+        challenges,
         closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });

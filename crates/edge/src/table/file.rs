@@ -2,16 +2,15 @@
 //!
 //! The file is replaced in one step and only after its bytes are on disk, so a crash leaves the old table or the new.
 
+use crate::private_file;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 use wisehosting_domain::routes::RouteTable;
 
 const NAME: &str = "routes.json";
-const NAME_WHILE_WRITTEN: &str = "routes.json.new";
 
 /// Why the table cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -67,17 +66,9 @@ impl TableFile {
     /// It cannot be written; the one before is still there.
     pub fn save(&self, table: &RouteTable) -> Result<(), FileError> {
         let path = self.directory.join(NAME);
-        self.replace(&path, table).map_err(|error| FileError::Write(path, error))
-    }
-
-    fn replace(&self, path: &Path, table: &RouteTable) -> io::Result<()> {
-        let temporary = self.directory.join(NAME_WHILE_WRITTEN);
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(table)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(&self.directory)?.sync_all()
+        let written = serde_json::to_vec(table).map_err(io::Error::from);
+        let written = written.and_then(|bytes| private_file::write(&path, &bytes));
+        written.map_err(|error| FileError::Write(path, error))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Visitors' requests through a running ingress to instances on loopback.
 
-use crate::surroundings::{Authority, Edge, Instance, http2, parse, table, within};
+use crate::surroundings::{Authority, Edge, Instance, certificates_in, http2, parse, table, within};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, Version};
@@ -18,7 +18,6 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wisehosting_edge::certificates::Certificates;
 
 #[tokio::test]
 async fn the_host_decides_and_everything_else_is_passed_on() {
@@ -299,7 +298,7 @@ where
 async fn a_websocket_passes_in_clear_and_over_tls_and_holds_its_table() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.write_pair(directory.path(), "apps", &["*.apps.localhost"]);
-    let certificates = Certificates::read(directory.path()).unwrap();
+    let certificates = certificates_in(directory.path());
     let instance = echo().await;
     let edge =
         Edge::start_with_tls(table(1, &[("a.apps.localhost", &[&instance.upstream])]), Some(&certificates));
@@ -332,7 +331,7 @@ async fn get_over_http2(
 async fn http_2_is_served_in_clear_and_over_tls() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.write_pair(directory.path(), "apps", &["*.apps.localhost"]);
-    let certificates = Certificates::read(directory.path()).unwrap();
+    let certificates = certificates_in(directory.path());
     let mirror = Instance::mirror().await;
     let edge =
         Edge::start_with_tls(table(1, &[("a.apps.localhost", &[&mirror.upstream])]), Some(&certificates));
@@ -358,7 +357,7 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for 
 async fn certificates_are_chosen_by_name_and_swapped_while_serving() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.write_pair(directory.path(), "apps", &["*.apps.localhost"]);
-    let certificates = Certificates::read(directory.path()).unwrap();
+    let certificates = certificates_in(directory.path());
     certificates.watch().unwrap();
     let instance = Instance::named("a").await;
     let edge =

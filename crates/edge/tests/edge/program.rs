@@ -111,6 +111,11 @@ fn a_bad_configuration_is_named_and_exits_with_78() {
     assert_eq!(Host::new("http = \"127.0.0.1:0\"").check().status.code(), Some(0));
     for (ingress, named) in [
         ("https = \"127.0.0.1:0\"", "ingress.tls.certificates_dir: is not set"),
+        ("[ingress.acme]\nterms_agreed = false", "ingress.acme.terms_agreed: is false: read the terms"),
+        (
+            "[ingress.acme]\nterms_agreed = true\ndirectory = \"http://a\"",
+            "ingress.acme.directory: is not an https",
+        ),
         ("http = \"here\"", "edge.toml:7: ingress.http: "),
         ("htpp = \"127.0.0.1:0\"", "edge.toml:7: ingress.htpp: unknown field"),
     ] {
@@ -119,6 +124,8 @@ fn a_bad_configuration_is_named_and_exits_with_78() {
         assert_eq!(output.status.code(), Some(78), "{text}");
         assert!(text.contains(named), "{text}");
     }
+    let orders = "https = \"127.0.0.1:0\"\n[ingress.acme]\nterms_agreed = true";
+    assert_eq!(Host::new(orders).check().status.code(), Some(0), "certificates may come by ACME alone");
     let nothing_to_serve = Host::new("").command().output().unwrap();
     assert_eq!(nothing_to_serve.status.code(), Some(78));
     let host = Host::new("http = \"127.0.0.1:0\"");

@@ -5,7 +5,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use std::{
     net::SocketAddr,
     num::NonZero,
@@ -27,7 +30,7 @@ use wisehosting_domain::{
     routes::{RouteTable, RoutedInstance, Upstream, render},
 };
 use wisehosting_edge::{
-    certificates::Certificates,
+    certificates::{Certificates, Directories},
     ingress::{Doors, Ingress},
     table::{Generations, ServingTable},
 };
@@ -155,7 +158,7 @@ impl Edge {
         let https_address = https.as_ref().map(|(listener, _)| listener.local_addr().unwrap());
         let generations = Generations::new();
         let table = Arc::new(ServingTable::new(table, &generations));
-        let doors = Doors { http: Some(http), https };
+        let doors = Doors { http: Some(http), https, challenges: Arc::default() };
         let ingress = Ingress::start(doors, NonZero::new(2).unwrap(), &table).unwrap();
         Self { ingress, generations, http: http_address, https: https_address }
     }
@@ -202,7 +205,8 @@ pub(crate) fn parse(response: &str) -> (StatusCode, String) {
 /// A certificate authority that writes pairs.
 pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    root: rustls::pki_types::CertificateDer<'static>,
+    root: CertificateDer<'static>,
+    root_pem: String,
 }
 
 impl Authority {
@@ -210,8 +214,9 @@ impl Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: rcgen::Issuer::new(params, key), root }
+        let root = params.self_signed(&key).unwrap();
+        let (root, root_pem) = (root.der().clone(), root.pem());
+        Self { issuer: rcgen::Issuer::new(params, key), root, root_pem }
     }
 
     /// Writes `file.crt` and `file.key` for these names.
@@ -231,19 +236,39 @@ impl Authority {
         name: &str,
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone()).unwrap();
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        config.alpn_protocols = vec![alpn.to_vec()];
-        let stream = TcpStream::connect(address).await?;
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+        tls_connect(self.root.clone(), address, name, alpn).await
     }
+
+    /// Writes the root in PEM.
+    pub(crate) fn write_root(&self, file: &Path) {
+        std::fs::write(file, &self.root_pem).unwrap();
+    }
+}
+
+/// A TLS connection that trusts one root only.
+pub(crate) async fn tls_connect(
+    root: CertificateDer<'static>,
+    address: SocketAddr,
+    name: &str,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+/// The operator's certificates in a directory.
+pub(crate) fn certificates_in(directory: &Path) -> Arc<Certificates> {
+    let directories = Directories { of_operator: Some(directory.to_owned()), ordered: None };
+    Certificates::read(directories, Arc::default()).unwrap()
 }
 
 /// An HTTP/2 client on this connection.

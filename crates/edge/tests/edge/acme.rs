@@ -1,0 +1,269 @@
+//! Certificates from a real ACME server, Debian's Pebble, for host names that its own DNS server knows.
+
+use crate::surroundings::{Authority, Instance, parse, table, tls_connect, within};
+use http::StatusCode;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZero,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use wisehosting_domain::{name::Hostname, routes::Upstream};
+use wisehosting_edge::{
+    acme::{
+        Acme,
+        challenges::Challenges,
+        config::{AcmeConfig, Challenge},
+    },
+    certificates::{Certificates, Directories},
+    ingress::{Doors, Ingress},
+    table::{Generations, ServingTable},
+};
+use wisehosting_node::{clock::SystemClock, tls};
+
+/// Pebble takes its time on purpose, and refuses some requests only to see whether they are made again.
+const PATIENCE: Duration = Duration::from_secs(90);
+const HTTP: u16 = 5002;
+const HTTPS: u16 = 5001;
+const DIRECTORY: u16 = 14_000;
+const MANAGEMENT: u16 = 15_000;
+const DNS: u16 = 8053;
+
+/// A loopback address that no other process and no other test uses, so that its ports are free.
+fn address(test: u8) -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + (high & 63), low, test).into()
+}
+
+/// Killed when dropped.
+struct Program(Child);
+
+impl Program {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pebble is installed"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// An ACME server, and the DNS server that it asks: every name leads to one address.
+struct Pebble {
+    ip: IpAddr,
+    directory: tempfile::TempDir,
+    authority: Authority,
+    _programs: [Program; 2],
+}
+
+impl Pebble {
+    async fn start(test: u8) -> Self {
+        let (directory, authority, ip) = (tempfile::tempdir().unwrap(), Authority::new(), address(test));
+        authority.write_pair(directory.path(), "pebble", &["localhost", &ip.to_string()]);
+        authority.write_root(&directory.path().join("root.pem"));
+        let config = format!(
+            r#"{{"pebble": {{
+                "listenAddress": "{ip}:{DIRECTORY}", "managementListenAddress": "{ip}:{MANAGEMENT}",
+                "certificate": "pebble.crt", "privateKey": "pebble.key", "httpPort": {HTTP}, "tlsPort": {HTTPS}
+            }}}}"#
+        );
+        fs::write(directory.path().join("pebble.json"), config).unwrap();
+        let mut dns = Command::new("pebble-challtestsrv");
+        dns.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
+        dns.args(["-management", &format!("{ip}:8055"), "-dns01", &format!("{ip}:{DNS}")]);
+        dns.args(["-defaultIPv4", &ip.to_string()]);
+        let mut pebble = Command::new("pebble");
+        pebble.args(["-strict", "-config", "pebble.json", "-dnsserver", &format!("{ip}:{DNS}")]);
+        pebble.env("PEBBLE_VA_NOSLEEP", "1").current_dir(directory.path());
+        let programs = [Program::start(&mut dns), Program::start(&mut pebble)];
+        for port in [DNS, DIRECTORY, MANAGEMENT] {
+            within(listening(SocketAddr::new(ip, port))).await;
+        }
+        Self { ip, directory, authority, _programs: programs }
+    }
+
+    fn config(&self, challenge: Challenge) -> AcmeConfig {
+        AcmeConfig {
+            directory: format!("https://{}:{DIRECTORY}/dir", self.ip),
+            terms_agreed: true,
+            email: Some("operator@example.org".to_owned()),
+            challenge,
+            public_addresses: Vec::new(),
+            root_certificate: Some(self.directory.path().join("root.pem")),
+        }
+    }
+
+    /// The root of the certificates that it issues.
+    async fn root(&self) -> CertificateDer<'static> {
+        let management = SocketAddr::new(self.ip, MANAGEMENT);
+        let mut stream = self.authority.connect(management, "localhost", b"http/1.1").await.unwrap();
+        stream.write_all(b"GET /roots/0 HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        within(stream.read_to_string(&mut response)).await.unwrap();
+        CertificateDer::from_pem_slice(parse(&response).1.as_bytes()).unwrap()
+    }
+}
+
+async fn listening(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An edge with both doors where Pebble knocks.
+struct Edge {
+    ingress: Ingress,
+    certificates: Arc<Certificates>,
+    ordered: PathBuf,
+    stop: CancellationToken,
+}
+
+impl Edge {
+    fn start(
+        pebble: &Pebble,
+        challenge: Challenge,
+        directory: &Path,
+        hosts: &[&str],
+        upstream: &Upstream,
+    ) -> Self {
+        tls::install_provider();
+        let (challenges, ordered) = (Arc::new(Challenges::default()), directory.to_owned());
+        let directories = Directories { of_operator: None, ordered: Some(ordered.clone()) };
+        let certificates = Certificates::read(directories, challenges.clone()).unwrap();
+        certificates.watch().unwrap();
+        let doors = Doors {
+            http: Some(TcpListener::bind((pebble.ip, HTTP)).unwrap()),
+            https: Some((
+                TcpListener::bind((pebble.ip, HTTPS)).unwrap(),
+                certificates.server_config().unwrap(),
+            )),
+            challenges: challenges.clone(),
+        };
+        let routes: Vec<_> = hosts.iter().map(|host| (*host, std::slice::from_ref(&upstream))).collect();
+        let table = Arc::new(ServingTable::new(table(1, &routes), &Generations::new()));
+        let ingress = Ingress::start(doors, NonZero::new(1).unwrap(), &table).unwrap();
+        let (stop, clock) = (CancellationToken::new(), Arc::new(SystemClock));
+        let config = pebble.config(challenge);
+        let acme = Acme::new(config, ordered.clone(), challenges, certificates.clone(), clock);
+        tokio::spawn(acme.run(ingress.hosts(), stop.clone()));
+        Self { ingress, certificates, ordered, stop }
+    }
+
+    async fn has_certificate(&self, host: &Hostname) {
+        let there = async {
+            while self.certificates.coverage(host).is_none() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, there).await.expect("a certificate in time");
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.ingress.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_gets_a_certificate_by_either_challenge_and_keeps_it() {
+    let (pebble, app) = (Pebble::start(1).await, Instance::named("an app").await);
+    for challenge in [Challenge::Http01, Challenge::TlsAlpn01] {
+        let directory = tempfile::tempdir().unwrap();
+        let (host, hosts) = ("blog.example.org".parse().unwrap(), ["blog.example.org", "blog.localhost"]);
+        let edge = Edge::start(&pebble, challenge, directory.path(), &hosts, &app.upstream);
+        edge.has_certificate(&host).await;
+        let door = SocketAddr::new(pebble.ip, HTTPS);
+        let root = pebble.root().await;
+        let mut stream = tls_connect(root, door, host.as_str(), b"http/1.1").await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: blog.example.org\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut response = String::new();
+        within(stream.read_to_string(&mut response)).await.unwrap();
+        assert_eq!(parse(&response), (StatusCode::OK, "an app".to_owned()));
+        for file in ["account.json", "blog.example.org.key"] {
+            let mode = fs::metadata(edge.ordered.join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+        let kept = fs::read(edge.ordered.join("blog.example.org.crt")).unwrap();
+        edge.stop().await;
+
+        // A second run has no reason to order again, and takes the account that there is.
+        let account = fs::read(directory.path().join("account.json")).unwrap();
+        let hosts = ["blog.example.org", "shop.example.org"];
+        let edge = Edge::start(&pebble, challenge, directory.path(), &hosts, &app.upstream);
+        edge.has_certificate(&"shop.example.org".parse().unwrap()).await;
+        assert_eq!(fs::read(edge.ordered.join("blog.example.org.crt")).unwrap(), kept);
+        assert_eq!(fs::read(edge.ordered.join("account.json")).unwrap(), account);
+        assert!(!edge.ordered.join("blog.localhost.crt").exists());
+        edge.stop().await;
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_app_may_answer_challenges_of_its_own() {
+    let app = Instance::named("an app").await;
+    let edge = crate::surroundings::Edge::start(table(1, &[("a.localhost", &[&app.upstream])]));
+    let path = "/.well-known/acme-challenge/token";
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n");
+    assert_eq!(parse(&edge.exchange(&request).await).1, "an app");
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_the_authority_saw() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let pebble = Pebble::start(2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (challenges, clock) = (Arc::new(Challenges::default()), Arc::new(SystemClock));
+    let directories = Directories { of_operator: None, ordered: Some(directory.path().to_owned()) };
+    let certificates = Certificates::read(directories, challenges.clone()).unwrap();
+    let (_hosts, hosts) = watch::channel(BTreeSet::from(["nobody-home.example.org".parse().unwrap()]));
+    let (config, stop) = (pebble.config(Challenge::Http01), CancellationToken::new());
+    let acme = Acme::new(config, directory.path().to_owned(), challenges, certificates, clock);
+    let refused = async {
+        while !String::from_utf8_lossy(&log.0.lock().unwrap()).contains("gets no certificate") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = acme.run(hosts, stop) => panic!("it ended"),
+        said = timeout(PATIENCE, refused) => said.expect("a refusal in time"),
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("connection refused") && log.contains("retry_in_s=60"), "{log}");
+    assert!(!directory.path().join("nobody-home.example.org.crt").exists());
+}
