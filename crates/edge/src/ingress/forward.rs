@@ -5,6 +5,7 @@
 //! without an answer.
 
 use super::{
+    access::Entry,
     connection::{InFlight, Visitor},
     host::requested_host,
     page::Page,
@@ -49,27 +50,17 @@ pub(super) async fn answer(
     let upgrade = if wants_upgrade(&parts) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let request =
         Outgoing { framing: framing(&parts, &body), parts, upgrade: upgrade.is_some(), visitor: &visitor };
-    if let Some(file) = visitor.local.challenges.file(request.parts.uri.path()) {
-        return Ok(Response::new(VisitorBody::new(Content::Page(Some(file.into())), lease, in_flight)));
-    }
-    let answer = request.send(&lease, body).await;
-    let instance = answer.as_ref().ok().map(|answer| answer.instance);
-    let response = match answer {
-        Ok(answer) => answer.into_response(&visitor, upgrade, lease, in_flight),
-        Err(page) => {
-            page.response().map(|page| VisitorBody::new(Content::Page(Some(page)), lease, in_flight))
-        }
+    let answer = match visitor.local.challenges.file(request.parts.uri.path()) {
+        Some(file) => Err(Response::new(file.into())),
+        None => request.send(&lease, body).await.map_err(Page::response),
     };
-    tracing::debug!(
-        visitor = ?visitor.address,
-        method = %request.parts.method,
-        host = requested_host(&request.parts).map(|host| tracing::field::display(host.name)),
-        path = request.parts.uri.path(),
-        status = response.status().as_u16(),
-        instance.id = instance.map(tracing::field::display),
-        duration_us = began.elapsed().as_micros(),
-        "request"
-    );
+    let instance = answer.as_ref().ok().map(|answer| answer.instance);
+    let mut response = match answer {
+        Ok(answer) => answer.into_response(&visitor, upgrade, lease, in_flight),
+        Err(page) => page.map(|page| VisitorBody::new(Content::Page(Some(page)), lease, in_flight)),
+    };
+    let entry = Entry::new(began, &visitor, &request.parts, response.status(), instance);
+    response.body_mut().log(entry);
     Ok(response)
 }
 

@@ -3,6 +3,7 @@
 //! Each thread has its own runtime, its own view of the route table and its own connections to the instances, so that
 //! a request touches nothing that another thread writes. Connections are dealt to the threads in turn.
 
+mod access;
 mod connection;
 mod forward;
 mod host;

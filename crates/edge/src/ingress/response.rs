@@ -3,18 +3,19 @@
 //! It holds the request's lease on its route table until it is dropped, so a table is free of requests only when the
 //! last byte of the last response is sent.
 
-use super::{connection::InFlight, thread::Lease};
+use super::{access::Entry, connection::InFlight, thread::Lease};
 use crate::upstream::exchange::{ExchangeError, ResponseBody};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 /// A response's body, and what must live as long as it.
 pub(super) struct VisitorBody {
     content: Content,
+    entry: Option<Box<Entry>>,
     _lease: Lease,
     _in_flight: InFlight,
 }
@@ -29,7 +30,12 @@ pub(super) enum Content {
 
 impl VisitorBody {
     pub(super) fn new(content: Content, lease: Lease, in_flight: InFlight) -> Self {
-        Self { content, _lease: lease, _in_flight: in_flight }
+        Self { content, entry: None, _lease: lease, _in_flight: in_flight }
+    }
+
+    /// Has the request logged when this body is sent or dropped.
+    pub(super) fn log(&mut self, entry: Option<Box<Entry>>) {
+        self.entry = entry;
     }
 }
 
@@ -41,10 +47,14 @@ impl Body for VisitorBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        match &mut self.content {
-            Content::Page(page) => Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
-            Content::Instance(body) => body.poll_data(cx).map(|data| data.map(|data| data.map(Frame::data))),
+        let data = match &mut self.content {
+            Content::Page(page) => page.take().map(Ok),
+            Content::Instance(body) => ready!(body.poll_data(cx)),
+        };
+        if let (Some(Ok(data)), Some(entry)) = (&data, &mut self.entry) {
+            entry.count(data.len());
         }
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,18 +1,17 @@
 //! Certificates from a real ACME server, Debian's Pebble, for host names that its own DNS server knows.
 
-use crate::surroundings::{Authority, Instance, parse, table, tls_connect, within};
+use crate::surroundings::{Authority, Instance, Log, own_ip, parse, table, tls_connect, within};
 use http::StatusCode;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     num::NonZero,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -43,12 +42,6 @@ const DIRECTORY: u16 = 14_000;
 const MANAGEMENT: u16 = 15_000;
 const DNS: u16 = 8053;
 
-/// A loopback address that no other process and no other test uses, so that its ports are free.
-fn address(test: u8) -> IpAddr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 64 + (high & 63), low, test).into()
-}
-
 /// Killed when dropped.
 struct Program(Child);
 
@@ -74,8 +67,8 @@ struct Pebble {
 }
 
 impl Pebble {
-    async fn start(test: u8) -> Self {
-        let (directory, authority, ip) = (tempfile::tempdir().unwrap(), Authority::new(), address(test));
+    async fn start() -> Self {
+        let (directory, authority, ip) = (tempfile::tempdir().unwrap(), Authority::new(), own_ip());
         authority.write_pair(directory.path(), "pebble", &["localhost", &ip.to_string()]);
         authority.write_root(&directory.path().join("root.pem"));
         let config = format!(
@@ -183,7 +176,7 @@ impl Edge {
 
 #[tokio::test]
 async fn an_app_gets_a_certificate_by_either_challenge_and_keeps_it() {
-    let (pebble, app) = (Pebble::start(1).await, Instance::named("an app").await);
+    let (pebble, app) = (Pebble::start().await, Instance::named("an app").await);
     for challenge in [Challenge::Http01, Challenge::TlsAlpn01] {
         let directory = tempfile::tempdir().unwrap();
         let (host, hosts) = ("blog.example.org".parse().unwrap(), ["blog.example.org", "blog.localhost"]);
@@ -216,21 +209,6 @@ async fn an_app_gets_a_certificate_by_either_challenge_and_keeps_it() {
     }
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_app_may_answer_challenges_of_its_own() {
     let app = Instance::named("an app").await;
@@ -243,10 +221,8 @@ async fn an_app_may_answer_challenges_of_its_own() {
 #[tokio::test]
 async fn a_refusal_says_what_the_authority_saw() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let pebble = Pebble::start(2).await;
+    let _guard = log.collect();
+    let pebble = Pebble::start().await;
     let directory = tempfile::tempdir().unwrap();
     let (challenges, clock) = (Arc::new(Challenges::default()), Arc::new(SystemClock));
     let directories = Directories { of_operator: None, ordered: Some(directory.path().to_owned()) };
@@ -255,7 +231,7 @@ async fn a_refusal_says_what_the_authority_saw() {
     let (config, stop) = (pebble.config(Challenge::Http01), CancellationToken::new());
     let acme = Acme::new(config, directory.path().to_owned(), challenges, certificates, clock);
     let refused = async {
-        while !String::from_utf8_lossy(&log.0.lock().unwrap()).contains("gets no certificate") {
+        while !log.text().contains("gets no certificate") {
             sleep(Duration::from_millis(50)).await;
         }
     };
@@ -263,7 +239,7 @@ async fn a_refusal_says_what_the_authority_saw() {
         () = acme.run(hosts, stop) => panic!("it ended"),
         said = timeout(PATIENCE, refused) => said.expect("a refusal in time"),
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains("connection refused") && log.contains("retry_in_s=60"), "{log}");
     assert!(!directory.path().join("nobody-home.example.org.crt").exists());
 }

@@ -1,6 +1,6 @@
 //! The program itself: its command line, its start without a control plane, its end.
 
-use crate::surroundings::{Instance, exchange, parse, table};
+use crate::surroundings::{Instance, exchange, own_ip, parse, table};
 use command_fds::{CommandFdExt, FdMapping};
 use http::StatusCode;
 use nix::{
@@ -9,6 +9,7 @@ use nix::{
 };
 use std::{
     fs,
+    io::Read,
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
 };
@@ -69,7 +70,7 @@ impl Drop for Program {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::new(own_ip(), 8080)
 }
 
 #[tokio::test]
@@ -104,6 +105,34 @@ async fn a_passed_socket_wins_over_the_configured_address() {
     drop(command);
     assert_eq!(program.terminate(), Some(0));
     assert!(TcpStream::connect(passed).is_err(), "nobody holds the socket any more");
+}
+
+#[tokio::test]
+async fn requests_are_logged_when_the_filter_asks_for_it() {
+    let address = free_address();
+    let log = "[log]\nformat = \"json\"\nfilter = \"warn,access=debug\"";
+    let host = Host::new(&format!("http = \"{address}\"\n{log}"));
+    let mut program = Program(host.command().stderr(Stdio::piped()).spawn().unwrap());
+    while TcpStream::connect(address).is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let request = "GET /path?secret=1 HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n";
+    let (_, page) = parse(&exchange(address, request).await);
+    let mut stderr = program.0.stderr.take().unwrap();
+    program.terminate();
+    let mut log = String::new();
+    stderr.read_to_string(&mut log).unwrap();
+    let entry = log.lines().find(|line| line.contains("\"access\"")).expect("an entry");
+    let entry: serde_json::Value = serde_json::from_str(entry).unwrap();
+    let fields = &entry["fields"];
+    assert_eq!((&fields["method"], &fields["host.name"]), (&"GET".into(), &"a.localhost".into()), "{entry}");
+    assert_eq!((&fields["path"], &fields["status"]), (&"/path".into(), &503.into()), "{entry}");
+    assert_eq!(
+        (&fields["visitor"], &fields["bytes"]),
+        (&"127.0.0.1".into(), &page.len().into()),
+        "{entry}"
+    );
+    assert!(!log.contains("secret"), "{log}");
 }
 
 #[test]

@@ -10,12 +10,12 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZero,
     path::Path,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,13 @@ use wisehosting_edge::{
     ingress::{Doors, Ingress},
     table::{Generations, ServingTable},
 };
+
+/// A loopback address that no other process and no other test uses, so that all of its ports are free.
+pub(crate) fn own_ip() -> IpAddr {
+    static TESTS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + (high & 63), low, TESTS.fetch_add(1, Ordering::SeqCst)).into()
+}
 
 /// Ends a test that hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -280,4 +287,32 @@ where
     let (sender, connection) = within(handshake).await.unwrap();
     tokio::spawn(connection);
     sender
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Collects what this thread logs until the guard is dropped.
+    pub(crate) fn collect(&self) -> tracing::subscriber::DefaultGuard {
+        let (log, level) = (self.clone(), tracing::Level::DEBUG);
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(level);
+        tracing::subscriber::set_default(subscriber.with_writer(move || log.clone()).finish())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
 }
