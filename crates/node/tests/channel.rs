@@ -23,7 +23,10 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
-use wisehosting_domain::{id::JobId, routes::RouteTable};
+use wisehosting_domain::{
+    id::{InstanceId, JobId},
+    routes::RouteTable,
+};
 use wisehosting_node::{
     channel::{
         self, ChannelHandle, Event, Identity, Role,
@@ -37,7 +40,7 @@ use wisehosting_protocol::{
     connection::HubConnection,
     key::SigningKey,
     message::{AgentMessage, HubMessage},
-    payload::{Heartbeat, JobRef, Register, Registered, Routes},
+    payload::{Heartbeat, JobRef, Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog},
 };
 
 const API_KEY: &str = "edge-key";
@@ -218,6 +221,36 @@ async fn a_lost_connection_comes_back_and_brings_what_waited() {
     let mut hub = fixture.connected().await;
     assert_eq!(within(hub.receive()).await, job_ack(1), "the heartbeat was of the moment and is gone");
     assert_eq!(fixture.hub.registrations.load(Ordering::SeqCst), 1, "the token still holds");
+}
+
+#[tokio::test]
+async fn a_full_queue_has_room_for_what_matters_more() {
+    let mut fixture = Fixture::start(API_KEY).await;
+    let mut hub = fixture.connected().await;
+    let handle = fixture.handle.clone();
+    // Nothing is sent meanwhile: the channel runs on this thread.
+    let log = || RuntimeLog { instance_id: InstanceId(uuid::Uuid::nil()), lines: Vec::new() };
+    while handle.try_send(log()).is_ok() {}
+    let mut waiting = 0;
+    while handle.try_send(job_ack(waiting)).is_ok() {
+        waiting += 1;
+    }
+    assert!(waiting > 100, "logs leave room for {waiting} messages");
+    for generation in [1, 2] {
+        handle.try_send(RoutesAck { generation, problems: Vec::new() }).unwrap();
+        handle.try_send(RoutesDrained { generation }).unwrap();
+    }
+    let (mut acks, mut routes) = (0, Vec::new());
+    while acks < waiting || routes.len() < 2 {
+        match within(hub.receive()).await {
+            AgentMessage::JobAck(_) => acks += 1,
+            AgentMessage::RuntimeLog(_) => {}
+            message => routes.push(message),
+        }
+    }
+    let newest: [AgentMessage; 2] =
+        [RoutesAck { generation: 2, problems: Vec::new() }.into(), RoutesDrained { generation: 2 }.into()];
+    assert_eq!(routes, newest, "of these only the newest");
 }
 
 #[tokio::test]

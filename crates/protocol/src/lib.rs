@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod key;
 pub mod message;
 pub mod payload;
+pub mod timing;
 pub mod window;
 
 /// Largest envelope in bytes, both ways.
@@ -25,3 +26,6 @@ pub const HEADER_VERSION: &str = "x-wisehosting-protocol";
 
 /// Header of the upgrade request and of its answer: the sequence number at which the *other* side must start.
 pub const HEADER_START: &str = "x-wisehosting-start";
+
+/// Status with which the hub closes a connection when a newer one of the same node took its place.
+pub const CLOSE_REPLACED: u16 = 4001;

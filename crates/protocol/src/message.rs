@@ -9,6 +9,19 @@ use crate::payload::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
+/// What becomes of a message that has to wait until the connection takes it. No queue grows without bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queueing {
+    /// It is never dropped: who sends it waits for room. The hub does not wait; it ends the connection, and begins the
+    /// next one with what is still true.
+    Kept,
+    /// Only the newest of its type is worth something: it takes the place of one that still waits, and the end of the
+    /// connection is the end of it.
+    Latest,
+    /// As [`Kept`](Self::Kept), but it leaves half of the queue to the others.
+    Bulk,
+}
+
 /// A direction's messages: their names on the wire and their payloads.
 pub trait Message: Sized {
     /// The names of all its types on the wire.
@@ -16,6 +29,9 @@ pub trait Message: Sized {
 
     /// The type's name on the wire.
     fn kind(&self) -> &'static str;
+
+    /// What becomes of it while it waits.
+    fn queueing(&self) -> Queueing;
 
     /// The payload as JSON.
     fn payload(&self) -> Box<RawValue>;
@@ -45,7 +61,7 @@ pub enum DecodeError {
 }
 
 macro_rules! messages {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident($payload:ty) = $kind:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident($payload:ty) = $kind:literal, $queueing:ident;)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub enum $name { $($(#[$vdoc])* $variant($payload),)* }
@@ -55,6 +71,10 @@ macro_rules! messages {
 
             fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $kind,)* }
+            }
+
+            fn queueing(&self) -> Queueing {
+                match self { $(Self::$variant(_) => Queueing::$queueing,)* }
             }
 
             fn payload(&self) -> Box<RawValue> {
@@ -101,31 +121,31 @@ messages! {
     /// What an agent sends.
     AgentMessage {
         /// Who speaks.
-        Register(Register) = "register",
+        Register(Register) = "register", Kept;
         /// Alive.
-        Heartbeat(Heartbeat) = "heartbeat",
+        Heartbeat(Heartbeat) = "heartbeat", Latest;
         /// A job arrived.
-        JobAck(JobRef) = "job_ack",
+        JobAck(JobRef) = "job_ack", Kept;
         /// A job reached a step.
-        JobStatus(JobStatus) = "job_status",
+        JobStatus(JobStatus) = "job_status", Kept;
         /// A job ended.
-        JobResult(JobResult) = "job_result",
+        JobResult(JobResult) = "job_result", Kept;
         /// What an instance is doing.
-        AppStatus(AppStatus) = "app_status",
+        AppStatus(AppStatus) = "app_status", Kept;
         /// An instance broke a limit.
-        Violation(Violation) = "violation",
+        Violation(Violation) = "violation", Kept;
         /// What an instance wrote.
-        RuntimeLog(RuntimeLog) = "runtime_log",
+        RuntimeLog(RuntimeLog) = "runtime_log", Bulk;
         /// What a build wrote.
-        BuildLog(BuildLog) = "build_log",
+        BuildLog(BuildLog) = "build_log", Bulk;
         /// What instances use.
-        AppStats(AppStats) = "app_stats",
+        AppStats(AppStats) = "app_stats", Latest;
         /// A table is in force.
-        RoutesAck(RoutesAck) = "routes_ack",
+        RoutesAck(RoutesAck) = "routes_ack", Latest;
         /// Older tables have no requests left.
-        RoutesDrained(RoutesDrained) = "routes_drained",
+        RoutesDrained(RoutesDrained) = "routes_drained", Latest;
         /// A message could not be used.
-        Error(ErrorReport) = "error",
+        Error(ErrorReport) = "error", Kept;
     }
 }
 
@@ -133,16 +153,16 @@ messages! {
     /// What the hub sends.
     HubMessage {
         /// Welcome.
-        Registered(Registered) = "registered",
+        Registered(Registered) = "registered", Kept;
         /// Do this.
-        Job(Job) = "job",
+        Job(Job) = "job", Kept;
         /// Stop doing that.
-        JobCancel(JobCancel) = "job_cancel",
+        JobCancel(JobCancel) = "job_cancel", Kept;
         /// A result is stored.
-        ResultAck(ResultAck) = "result_ack",
+        ResultAck(ResultAck) = "result_ack", Kept;
         /// Serve this table.
-        Routes(Routes) = "routes",
+        Routes(Routes) = "routes", Latest;
         /// A message could not be used.
-        Error(ErrorReport) = "error",
+        Error(ErrorReport) = "error", Kept;
     }
 }

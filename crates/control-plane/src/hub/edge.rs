@@ -15,11 +15,13 @@ use crate::state::AppState;
 pub(super) struct EdgeAgent<'a> {
     state: &'a AppState,
     membership: Membership,
+    /// The generation that is written down as the one that it serves.
+    noted: Option<u64>,
 }
 
 impl<'a> EdgeAgent<'a> {
     pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
-        Self { state, membership }
+        Self { state, membership, noted: None }
     }
 
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
@@ -28,8 +30,10 @@ impl<'a> EdgeAgent<'a> {
             AgentMessage::Heartbeat(_) => self.heartbeat().await?,
             AgentMessage::RoutesAck(ack) => self.routes_ack(ack).await,
             AgentMessage::RoutesDrained(drained) => {
-                self.membership.update_edge(|edge| edge.drained_generation = drained.generation);
-                self.state.signals.rollout.notify_one();
+                let news = self.membership.update_edge(|edge| edge.drained_generation = drained.generation);
+                if news.is_some() {
+                    self.state.signals.rollout.notify_one();
+                }
             }
             AgentMessage::Error(error) => {
                 tracing::warn!(edge.name = %self.membership.node.name, message = error.message, "an edge reports");
@@ -52,20 +56,27 @@ impl<'a> EdgeAgent<'a> {
         edges::seen(&mut connection, &self.membership.node.name, self.state.clock.now()).await
     }
 
-    async fn routes_ack(&self, ack: &RoutesAck) {
+    async fn routes_ack(&mut self, ack: &RoutesAck) {
         let name = &self.membership.node.name;
-        for problem in &ack.problems {
-            let (instance, message) = (problem.instance_id, &problem.message);
-            tracing::warn!(edge.name = %name, instance.id = %instance, message, "an edge cannot reach an instance");
-        }
+        let problems: Vec<_> = ack.problems.iter().map(|p| (p.instance_id, p.message.clone())).collect();
         // First what the rollout waits for; the row is for people.
-        self.membership.update_edge(|edge| {
+        let news = self.membership.update_edge(|edge| {
             edge.acked_generation = ack.generation;
-            edge.problems = ack.problems.iter().map(|p| (p.instance_id, p.message.clone())).collect();
+            edge.problems.clone_from(&problems);
         });
-        self.state.signals.rollout.notify_one();
-        if let Err(error) = self.note_ack(ack.generation).await {
-            tracing::warn!(edge.name = %name, error = &error as &dyn Error, "an edge's generation is not noted");
+        if let Some(before) = news {
+            for (instance, message) in problems.iter().filter(|problem| !before.problems.contains(problem)) {
+                tracing::warn!(edge.name = %name, instance.id = %instance, message, "an edge cannot reach an instance");
+            }
+            self.state.signals.rollout.notify_one();
+        }
+        if self.noted != Some(ack.generation) {
+            match self.note_ack(ack.generation).await {
+                Ok(()) => self.noted = Some(ack.generation),
+                Err(error) => {
+                    tracing::warn!(edge.name = %name, error = &error as &dyn Error, "an edge's generation is not noted");
+                }
+            }
         }
     }
 

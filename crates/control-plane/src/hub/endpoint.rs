@@ -87,10 +87,15 @@ fn check_version(node: &Node, version: u64) -> Result<(), Problem> {
         return Ok(());
     }
     tracing::warn!(node.role = %node.role, node.name = %node.name, version, "refused a connection: another protocol");
-    let message =
-        format!("The agent speaks version {version} of the protocol, the control plane version {VERSION}.");
-    Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "other_protocol", message)
+    Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "other_protocol", other_version(version))
         .hint("Install the same release on this node and on the control plane."))
+}
+
+fn other_version(version: u64) -> String {
+    let older = if version < u64::from(VERSION) { "agent" } else { "control plane" };
+    format!(
+        "The {older} is too old: the agent speaks version {version} of the protocol, the control plane version {VERSION}."
+    )
 }
 
 fn number(headers: &HeaderMap, name: &'static str) -> Result<u64, Problem> {

@@ -1,7 +1,8 @@
 //! The live connections of workers and edges, and what is only true while they live.
 //!
 //! A node has one connection; a newer one ends the older. Queues are bounded: a node that takes nothing is cut off, and
-//! gets what it missed when it connects again, because what must arrive is in Postgres.
+//! gets what it missed when it connects again, because what must arrive is in Postgres. How a message waits is its type's
+//! [`Queueing`](wisehosting_protocol::message::Queueing); what nodes send waits nowhere here, but in their own queues.
 
 mod edge;
 mod endpoint;
@@ -25,7 +26,7 @@ use wisehosting_domain::{
     rollout::{self, Edges},
     routes::RouteTable,
 };
-use wisehosting_protocol::message::HubMessage;
+use wisehosting_protocol::{message::HubMessage, timing::Timing};
 
 use crate::nodes::Role;
 
@@ -43,6 +44,7 @@ pub struct Hub(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    timing: Timing,
     links: Mutex<HashMap<Node, Link>>,
     table: watch::Sender<Option<Arc<RouteTable>>>,
 }
@@ -59,12 +61,23 @@ struct Node {
 struct Link {
     queue: mpsc::Sender<HubMessage>,
     /// Why the connection is to end, once it is.
-    end: watch::Sender<Option<&'static str>>,
+    end: watch::Sender<Option<Dismissal>>,
     edge: EdgeView,
 }
 
+/// Why the hub ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Dismissal {
+    #[error("a newer connection of this node took its place")]
+    Replaced,
+    #[error("it takes no messages")]
+    Full,
+    #[error("the hub let it go")]
+    LetGo,
+}
+
 /// What an edge said on this connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct EdgeView {
     acked_generation: u64,
     drained_generation: u64,
@@ -83,11 +96,21 @@ struct Membership {
 #[derive(Debug)]
 struct Inbox {
     queue: mpsc::Receiver<HubMessage>,
-    end: watch::Receiver<Option<&'static str>>,
+    end: watch::Receiver<Option<Dismissal>>,
     table: watch::Receiver<Option<Arc<RouteTable>>>,
 }
 
 impl Hub {
+    /// A hub without connections that waits for nodes this long.
+    #[must_use]
+    pub fn new(timing: Timing) -> Self {
+        Self(Arc::new(Inner { timing, ..Inner::default() }))
+    }
+
+    fn timing(&self) -> Timing {
+        self.0.timing
+    }
+
     /// Queues a message for a worker. One whose queue is full is cut off.
     ///
     /// # Errors
@@ -97,7 +120,7 @@ impl Hub {
         let links = self.links();
         let link = links.get(&node).ok_or(NotConnected)?;
         link.queue.try_send(message.into()).map_err(|_| {
-            link.end.send_replace(Some("it takes no messages"));
+            link.end.send_replace(Some(Dismissal::Full));
             NotConnected
         })
     }
@@ -147,7 +170,7 @@ impl Hub {
         let link = Link { queue: queue.clone(), end, edge: EdgeView::default() };
         let older = self.links().insert(node.clone(), link);
         if let Some(older) = older {
-            older.end.send_replace(Some("a newer connection of this node took its place"));
+            older.end.send_replace(Some(Dismissal::Replaced));
         }
         let inbox = Inbox { queue: queue_out, end: end_out, table: self.0.table.subscribe() };
         (Membership { hub: self.clone(), node, queue }, inbox)
@@ -164,12 +187,13 @@ impl Membership {
         let _ = self.queue.send(message.into()).await;
     }
 
-    /// Notes what the edge of this connection serves.
-    fn update_edge(&self, update: impl FnOnce(&mut EdgeView)) {
+    /// Notes what the edge of this connection serves; says what it served before, if this is news.
+    fn update_edge(&self, update: impl FnOnce(&mut EdgeView)) -> Option<EdgeView> {
         let mut links = self.hub.links();
-        if let Some(link) = links.get_mut(&self.node).filter(|link| link.queue.same_channel(&self.queue)) {
-            update(&mut link.edge);
-        }
+        let link = links.get_mut(&self.node).filter(|link| link.queue.same_channel(&self.queue))?;
+        let before = link.edge.clone();
+        update(&mut link.edge);
+        (link.edge != before).then_some(before)
     }
 }
 

@@ -21,14 +21,15 @@ use futures_util::{
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wisehosting_node::random;
 use wisehosting_protocol::{
-    MESSAGE_BYTES_MAX,
+    CLOSE_REPLACED, MESSAGE_BYTES_MAX,
     connection::{HubConnection, OpenError},
     message::{AgentMessage, HubMessage, Message as _},
     payload::{ErrorReport, Register, Registered, Routes},
+    timing::Timing,
 };
 use wisehosting_store::StoreError;
 
-use super::{Inbox, Membership, Node, edge::EdgeAgent, worker::WorkerAgent};
+use super::{Dismissal, Inbox, Membership, Node, edge::EdgeAgent, worker::WorkerAgent};
 use crate::{
     events::{Change, ChangeKind},
     nodes::Role,
@@ -36,14 +37,6 @@ use crate::{
     state::AppState,
 };
 
-/// For the agent's `register`.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the network to take one message.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often to ask whether the agent is there.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// An agent that says nothing for this long, not even to a ping, is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often a message tries again while the database is away.
 const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -56,15 +49,15 @@ enum End {
     /// No `register` in time, or another message in its place.
     #[error("the agent did not register")]
     NotRegistered,
-    /// No frame for [`SILENCE_MAX`].
+    /// No frame for [`Timing::silence_max`].
     #[error("the agent is silent")]
     Silent,
-    /// The network took no bytes for [`WRITE_TIMEOUT`].
+    /// The network took no bytes for [`Timing::write_timeout`].
     #[error("the network does not take what is sent")]
     Stuck,
     /// The hub wants it.
     #[error("{0}")]
-    Dismissed(&'static str),
+    Dismissed(Dismissal),
     /// The program ends.
     #[error("the control plane is shutting down")]
     Shutdown,
@@ -83,6 +76,19 @@ enum End {
     /// The network.
     #[error("the connection failed")]
     Transport(#[from] axum::Error),
+}
+
+impl End {
+    /// The status that the WebSocket is closed with.
+    fn code(&self) -> u16 {
+        match self {
+            Self::Shutdown => close_code::AWAY,
+            Self::Dismissed(Dismissal::Replaced) => CLOSE_REPLACED,
+            Self::Dismissed(_) | Self::Store(_) => close_code::AGAIN,
+            Self::NotText => close_code::UNSUPPORTED,
+            _ => close_code::POLICY,
+        }
+    }
 }
 
 /// What an agent's message could not do.
@@ -104,7 +110,9 @@ impl From<StoreError> for Unhandled {
 pub(super) async fn run(socket: WebSocket, connection: HubConnection, node: Node, state: AppState) {
     let signing = Signing { connection: Mutex::new(connection), state: &state };
     let (sink, stream) = socket.split();
-    let (mut writer, mut reader) = (Writer { sink, signing: &signing }, Reader { stream, signing: &signing });
+    let timing = state.hub.timing();
+    let mut writer = Writer { sink, signing: &signing, timing };
+    let mut reader = Reader { stream, signing: &signing, timing };
     let served = serve(&mut reader, &mut writer, &node, &state);
     let end = state.shutdown.run_until_cancelled(served).await.unwrap_or(End::Shutdown);
     log_end(&node, &end);
@@ -124,7 +132,7 @@ fn log_end(node: &Node, end: &End) {
 }
 
 async fn serve(reader: &mut Reader<'_>, writer: &mut Writer<'_>, node: &Node, state: &AppState) -> End {
-    let register = match timeout(REGISTER_TIMEOUT, reader.next()).await {
+    let register = match timeout(reader.timing.welcome_timeout, reader.next()).await {
         Ok(Ok(AgentMessage::Register(register))) => register,
         Ok(Err(end)) => return end,
         Ok(Ok(_)) | Err(_) => return End::NotRegistered,
@@ -215,18 +223,19 @@ enum Never {}
 struct Writer<'a> {
     sink: SplitSink<WebSocket, Message>,
     signing: &'a Signing<'a>,
+    timing: Timing,
 }
 
 impl Writer<'_> {
     /// Sends what the hub has for this node, and pings.
     async fn run(&mut self, mut inbox: Inbox, role: Role) -> Result<Never, End> {
-        let mut ping = interval(PING_INTERVAL);
+        let mut ping = interval(self.timing.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         inbox.table.mark_changed();
         loop {
             tokio::select! {
                 message = inbox.queue.recv() => {
-                    self.send(&message.ok_or(End::Dismissed("the hub let it go"))?).await?;
+                    self.send(&message.ok_or(End::Dismissed(Dismissal::LetGo))?).await?;
                 }
                 _ = inbox.table.changed(), if role == Role::Edge => {
                     let table = inbox.table.borrow_and_update().clone();
@@ -235,8 +244,8 @@ impl Writer<'_> {
                     }
                 }
                 _ = inbox.end.changed() => {
-                    let reason = inbox.end.borrow_and_update().unwrap_or("the hub let it go");
-                    return Err(End::Dismissed(reason));
+                    let dismissal = *inbox.end.borrow_and_update();
+                    return Err(End::Dismissed(dismissal.unwrap_or(Dismissal::LetGo)));
                 }
                 _ = ping.tick() => self.write(Message::Ping(Bytes::new())).await?,
             }
@@ -254,7 +263,8 @@ impl Writer<'_> {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        timeout(WRITE_TIMEOUT, self.sink.send(message)).await.map_err(|_| End::Stuck)?.map_err(End::from)
+        let written = timeout(self.timing.write_timeout, self.sink.send(message)).await;
+        written.map_err(|_| End::Stuck)?.map_err(End::from)
     }
 
     /// Tells the agent why, if it is still there to be told. What was wrong with its messages is for our log only.
@@ -263,7 +273,7 @@ impl Writer<'_> {
             return;
         }
         let reason = end.to_string();
-        let frame = CloseFrame { code: close_code::POLICY, reason: reason.as_str().into() };
+        let frame = CloseFrame { code: end.code(), reason: reason.as_str().into() };
         if self.send(&ErrorReport { message: reason }.into()).await.is_ok() {
             let _ = self.write(Message::Close(Some(frame))).await;
         }
@@ -273,6 +283,7 @@ impl Writer<'_> {
 struct Reader<'a> {
     stream: SplitStream<WebSocket>,
     signing: &'a Signing<'a>,
+    timing: Timing,
 }
 
 impl Reader<'_> {
@@ -294,7 +305,8 @@ impl Reader<'_> {
     /// The agent's next message; pings are answered by the library on the way.
     async fn next(&mut self) -> Result<AgentMessage, End> {
         loop {
-            let frame = timeout(SILENCE_MAX, self.stream.next()).await.map_err(|_| End::Silent)?;
+            let frame =
+                timeout(self.timing.silence_max, self.stream.next()).await.map_err(|_| End::Silent)?;
             match frame.ok_or(End::Closed)?? {
                 Message::Text(text) => return Ok(self.signing.open(&text)?),
                 Message::Binary(_) => return Err(End::NotText),

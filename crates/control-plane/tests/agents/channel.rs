@@ -1,6 +1,6 @@
 //! Who may connect, and what ends a connection.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
@@ -9,20 +9,24 @@ use sqlx::PgPool;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, client_async,
-    tungstenite::{self, Message, client::IntoClientRequest as _},
+    tungstenite::{self, Message, client::IntoClientRequest as _, protocol::CloseFrame},
 };
-use wisehosting_control_plane::nodes::{Role, token};
+use wisehosting_control_plane::{
+    hub::Hub,
+    nodes::{Role, token},
+};
 use wisehosting_node::{
     channel::registration::TokenResponse,
     clock::{Clock as _, SystemClock},
     http,
 };
 use wisehosting_protocol::{
-    HEADER_START, HEADER_VERSION, VERSION,
+    CLOSE_REPLACED, HEADER_START, HEADER_VERSION, VERSION,
     connection::AgentConnection,
     key::SigningKey,
     message::{AgentMessage, HubMessage},
-    payload::{Heartbeat, Register, RoutesDrained},
+    payload::{ErrorReport, Heartbeat, Register, RoutesDrained},
+    timing::Timing,
 };
 use wisehosting_store::MIGRATOR;
 
@@ -32,10 +36,22 @@ use crate::platform::{PATIENCE, Platform, TRAEFIK_TOKEN, api_key, label};
 struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     connection: AgentConnection,
+    /// How the hub closed it.
+    closed: Option<CloseFrame>,
 }
 
 /// Opens a channel with these values, whatever they are; the status of the refusal otherwise.
 async fn open(platform: &Platform, path: &str, token: &str, version: u32) -> Result<Raw, StatusCode> {
+    open_as("worker-1", platform, path, token, version).await
+}
+
+async fn open_as(
+    node: &str,
+    platform: &Platform,
+    path: &str,
+    token: &str,
+    version: u32,
+) -> Result<Raw, StatusCode> {
     let address: SocketAddr = platform.url.strip_prefix("http://").unwrap().parse().unwrap();
     let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
     let accept_start = 1_000;
@@ -47,8 +63,9 @@ async fn open(platform: &Platform, path: &str, token: &str, version: u32) -> Res
     match client_async(request, stream).await {
         Ok((socket, response)) => {
             let send_start = response.headers()[HEADER_START].to_str().unwrap().parse().unwrap();
-            let key = SigningKey::derive(&api_key("worker-1"));
-            Ok(Raw { socket, connection: AgentConnection::new(key, send_start, accept_start) })
+            let key = SigningKey::derive(&api_key(node));
+            let connection = AgentConnection::new(key, send_start, accept_start);
+            Ok(Raw { socket, connection, closed: None })
         }
         Err(tungstenite::Error::Http(response)) => Err(response.status()),
         Err(error) => panic!("{error}"),
@@ -58,8 +75,12 @@ async fn open(platform: &Platform, path: &str, token: &str, version: u32) -> Res
 impl Raw {
     /// An open channel of worker-1 that has registered.
     async fn registered(platform: &Platform) -> Self {
-        let token = worker_token(platform).await;
-        let mut raw = open(platform, "/v1/workers/ws", &token, VERSION).await.unwrap();
+        Self::registered_as("worker-1", platform).await
+    }
+
+    async fn registered_as(worker: &str, platform: &Platform) -> Self {
+        let token = token_of(worker, platform).await;
+        let mut raw = open_as(worker, platform, "/v1/workers/ws", &token, VERSION).await.unwrap();
         raw.send(&register()).await;
         assert!(matches!(raw.receive().await, Some(HubMessage::Registered(_))));
         raw
@@ -87,19 +108,24 @@ impl Raw {
                     return Some(self.connection.open(&text, SystemClock.now_ms()).unwrap());
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(Message::Close(frame))) => {
+                    self.closed = frame;
+                    return None;
+                }
+                Some(Err(_)) | None => return None,
                 Some(Ok(frame)) => panic!("{frame:?}"),
             }
         }
     }
 
-    /// What the hub says last.
+    /// What the hub says last, as a message and as the reason for the close.
     async fn farewell(&mut self) -> String {
         let farewell = match self.receive().await {
             Some(HubMessage::Error(error)) => error.message,
             other => panic!("{other:?}"),
         };
         assert_eq!(self.receive().await, None, "it closes the connection");
+        assert_eq!(self.closed.as_ref().map(|frame| frame.reason.as_str()), Some(&*farewell));
         farewell
     }
 }
@@ -118,7 +144,11 @@ async fn post(platform: &Platform, path: &str, body: &str) -> reqwest::Response 
 }
 
 async fn worker_token(platform: &Platform) -> String {
-    let body = format!(r#"{{"name":"worker-1","api_key":"{}","version":"test"}}"#, api_key("worker-1"));
+    token_of("worker-1", platform).await
+}
+
+async fn token_of(worker: &str, platform: &Platform) -> String {
+    let body = format!(r#"{{"name":"{worker}","api_key":"{}","version":"test"}}"#, api_key(worker));
     let response = post(platform, "/v1/workers/register", &body).await;
     assert_eq!(response.status(), StatusCode::OK);
     response.json::<TokenResponse>().await.unwrap().token.expose_secret().to_owned()
@@ -181,9 +211,27 @@ async fn the_channel_opens_for_a_token_of_the_role_only(pool: PgPool) {
         let refused = open(&platform, path, &token, VERSION).await.err();
         assert_eq!(refused, Some(StatusCode::UNAUTHORIZED), "{why}");
     }
-    let refused = open(&platform, "/v1/workers/ws", &good, VERSION + 1).await.err();
-    assert_eq!(refused, Some(StatusCode::UPGRADE_REQUIRED));
     open(&platform, "/v1/workers/ws", &good, VERSION).await.unwrap();
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_agent_of_another_version_is_told_who_is_too_old(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let token = worker_token(&platform).await;
+    for (version, expected) in [
+        (VERSION - 1, "The agent is too old: the agent speaks version 0"),
+        (VERSION + 1, "The control plane is too old: the agent speaks version 2"),
+    ] {
+        let request = http::client().unwrap().get(format!("{}/v1/workers/ws", platform.url));
+        let request = request.bearer_auth(&token).header(HEADER_START, 1).header(HEADER_VERSION, version);
+        let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+        let request = request.header("sec-websocket-version", 13).header("sec-websocket-key", "x".repeat(24));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED);
+        let text = response.text().await.unwrap();
+        assert!(text.contains(expected) && text.contains("Install the same release"), "{text}");
+    }
     platform.stop().await;
 }
 
@@ -193,15 +241,49 @@ async fn a_newer_connection_takes_the_place_of_the_older(pool: PgPool) {
     let mut older = Raw::registered(&platform).await;
     let mut newer = Raw::registered(&platform).await;
     assert_eq!(older.farewell().await, "a newer connection of this node took its place");
+    assert_eq!(older.closed.map(|frame| frame.code.into()), Some(CLOSE_REPLACED));
     newer.send(&heartbeat()).await;
     assert!(platform.state.hub.is_connected(&label("worker-1")), "the end of the older is not the newer's");
     newer.socket.close(None).await.unwrap();
-    platform
-        .eventually(async || {
-            let connected = platform.state.hub.is_connected(&label("worker-1"));
-            if connected { Err("connected".to_owned()) } else { Ok(()) }
-        })
-        .await;
+    platform.is_cut_off("worker-1").await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_node_that_answers_no_ping_is_cut_off(pool: PgPool) {
+    let timing = Timing {
+        ping_interval: Duration::from_millis(200),
+        silence_max: Duration::from_secs(3),
+        ..Timing::default()
+    };
+    let platform = Platform::start_with(pool, |state| state.hub = Hub::new(timing)).await;
+    // Its connection stays open, but nobody looks at it.
+    let _half_open = Raw::registered_as("worker-1", &platform).await;
+    let mut answering = Raw::registered_as("worker-2", &platform).await;
+    let answering = tokio::spawn(async move { while answering.socket.next().await.is_some() {} });
+    platform.is_cut_off("worker-1").await;
+    assert!(
+        platform.state.hub.is_connected(&label("worker-2")),
+        "it has said nothing either, but for its pongs"
+    );
+    answering.abort();
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_node_that_reads_nothing_is_cut_off_and_others_do_not_wait_for_it(pool: PgPool) {
+    let timing = Timing { write_timeout: Duration::from_secs(2), ..Timing::default() };
+    let platform = Platform::start_with(pool, |state| state.hub = Hub::new(timing)).await;
+    let _stuck = Raw::registered_as("worker-1", &platform).await;
+    let mut reading = Raw::registered_as("worker-2", &platform).await;
+    let hub = &platform.state.hub;
+    let large = ErrorReport { message: "x".repeat(100_000) };
+    while hub.send(&label("worker-1"), large.clone()).is_ok() {}
+    let small = ErrorReport { message: "for the other".to_owned() };
+    hub.send(&label("worker-2"), small.clone()).unwrap();
+    assert_eq!(reading.receive().await, Some(small.into()));
+    platform.is_cut_off("worker-1").await;
+    assert!(hub.is_connected(&label("worker-2")));
     platform.stop().await;
 }
 

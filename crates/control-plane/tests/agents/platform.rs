@@ -102,13 +102,22 @@ fn configuration() -> Config {
 
 impl Platform {
     pub(crate) async fn start(pool: PgPool) -> Self {
-        let platform = Self::start_without_database(pool).await;
+        Self::start_with(pool, |_| {}).await
+    }
+
+    /// A control plane that is not quite the usual one.
+    pub(crate) async fn start_with(pool: PgPool, change: impl FnOnce(&mut AppState)) -> Self {
+        let platform = Self::start_changed(pool, change).await;
         platform.prepare().await;
         platform
     }
 
     /// A control plane that has not reached its database yet.
     pub(crate) async fn start_without_database(pool: PgPool) -> Self {
+        Self::start_changed(pool, |_| {}).await
+    }
+
+    async fn start_changed(pool: PgPool, change: impl FnOnce(&mut AppState)) -> Self {
         // The tests' own pools share so few connections that tests side by side starve each other.
         let options = (*pool.connect_options()).clone();
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).connect_lazy_with(options);
@@ -118,7 +127,9 @@ impl Platform {
             traefik_token: TRAEFIK_TOKEN.into(),
             database_password: None,
         };
-        let state = AppState::new(configuration(), secrets, clock.clone(), pool, CancellationToken::new());
+        let mut state =
+            AppState::new(configuration(), secrets, clock.clone(), pool, CancellationToken::new());
+        change(&mut state);
         let mut tasks = tasks::start(&state);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -215,6 +226,15 @@ impl Platform {
         self.eventually(async || {
             let states = self.instance_states(id).await;
             if states == [state] { Ok(()) } else { Err(format!("{states:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until a node is not connected any more.
+    pub(crate) async fn is_cut_off(&self, node: &str) {
+        self.eventually(async || {
+            let connected = self.state.hub.is_connected(&label(node));
+            if connected { Err("connected".to_owned()) } else { Ok(()) }
         })
         .await;
     }

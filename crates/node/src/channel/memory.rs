@@ -1,7 +1,6 @@
 //! A channel without a network, for tests of what agents say: the test holds the hub's ends.
 
 use super::{ChannelHandle, Event, QUEUE_LEN};
-use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::mpsc;
 use wisehosting_protocol::message::AgentMessage;
 
@@ -14,11 +13,11 @@ pub struct FarEnd {
     pub events: mpsc::Sender<Event>,
 }
 
-/// A channel whose other side is in this process. A message of the moment counts as heard.
+/// A channel whose other side is in this process. It hears every message, also those of which a newer one is enough.
 #[must_use]
 pub fn channel() -> (ChannelHandle, mpsc::Receiver<Event>, FarEnd) {
     let (queue, sent) = mpsc::channel(QUEUE_LEN);
     let (events, events_out) = mpsc::channel(QUEUE_LEN);
-    let handle = ChannelHandle { queue, connected: Arc::new(AtomicBool::new(true)) };
+    let handle = ChannelHandle { queue, latest: None };
     (handle, events_out, FarEnd { sent, events })
 }

@@ -4,11 +4,13 @@
 //! send on and a stream of [`Event`]s. Nothing of one connection is valid on the next: each has its own sequence
 //! numbers, and begins with a `register` message.
 //!
-//! What is sent while there is no connection waits in the queue, except what is only true at its moment (a heartbeat,
-//! usage figures), which is dropped. A message that was on its way when a connection broke may be lost: what must
-//! arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
+//! How a message waits is its type's [`Queueing`]: what is sent while there is no connection waits in a bounded queue,
+//! except what is only true at its moment (a heartbeat, usage figures, what an edge serves), of which the newest waits
+//! while there is a connection, and nothing otherwise. A message that was on its way when a connection broke may be lost:
+//! what must arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
 
 mod backoff;
+mod latest;
 pub mod memory;
 pub mod registration;
 mod session;
@@ -21,29 +23,25 @@ use crate::{
     secret,
 };
 use backoff::Backoff;
+use latest::Latest;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use session::SessionEnd;
-use std::{
-    error::Error,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 use token::TokenKeeper;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wisehosting_protocol::{
     key::SigningKey,
-    message::{AgentMessage, HubMessage},
+    message::{AgentMessage, HubMessage, Message as _, Queueing},
     payload::{Register, Registered},
+    timing::Timing,
 };
 
 /// Messages that wait for a connection, and events that wait for the agent.
 const QUEUE_LEN: usize = 256;
+/// Room in the queue that logs leave to what matters more.
+const BULK_LEAVES: usize = QUEUE_LEN / 2;
 
 /// What kind of agent a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,10 +128,11 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct ChannelHandle {
     queue: mpsc::Sender<AgentMessage>,
-    connected: Arc<AtomicBool>,
+    /// Where [`Queueing::Latest`] messages wait; without it, in the queue.
+    latest: Option<Arc<Latest>>,
 }
 
-/// The channel was shut down, or (from [`ChannelHandle::try_send`]) its queue is full; the message is dropped.
+/// The channel was shut down, or (from [`ChannelHandle::try_send`]) it has no room; the message is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message was not taken: the channel is full or shut down")]
 pub struct NotSent;
@@ -144,27 +143,33 @@ impl ChannelHandle {
     /// # Errors
     /// The channel was shut down.
     pub async fn send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
-        match self.unless_stale(message.into()) {
+        match self.keep_latest(message.into()) {
             Some(message) => self.queue.send(message).await.map_err(|_| NotSent),
             None => Ok(()),
         }
     }
 
-    /// Queues a message if there is room: for what may be dropped, such as a line of a log.
+    /// Queues a message if there is room: for who may not wait and can repeat it.
     ///
     /// # Errors
     /// There is no room, or the channel was shut down.
     pub fn try_send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
-        match self.unless_stale(message.into()) {
-            Some(message) => self.queue.try_send(message).map_err(|_| NotSent),
-            None => Ok(()),
+        let Some(message) = self.keep_latest(message.into()) else { return Ok(()) };
+        if message.queueing() == Queueing::Bulk && self.queue.capacity() <= BULK_LEAVES {
+            return Err(NotSent);
         }
+        self.queue.try_send(message).map_err(|_| NotSent)
     }
 
-    /// The message, unless it is of the moment and there is nobody to tell.
-    fn unless_stale(&self, message: AgentMessage) -> Option<AgentMessage> {
-        let of_the_moment = matches!(message, AgentMessage::Heartbeat(_) | AgentMessage::AppStats(_));
-        (!of_the_moment || self.connected.load(Ordering::Relaxed)).then_some(message)
+    /// The message, unless it is one of those of which only the newest waits.
+    fn keep_latest(&self, message: AgentMessage) -> Option<AgentMessage> {
+        match &self.latest {
+            Some(latest) if message.queueing() == Queueing::Latest => {
+                latest.put(message);
+                None
+            }
+            _ => Some(message),
+        }
     }
 }
 
@@ -182,9 +187,9 @@ pub fn spawn(
     let (events, events_out) = mpsc::channel(QUEUE_LEN);
     let dialer = socket::Dialer::new(&identity)?;
     let tokens = Arc::new(TokenKeeper::new(identity, clock.clone())?);
-    let connected = Arc::new(AtomicBool::new(false));
-    let handle = ChannelHandle { queue: queue_in, connected: connected.clone() };
-    let channel = Channel { tokens, dialer, clock, register: Box::new(register), events, queue, connected };
+    let latest = Arc::new(Latest::default());
+    let handle = ChannelHandle { queue: queue_in, latest: Some(latest.clone()) };
+    let channel = Channel { tokens, dialer, clock, register: Box::new(register), events, queue, latest };
     tokio::spawn(async move {
         shutdown.run_until_cancelled(channel.run()).await;
     });
@@ -216,6 +221,13 @@ enum ConnectError {
     Dial(#[from] socket::DialError),
 }
 
+impl ConnectError {
+    /// Whether somebody has to change something before it can go away.
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::Refused | Self::Dial(socket::DialError::OtherVersion(_)))
+    }
+}
+
 struct Channel {
     tokens: Arc<TokenKeeper>,
     dialer: socket::Dialer,
@@ -223,7 +235,7 @@ struct Channel {
     register: Box<dyn Fn() -> Register + Send + Sync>,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<AgentMessage>,
-    connected: Arc<AtomicBool>,
+    latest: Arc<Latest>,
 }
 
 impl Channel {
@@ -257,7 +269,7 @@ impl Channel {
                 Err(error) => {
                     log_failure(&error, silent);
                     silent = true;
-                    if matches!(error, ConnectError::Refused) {
+                    if error.is_lasting() {
                         backoff.slow_down();
                     }
                 }
@@ -280,10 +292,11 @@ impl Channel {
             register: (self.register)(),
             queue: &mut self.queue,
             events: &self.events,
-            connected: &self.connected,
+            latest: &self.latest,
+            timing: Timing::default(),
         };
         let end = session::run(link, agent, &*self.clock).await;
-        self.connected.store(false, Ordering::Relaxed);
+        self.latest.close();
         end
     }
 }

@@ -45,6 +45,9 @@ pub(super) enum DialError {
     /// The token is not, or no longer, taken. The next attempt gets a new one.
     #[error("the control plane does not take the token")]
     TokenRefused,
+    /// The hub speaks another version of the protocol; what it says about that.
+    #[error("{0}")]
+    OtherVersion(String),
     /// Any other answer than an upgrade.
     #[error("upgrade to a WebSocket")]
     Upgrade(#[source] Box<tungstenite::Error>),
@@ -92,8 +95,7 @@ impl Dialer {
 
     async fn handshake(&self, token: &SecretString) -> Result<Link, DialError> {
         let accept_start = random::sequence_start();
-        let request =
-            self.request(token, accept_start).map_err(|error| DialError::Upgrade(Box::new(error)))?;
+        let request = self.request(token, accept_start)?;
         let stream = self.connect().await?;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
@@ -101,13 +103,7 @@ impl Dialer {
             .max_write_buffer_size(2 * MESSAGE_BYTES_MAX)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let (socket, response) =
-            client_async_with_config(request, stream, Some(config)).await.map_err(|error| match error {
-                tungstenite::Error::Http(response) if is_refusal(response.status()) => {
-                    DialError::TokenRefused
-                }
-                error => DialError::Upgrade(Box::new(error)),
-            })?;
+        let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
         let send_start = response
             .headers()
             .get(HEADER_START)
@@ -142,6 +138,43 @@ impl Dialer {
     }
 }
 
-fn is_refusal(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+impl From<tungstenite::Error> for DialError {
+    fn from(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Http(response) => match response.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::TokenRefused,
+                StatusCode::UPGRADE_REQUIRED => {
+                    Self::OtherVersion(sentence(response.body().as_deref().unwrap_or_default()))
+                }
+                _ => Self::Upgrade(Box::new(tungstenite::Error::Http(response))),
+            },
+            error => Self::Upgrade(Box::new(error)),
+        }
+    }
+}
+
+/// What the hub says about its refusal: `{"error":{"message":…,"hint":…}}`, as much of it as came with the answer's head.
+fn sentence(body: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let [message, hint] = ["message", "hint"].map(|field| body["error"][field].as_str());
+    match (message, hint) {
+        (Some(message), Some(hint)) => format!("{message} {hint}"),
+        (Some(message), None) => message.to_owned(),
+        (None, _) => format!(
+            "the control plane does not speak version {VERSION} of the protocol: install its release here"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_of_another_version_is_quoted() {
+        let body =
+            br#"{"error":{"code":"other_protocol","message":"Too old.","hint":"Install a newer one."}}"#;
+        assert_eq!(sentence(body), "Too old. Install a newer one.");
+        assert!(sentence(b"<html>").contains("does not speak version"));
+    }
 }

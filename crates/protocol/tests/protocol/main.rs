@@ -3,6 +3,7 @@
 mod connection;
 #[path = "../../fuzz/decoder.rs"]
 mod decoder;
+mod document;
 #[path = "../../examples/vectors/generator.rs"]
 mod generator;
 mod independent;

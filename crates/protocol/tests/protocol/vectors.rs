@@ -69,7 +69,7 @@ fn refuses_more_fields<M: Message + std::fmt::Debug>(kind: &str, example: &str) 
 }
 
 /// The paths of all objects in a value whose fields are given.
-fn objects(value: &Value) -> Vec<String> {
+pub(crate) fn objects(value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), value)];
     while let Some((path, value)) = open.pop() {
