@@ -1,7 +1,11 @@
 //! A job of the store as the message that gives it to its worker.
 
 use time::OffsetDateTime;
-use wisehosting_domain::state::JobKind;
+use wisehosting_domain::{
+    id::{AppId, InstanceId, JobId},
+    name::Label,
+    state::JobKind,
+};
 use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
 use wisehosting_store::jobs::Job;
 
@@ -32,4 +36,13 @@ fn deploy(job: &Job, now: OffsetDateTime) -> Deploy {
         deadline_ms: left.whole_milliseconds().try_into().unwrap_or(0),
         environment: settings.environment,
     }
+}
+
+/// A stop of an instance that the database knows nothing of: its app was removed while its worker was not there. The job
+/// is known to the worker only, by the instance's own id, so it is the same however often it is sent.
+pub(super) fn stop_unknown(instance_id: InstanceId) -> payload::Job {
+    let InstanceId(id) = instance_id;
+    let app: Label = "removed".parse().expect("the text is a label");
+    let work = Work::Stop(Stop { grace_ms: STOP_GRACE_MS });
+    payload::Job { job_id: JobId(id), app_id: AppId(id), app, instance_id, work }
 }

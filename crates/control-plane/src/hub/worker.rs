@@ -31,6 +31,8 @@ use crate::{scheduler::leases, state::AppState};
 pub(super) struct WorkerAgent<'a> {
     state: &'a AppState,
     membership: Membership,
+    /// When it last said that it is alive.
+    heard_at: OffsetDateTime,
     /// The apps of the instances that it spoke of, as of so many [removals](crate::logs::RuntimeLogs::removals).
     apps: HashMap<InstanceId, AppId>,
     removals: u64,
@@ -38,7 +40,8 @@ pub(super) struct WorkerAgent<'a> {
 
 impl<'a> WorkerAgent<'a> {
     pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
-        Self { state, membership, apps: HashMap::new(), removals: 0 }
+        let heard_at = state.clock.now();
+        Self { state, membership, heard_at, apps: HashMap::new(), removals: 0 }
     }
 
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
@@ -71,8 +74,9 @@ impl<'a> WorkerAgent<'a> {
 
     /// The worker is back: whatever it should do and does not know of is sent again, whatever it should not do is
     /// called off.
-    async fn register(&self, register: &Register) -> Result<(), StoreError> {
+    async fn register(&mut self, register: &Register) -> Result<(), StoreError> {
         let now = self.state.clock.now();
+        self.heard_at = now;
         let mut connection = pool::acquire(&self.state.pool).await?;
         let capacity = self.capacity(register);
         workers::connected(&mut connection, self.name(), &register.version, capacity, now).await?;
@@ -111,11 +115,17 @@ impl<'a> WorkerAgent<'a> {
         Share { memory_bytes: memory.unwrap_or_default(), cpu_millis: cpu.unwrap_or_default() }
     }
 
-    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let now = self.state.clock.now();
         let mut connection = pool::acquire(&self.state.pool).await?;
         let lease = now + leases::LEASE;
-        workers::heartbeat(&mut connection, self.name(), &heartbeat.running_jobs, now, lease).await
+        workers::heartbeat(&mut connection, self.name(), &heartbeat.running_jobs, now, lease).await?;
+        if now - self.heard_at > leases::SILENCE_MAX {
+            // Jobs may have waited for it.
+            self.state.signals.jobs.notify_one();
+        }
+        self.heard_at = now;
+        Ok(())
     }
 
     async fn job_ack(&self, id: JobId) -> Result<(), StoreError> {
@@ -149,7 +159,13 @@ impl<'a> WorkerAgent<'a> {
         if status.running && known == Some(InstanceState::Failed) {
             job_result::stop_orphan(&mut transaction, status.instance_id, now).await?;
         }
-        pool::commit(transaction).await
+        let app = instances::app_of(&mut transaction, self.name(), status.instance_id).await?;
+        pool::commit(transaction).await?;
+        if status.running && app.is_none() {
+            tracing::warn!(worker.name = %self.name(), instance.id = %status.instance_id, "an instance of a removed app runs: stopping it");
+            self.membership.send(job::stop_unknown(status.instance_id)).await;
+        }
+        Ok(())
     }
 
     async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {

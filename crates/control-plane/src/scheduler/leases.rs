@@ -1,17 +1,19 @@
 //! What becomes of jobs whose worker is silent, or that take too long.
 //!
-//! A deploy fails with a sentence that says so: nobody can know how far it came. A stop goes back into the queue, since
-//! an instance must end. Silence counts only while we listen: after a pause of ours every lease is renewed.
+//! A deploy fails with a sentence that says so: nobody can know how far it came, so its instance is stopped as soon as its
+//! worker is there. A stop goes back into the queue, since an instance must end. Silence counts only while we listen: after a pause of ours every lease is renewed.
 
 use time::{Duration, OffsetDateTime};
 use tokio::time::Instant;
 use wisehosting_domain::{
+    id::JobId,
     name::Label,
-    state::{InstanceState, JobKind, JobState},
+    state::{JobKind, JobState},
 };
+use wisehosting_node::random;
 use wisehosting_protocol::{message::JobCancel, payload::JobRef};
 use wisehosting_store::{
-    PgConnection, StoreError, deployment_state, instances,
+    PgConnection, StoreError, deployment_state,
     jobs::{self, Job},
     pool,
 };
@@ -22,6 +24,8 @@ use crate::state::AppState;
 pub const LEASE: Duration = Duration::seconds(30);
 /// How often a worker speaks of its jobs.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
+/// A worker that missed three heartbeats gets no new instances, although its connection is open.
+pub const SILENCE_MAX: Duration = Duration::seconds(3 * HEARTBEAT_INTERVAL.whole_seconds());
 
 const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 /// Without a check for this long, heartbeats may have been missed by us.
@@ -88,7 +92,8 @@ async fn end(conn: &mut PgConnection, job: &Job, now: OffsetDateTime) -> Result<
     }
     jobs::finish(conn, job.id, JobState::Failed, Some(&reason), now).await?;
     if let Some(instance_id) = job.instance_id {
-        instances::set_state(conn, instance_id, InstanceState::Failed).await?;
+        // The worker may be at work on it all the same, or have it up already.
+        jobs::enqueue_stop(conn, JobId(random::uuid()), instance_id, now).await?;
     }
     deployment_state::fail(conn, job.deployment_id, &reason, now).await.map(|_| ())
 }

@@ -72,7 +72,7 @@ impl Scheduler {
         let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
             return Ok(false);
         };
-        match self.choose(&mut transaction, &connected, &job).await? {
+        match self.choose(&mut transaction, &connected, &job, now).await? {
             Ok(worker) => {
                 assign(&mut transaction, &mut job, worker, now).await?;
                 pool::commit(transaction).await?;
@@ -95,12 +95,13 @@ impl Scheduler {
         conn: &mut PgConnection,
         connected: &[Label],
         job: &Job,
+        now: OffsetDateTime,
     ) -> Result<Result<Label, String>, StoreError> {
         if let Some(worker) = &job.worker {
             return Ok(Ok(worker.clone()));
         }
         let workers: Vec<placement::Worker> =
-            workers::list(conn).await?.into_iter().map(|worker| candidate(worker, connected)).collect();
+            workers::list(conn).await?.into_iter().map(|worker| candidate(worker, connected, now)).collect();
         let chosen = place(&workers, &job.settings.limits).map(|worker| worker.name.clone());
         Ok(chosen.map_err(|reason| reason.to_string()))
     }
@@ -114,9 +115,12 @@ impl Scheduler {
     }
 }
 
-fn candidate(worker: workers::Worker, connected: &[Label]) -> placement::Worker {
+/// A worker whose machine hangs, or that the network has cut off, keeps its connection for a while: it must also have
+/// been heard of lately.
+fn candidate(worker: workers::Worker, connected: &[Label], now: OffsetDateTime) -> placement::Worker {
+    let heard = worker.last_seen_at.is_some_and(|seen| now - seen <= leases::SILENCE_MAX);
     placement::Worker {
-        connected: connected.contains(&worker.name),
+        connected: heard && connected.contains(&worker.name),
         name: worker.name,
         memory_bytes: worker.capacity.memory_bytes,
         cpu_millis: worker.capacity.cpu_millis,

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use wisehosting_domain::{
-    id::{DeploymentId, JobId},
+    id::{DeploymentId, InstanceId, JobId},
     state::{DeploymentState::*, InstanceState},
 };
 use wisehosting_node::{channel::Role, random};
 use wisehosting_protocol::{
     message::HubMessage,
-    payload::{AppStatus, Outcome},
+    payload::{AppStatus, Heartbeat, Outcome},
 };
 use wisehosting_store::{
     MIGRATOR, deployment_state,
@@ -149,11 +149,17 @@ async fn a_job_of_a_silent_worker_fails_and_its_late_instance_is_stopped(pool: P
     let failed = platform.reaches(id, Failed).await;
     let message = "Worker worker-1 was lost: nothing was heard of the job for 30 s. Deploy again.";
     assert_eq!(failed.message.as_deref(), Some(message));
-    assert!(matches!(worker.next().await, HubMessage::JobCancel(_)));
+    // The job is called off, and whatever came of it is to be stopped.
+    let (first, second) = (worker.next().await, worker.next().await);
+    let (HubMessage::JobCancel(cancel), HubMessage::Job(stop)) = (match first {
+        HubMessage::JobCancel(_) => (first, second),
+        _ => (second, first),
+    }) else {
+        panic!("no cancel and stop")
+    };
+    assert_eq!((cancel.0.job_id, stop.instance_id), (job.job_id, job.instance_id));
 
     worker.finish(&job, deployed(20_001)).await;
-    let stop = worker.stop_job().await;
-    assert_eq!(stop.instance_id, job.instance_id);
     worker.finish(&job, deployed(20_001)).await;
     worker.finish(&stop, Outcome::Stopped).await;
     platform.instance_reaches(id, InstanceState::Stopped).await;
@@ -177,6 +183,34 @@ async fn an_instance_that_a_failed_deploy_left_running_is_stopped(pool: PgPool) 
     assert_eq!(stop.instance_id, instance_id);
     worker.finish(&stop, Outcome::Stopped).await;
     platform.instance_reaches(id, InstanceState::Stopped).await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_instance_that_nobody_knows_is_stopped(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let instance_id = InstanceId(random::uuid());
+    // Of an app that was removed while its worker was not declared.
+    worker.send(AppStatus { instance_id, running: true, exit_code: None, observed_at_ms: 1 }).await;
+    let stop = worker.stop_job().await;
+    assert_eq!(stop.instance_id, instance_id);
+    worker.finish(&stop, Outcome::Stopped).await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_worker_that_misses_heartbeats_gets_no_new_instances(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.clock.advance(Duration::from_secs(31));
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    platform.waits_for(id, "no worker is connected").await;
+    let heartbeat =
+        Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() };
+    worker.send(heartbeat).await;
+    worker.deploy_job().await;
     platform.stop().await;
 }
 
