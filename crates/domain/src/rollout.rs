@@ -24,6 +24,8 @@ impl Default for Policy {
     }
 }
 
+const INSTANCE_GONE: &str = "its instance is gone: was its worker removed? Deploy again";
+
 /// One app as the store knows it.
 #[derive(Clone, Debug)]
 pub struct App {
@@ -156,6 +158,9 @@ fn plan_service(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
     }
     let serving = current.filter(|d| d.state == DeploymentState::Live || !actions.is_empty());
     for deployment in &app.deployments {
+        if overtaken_and_gone(deployment, current, serving) {
+            actions.push(Action::Fail(deployment.id, INSTANCE_GONE.to_owned()));
+        }
         retire(deployment, serving, &mut actions);
         stop_drained(deployment, edges, policy, &mut actions);
     }
@@ -203,7 +208,7 @@ enum Verdict {
 
 fn verdict(deployment: &Deployment, routed: Routed, edges: &Edges, policy: Policy) -> Verdict {
     if !has_healthy(deployment) {
-        return Verdict::Fails("its instance is gone: was its worker removed? Deploy again".to_owned());
+        return Verdict::Fails(INSTANCE_GONE.to_owned());
     }
     let acked = |edge: &&Edge| edge.acked_generation >= routed.generation;
     let problem = edges.connected.iter().filter(acked).find_map(|edge| {
@@ -235,13 +240,25 @@ fn routing_timeout(edges: &Edges, routed: Routed, policy: Policy) -> String {
     }
 }
 
-/// What the host names lead to when `failed` cannot be served: the newest older one that is still up.
+/// What the host names lead to when `failed` cannot be served: what they led to before, whether it is up or not.
 fn fallback(app: &App, failed: &Deployment) -> Option<DeploymentId> {
     app.deployments
         .iter()
-        .filter(|d| d.state == DeploymentState::Live && d.number < failed.number && has_healthy(d))
+        .filter(|d| d.state == DeploymentState::Live && d.number < failed.number)
         .max_by_key(|d| d.number)
         .map(|d| d.id)
+}
+
+/// Whether it waits for a newer one that is on its way to the edges, and could not come into service should that fail.
+fn overtaken_and_gone(
+    deployment: &Deployment,
+    current: Option<&Deployment>,
+    serving: Option<&Deployment>,
+) -> bool {
+    deployment.state == DeploymentState::Routing
+        && !has_healthy(deployment)
+        && current.is_none_or(|current| current.id != deployment.id)
+        && serving.is_none_or(|serving| serving.number < deployment.number)
 }
 
 /// Supersedes what is older than the serving deployment, and drains what must not be routed to any more.

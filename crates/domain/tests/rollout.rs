@@ -171,6 +171,24 @@ fn a_deployment_that_is_overtaken_gives_way() {
 }
 
 #[test]
+fn a_deployment_that_can_no_longer_come_into_service_fails() {
+    let edges = connected(&[edge("a", 5, 5)]);
+    let gone = deployment(1, DeploymentState::Routing, InstanceState::Failed);
+    let fails = |plan: Vec<Action>| matches!(&plan[..], [Fail(id, _)] if *id == did(1));
+    assert!(fails(steps(&app(None, std::slice::from_ref(&gone)), &edges)));
+    assert!(fails(steps(&app(routed(2, 6, 9), &[gone.clone(), routing(2)]), &edges)));
+    assert_eq!(steps(&app(routed(2, 5, 9), &[gone, live(2)]), &edges), [Supersede(did(1))]);
+}
+
+#[test]
+fn a_failed_switch_goes_back_to_what_was_live_even_if_that_is_down() {
+    let edges = Edges { declared: 1, connected: Vec::new() };
+    let down = deployment(1, DeploymentState::Live, InstanceState::Failed);
+    let plan = steps(&app(routed(2, 5, 30_000), &[down, routing(2)]), &edges);
+    assert!(matches!(&plan[..], [Fail(_, _), Route(back)] if *back == did(1)), "{plan:?}");
+}
+
+#[test]
 fn an_overtaken_deployment_is_tried_when_the_newer_one_fails() {
     let edges = connected(&[edge("a", 6, 6)]);
     assert_eq!(steps(&app(routed(1, 6, 9), &[live(1), routing(2), failed(3)]), &edges), [Route(did(2))]);
