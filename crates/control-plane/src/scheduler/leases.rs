@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use wisehosting_domain::{
     id::JobId,
     name::Label,
-    state::{JobKind, JobState},
+    state::{InstanceState, JobKind, JobState},
 };
 use wisehosting_node::random;
 use wisehosting_protocol::{message::JobCancel, payload::JobRef};
 use wisehosting_store::{
-    PgConnection, StoreError, deployment_state,
+    PgConnection, StoreError, deployment_state, instances,
     jobs::{self, Job},
     pool,
 };
@@ -54,6 +54,11 @@ impl Leases {
     pub fn new(state: AppState) -> Self {
         Self { state, last_check: None }
     }
+
+    /// Whether the job's worker may ever come back.
+    fn is_declared(&self, job: &Job) -> bool {
+        self.state.config.workers.iter().any(|worker| Some(&worker.name) == job.worker.as_ref())
+    }
 }
 
 impl crate::tasks::Reconciler for Leases {
@@ -67,7 +72,7 @@ impl crate::tasks::Reconciler for Leases {
         }
         let overdue = jobs::lock_overdue(&mut transaction, now).await?;
         for job in &overdue {
-            end(&mut transaction, job, now).await?;
+            end(&mut transaction, job, self.is_declared(job), now).await?;
         }
         pool::commit(transaction).await?;
         self.last_check = Some(Instant::now());
@@ -85,15 +90,22 @@ impl crate::tasks::Reconciler for Leases {
     }
 }
 
-async fn end(conn: &mut PgConnection, job: &Job, now: OffsetDateTime) -> Result<(), StoreError> {
+async fn end(
+    conn: &mut PgConnection,
+    job: &Job,
+    may_come_back: bool,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
     let reason = reason(job, now);
     if job.kind == JobKind::Stop {
         return jobs::retry(conn, job.id, &reason, now).await;
     }
     jobs::finish(conn, job.id, JobState::Failed, Some(&reason), now).await?;
-    if let Some(instance_id) = job.instance_id {
+    match job.instance_id {
         // The worker may be at work on it all the same, or have it up already.
-        jobs::enqueue_stop(conn, JobId(random::uuid()), instance_id, now).await?;
+        Some(id) if may_come_back => jobs::enqueue_stop(conn, JobId(random::uuid()), id, now).await?,
+        Some(id) => instances::set_state(conn, id, InstanceState::Failed).await?,
+        None => {}
     }
     deployment_state::fail(conn, job.deployment_id, &reason, now).await.map(|_| ())
 }

@@ -66,9 +66,10 @@ impl Scheduler {
 
     /// Gives away the next job that is not in `stuck`, or adds it to that; says whether there was one.
     async fn assign_next(&self, stuck: &mut Vec<JobId>) -> Result<bool, StoreError> {
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        // Now that the wait for a connection is over: leases begin here.
         let now = self.state.clock.now();
         let connected = self.state.hub.workers();
-        let mut transaction = pool::begin(&self.state.pool).await?;
         let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
             return Ok(false);
         };

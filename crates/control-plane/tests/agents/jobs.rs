@@ -14,6 +14,7 @@ use wisehosting_protocol::{
 };
 use wisehosting_store::{
     MIGRATOR, deployment_state,
+    deployments::Deployment,
     jobs::{self, Cancel},
     pool,
 };
@@ -31,6 +32,20 @@ impl Platform {
             if now.as_deref() == Some(reason) { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
+    }
+
+    /// Lets time pass until a deployment has failed; not all at once, since a machine that is so busy that it pauses us
+    /// renews the lease.
+    async fn fails_in_silence(&self, id: DeploymentId) -> Deployment {
+        self.eventually(async || {
+            let deployment = self.deployment(id).await;
+            if deployment.state == Failed {
+                return Ok(deployment);
+            }
+            self.clock.advance(Duration::from_secs(7));
+            Err(deployment.state.to_string())
+        })
+        .await
     }
 
     async fn cancel(&self, id: DeploymentId) -> Cancel {
@@ -145,22 +160,12 @@ async fn a_job_of_a_silent_worker_fails_and_its_late_instance_is_stopped(pool: P
     let id = platform.deploy("hello").await;
     let job = worker.deploy_job().await;
     worker.ack(&job).await;
-    // Not all at once: a machine that is so busy that it pauses us renews the lease.
-    let failed = platform
-        .eventually(async || {
-            let deployment = platform.deployment(id).await;
-            if deployment.state == Failed {
-                return Ok(deployment);
-            }
-            platform.clock.advance(Duration::from_secs(7));
-            Err(deployment.state.to_string())
-        })
-        .await;
+    let failed = platform.fails_in_silence(id).await;
     let message = "Worker worker-1 was lost: nothing was heard of the job for 30 s. Deploy again.";
     assert_eq!(failed.message.as_deref(), Some(message));
     // The job is called off, and whatever came of it is to be stopped.
     let (first, second) = (worker.next().await, worker.next().await);
-    let (HubMessage::JobCancel(cancel), HubMessage::Job(stop)) = (match first {
+    let (HubMessage::JobCancel(cancel), HubMessage::Job(mut stop)) = (match first {
         HubMessage::JobCancel(_) => (first, second),
         _ => (second, first),
     }) else {
@@ -171,7 +176,11 @@ async fn a_job_of_a_silent_worker_fails_and_its_late_instance_is_stopped(pool: P
     worker.finish(&job, deployed(20_001)).await;
     worker.finish(&job, deployed(20_001)).await;
     worker.finish(&stop, Outcome::Stopped).await;
-    platform.instance_reaches(id, InstanceState::Stopped).await;
+    while platform.instance_states(id).await != [InstanceState::Stopped] {
+        // Time passed for this job, too: it was put back, and comes again.
+        stop = worker.stop_job().await;
+        worker.finish(&stop, Outcome::Stopped).await;
+    }
     assert_eq!(platform.deployment(id).await.state, Failed, "what is final stays");
     platform.stop().await;
 }
@@ -192,6 +201,24 @@ async fn an_instance_that_a_failed_deploy_left_running_is_stopped(pool: PgPool) 
     assert_eq!(stop.instance_id, instance_id);
     worker.finish(&stop, Outcome::Stopped).await;
     platform.instance_reaches(id, InstanceState::Stopped).await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_deploy_of_a_worker_that_was_removed_leaves_nothing_to_wait_for(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    for statement in [
+        "INSERT INTO workers (name, address, removed_at) VALUES ('removed', '10.50.0.19', now())",
+        "INSERT INTO instances (id, deployment_id, worker, state, memory_bytes, cpu_millis, created_at)
+         SELECT id, id, 'removed', 'starting', 1, 1, now() FROM deployments",
+        "UPDATE jobs SET state = 'running', worker = 'removed', instance_id = deployment_id, lease_expires_at = now()",
+    ] {
+        sqlx::query(statement).execute(&platform.state.pool).await.unwrap();
+    }
+    platform.fails_in_silence(id).await;
+    assert_eq!(platform.instance_states(id).await, [InstanceState::Failed]);
     platform.stop().await;
 }
 
