@@ -112,6 +112,8 @@ in
         capabilities = [
           "CAP_DAC_OVERRIDE"
           "CAP_KILL"
+          "CAP_NET_ADMIN"
+          "CAP_SYS_ADMIN"
         ];
       })
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ago, bytes, cores, duration, plainText } from './format';
+import { ago, bitRate, bytes, cores, duration, plainText } from './format';
 
 test('durations', () => {
   expect([40, 400, 9_940, 12_300, 184_000, 7_500_000].map(duration)).toEqual([
@@ -22,6 +22,7 @@ test('amounts', () => {
   expect(bytes(1.5 * 2 ** 30)).toBe('1.5 GiB');
   expect(cores(1_000)).toBe('1 core');
   expect(cores(500)).toBe('0.5 cores');
+  expect([500_000, 1_500_000, 1e9].map(bitRate)).toEqual(['500 kbit/s', '1.5 Mbit/s', '1 Gbit/s']);
 });
 
 test('a log line is shown without colours and overwritten text', () => {

@@ -35,6 +35,14 @@ export function cores(millis: number): string {
   return count === 1 ? '1 core' : `${Number(count.toFixed(2))} cores`;
 }
 
+/** Bits per second as `10 Mbit/s`, `1.5 Gbit/s`. */
+export function bitRate(bitsPerSecond: number): string {
+  const mbit = bitsPerSecond / 1e6;
+  if (mbit >= 1_000) return `${Number((mbit / 1_000).toFixed(2))} Gbit/s`;
+  if (mbit >= 1) return `${Number(mbit.toFixed(2))} Mbit/s`;
+  return `${Math.round(bitsPerSecond / 1e3)} kbit/s`;
+}
+
 /** The first digits of a commit. */
 export function shortCommit(commit: string): string {
   return commit.slice(0, 8);

@@ -44,6 +44,7 @@ pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: u32,
     pub(crate) pids: u32,
+    pub(crate) bandwidth_bits_per_s: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -114,6 +114,9 @@ pub(crate) struct Deploy {
     /// Processes and threads of an instance.
     #[arg(long)]
     pub(crate) pids: Option<u32>,
+    /// Traffic of an instance in each direction, such as 500kbit, 10mbit or 1gbit a second, or none for no limit.
+    #[arg(long, value_parser = sizes::bandwidth)]
+    pub(crate) bandwidth: Option<sizes::Bandwidth>,
     /// Environment variable of the app; may be repeated.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = sizes::variable)]
     pub(crate) environment: Vec<(String, String)>,

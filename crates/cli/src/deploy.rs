@@ -89,6 +89,7 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
         ("memory_bytes", options.memory.map(Value::from)),
         ("cpu_millis", options.cpus.map(Value::from)),
         ("pids", options.pids.map(Value::from)),
+        ("bandwidth_bits_per_s", options.bandwidth.map(|limit| Value::from(limit.bits_per_s))),
     ];
     let limits: Map<String, Value> = given(limits).collect();
     if !limits.is_empty() {

@@ -8,7 +8,7 @@ use crate::{
     client::{Client, segment},
     error::CliError,
     output::{Output, Style},
-    sizes::{count, in_mebibytes},
+    sizes::{count, in_bits_per_s, in_mebibytes},
 };
 
 pub(crate) async fn apps(client: &Client, command: Option<Apps>, output: Output) -> Result<(), CliError> {
@@ -50,10 +50,11 @@ fn show_app(app: &App, output: Output) {
         (
             "limits",
             format!(
-                "{}, {} cores, {} processes",
+                "{}, {} cores, {} processes, {}",
                 in_mebibytes(limits.memory_bytes),
                 f64::from(limits.cpu_millis) / 1000.0,
-                limits.pids
+                limits.pids,
+                limits.bandwidth_bits_per_s.map_or("any traffic".to_owned(), in_bits_per_s)
             ),
         ),
         ("live", deployment(app.live.as_ref())),

@@ -11,6 +11,8 @@ const UNITS: [(&str, u64); 8] = [
     ("", 1),
 ];
 
+const BIT_UNITS: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+
 /// Bytes from a text such as `256M`, `1GiB` or `268435456`. The units are powers of 1024.
 pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -31,6 +33,25 @@ pub(crate) fn cpu_millis(text: &str) -> Result<u32, String> {
     whole.checked_mul(1000).and_then(|millis| millis.checked_add(thousandths)).ok_or_else(wrong)
 }
 
+/// A limit on traffic, as it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    /// None for no limit.
+    pub(crate) bits_per_s: Option<u64>,
+}
+
+/// A limit from a text such as `10mbit` or `none`. The units are powers of 1000.
+pub(crate) fn bandwidth(text: &str) -> Result<Bandwidth, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Bandwidth { bits_per_s: None });
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = BIT_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(&text[digits.len()..]));
+    let bits = unit.and_then(|(_, bits)| digits.parse::<u64>().ok()?.checked_mul(*bits));
+    let bandwidth = bits.filter(|bits| *bits > 0).map(|bits| Bandwidth { bits_per_s: Some(bits) });
+    bandwidth.ok_or_else(|| "write a whole number with a unit, such as 500kbit or 10mbit, or none".to_owned())
+}
+
 /// Name and value from `KEY=VALUE`.
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -42,6 +63,12 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 /// Bytes for people.
 pub(crate) fn in_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+/// Bits per second for people.
+pub(crate) fn in_bits_per_s(bits: u64) -> String {
+    let unit = BIT_UNITS.iter().rev().find(|(_, size)| bits.is_multiple_of(*size));
+    unit.map_or_else(|| format!("{bits} bit/s"), |(name, size)| format!("{} {name}/s", bits / size))
 }
 
 /// `1 instance`, `2 instances`.
@@ -70,6 +97,22 @@ mod tests {
         assert_eq!(cpu_millis("1.25"), Ok(1250));
         for wrong in ["", ".5", "-1", "0.0001", "0.+1", "two"] {
             assert!(cpu_millis(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bandwidth_is_given_in_bits_and_shown_so() {
+        for (text, bits, shown) in [
+            ("10mbit", 10_000_000, "10 mbit/s"),
+            ("1Gbit", 1_000_000_000, "1 gbit/s"),
+            ("1500kbit", 1_500_000, "1500 kbit/s"),
+        ] {
+            assert_eq!(bandwidth(text), Ok(Bandwidth { bits_per_s: Some(bits) }));
+            assert_eq!(in_bits_per_s(bits), shown);
+        }
+        assert_eq!(bandwidth("none"), Ok(Bandwidth { bits_per_s: None }));
+        for wrong in ["", "mbit", "10", "10MB", "0mbit", "-1mbit", "1.5mbit", "99999999999gbit"] {
+            assert!(bandwidth(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -131,6 +131,8 @@ pub struct Container {
     pub state: ContainerState,
     /// Where it is reachable.
     pub published: Option<SocketAddr>,
+    /// The file that stands for its network namespace, while it runs.
+    pub network_namespace: Option<PathBuf>,
 }
 
 /// Which of a container's log lines are wanted.

@@ -110,6 +110,7 @@ impl State {
             labels: spec.labels.clone(),
             state: ContainerState::Created,
             published: Some(spec.published),
+            network_namespace: None,
         };
         let made = FakeContainer { container, name: spec.name.clone(), script, log: Vec::new() };
         self.containers.insert(id.clone(), made);

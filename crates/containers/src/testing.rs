@@ -8,7 +8,7 @@ use crate::{
     service::{HardLimits, Service, ServiceCommand},
 };
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use std::{
@@ -25,6 +25,9 @@ use tempfile::TempDir;
 
 /// The address that the host has, as a worker has its mesh address.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 11);
+
+/// Where Podman keeps the network namespaces of containers, each a mount.
+const NAMESPACES_DIR: &str = "/run/netns";
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,7 +66,11 @@ impl Host {
     pub fn cut_power(&mut self) {
         self.service.kill().expect("killing the private Podman");
         self.service.wait().expect("waiting for the private Podman");
-        for dir in ["/run/wisehosting-podman", "/run/containers", "/run/netns", "/run/runc", "/run/crun"] {
+        for namespace in fs::read_dir(NAMESPACES_DIR).expect("the namespaces").flatten() {
+            // Those that Podman was taking down are no mounts any more.
+            let _ = umount2(&namespace.path(), MntFlags::MNT_DETACH);
+        }
+        for dir in ["/run/wisehosting-podman", "/run/containers", NAMESPACES_DIR, "/run/runc", "/run/crun"] {
             // Those that this Podman never made are not there.
             let _ = fs::remove_dir_all(dir);
         }
@@ -106,6 +113,10 @@ fn enter_namespaces() {
     for dir in ["/run", "/dev/shm"] {
         mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), none).expect("mounting a private folder");
     }
+    // What Podman mounts here, in a mount namespace of its own, is seen by the test as a worker would see it.
+    fs::create_dir(NAMESPACES_DIR).expect("a folder");
+    mount(Some(NAMESPACES_DIR), NAMESPACES_DIR, none, MsFlags::MS_BIND, none).expect("mounting a folder");
+    mount(none, NAMESPACES_DIR, none, MsFlags::MS_SHARED, none).expect("sharing a folder");
 }
 
 async fn bring_loopback_up() {
@@ -147,6 +158,7 @@ fn start_service(dir: &Path) -> Child {
 fn in_process_namespace(service: &ServiceCommand) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]);
+    command.args(["--propagation", "unchanged"]);
     command.arg(&service.program).args(&service.args).envs(service.env.iter().cloned());
     command
 }

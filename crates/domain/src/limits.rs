@@ -15,6 +15,8 @@ pub const MEMORY_BYTES_MAX: u64 = 256 * 1024 * MIB;
 pub const CPU_MILLIS: std::ops::RangeInclusive<u32> = 50..=64_000;
 /// Least and most processes and threads.
 pub const PIDS: std::ops::RangeInclusive<u32> = 8..=32_768;
+/// Least and most traffic in each direction, in bits per second.
+pub const BANDWIDTH_BITS_PER_S: std::ops::RangeInclusive<u64> = 100_000..=10_000_000_000;
 
 /// Why limits are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,9 @@ pub enum LimitsError {
     /// Process count out of bounds.
     #[error("a limit of {0} processes is out of bounds: use 8 to 32768")]
     Pids(u32),
+    /// Traffic out of bounds.
+    #[error("a bandwidth limit of {0} bits per second is out of bounds: use 100 kbit/s to 10 Gbit/s")]
+    Bandwidth(u64),
 }
 
 /// The limits of one instance.
@@ -37,6 +42,7 @@ pub struct Limits {
     memory_bytes: u64,
     cpu_millis: u32,
     pids: u32,
+    bandwidth_bits_per_s: Option<u64>,
 }
 
 /// The shape of [`Limits`] on the wire, before it is checked.
@@ -46,10 +52,12 @@ struct RawLimits {
     memory_bytes: u64,
     cpu_millis: u32,
     pids: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bandwidth_bits_per_s: Option<u64>,
 }
 
 impl Limits {
-    /// Limits within the bounds of this module.
+    /// Limits within the bounds of this module; traffic is not limited.
     ///
     /// # Errors
     /// The first value that is out of bounds.
@@ -63,7 +71,18 @@ impl Limits {
         if !PIDS.contains(&pids) {
             return Err(LimitsError::Pids(pids));
         }
-        Ok(Self { memory_bytes, cpu_millis, pids })
+        Ok(Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s: None })
+    }
+
+    /// The same with this limit on traffic, or with none.
+    ///
+    /// # Errors
+    /// It is out of bounds.
+    pub fn with_bandwidth(self, bits_per_s: Option<u64>) -> Result<Self, LimitsError> {
+        match bits_per_s {
+            Some(bits) if !BANDWIDTH_BITS_PER_S.contains(&bits) => Err(LimitsError::Bandwidth(bits)),
+            bandwidth_bits_per_s => Ok(Self { bandwidth_bits_per_s, ..self }),
+        }
     }
 
     /// Memory and swap together, in bytes.
@@ -83,11 +102,17 @@ impl Limits {
     pub fn pids(&self) -> u32 {
         self.pids
     }
+
+    /// Traffic in each direction, in bits per second; none if it is not limited.
+    #[must_use]
+    pub fn bandwidth_bits_per_s(&self) -> Option<u64> {
+        self.bandwidth_bits_per_s
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 256 * MIB, cpu_millis: 1_000, pids: 512 }
+        Self { memory_bytes: 256 * MIB, cpu_millis: 1_000, pids: 512, bandwidth_bits_per_s: None }
     }
 }
 
@@ -95,13 +120,14 @@ impl TryFrom<RawLimits> for Limits {
     type Error = LimitsError;
 
     fn try_from(raw: RawLimits) -> Result<Self, Self::Error> {
-        Self::new(raw.memory_bytes, raw.cpu_millis, raw.pids)
+        Self::new(raw.memory_bytes, raw.cpu_millis, raw.pids)?.with_bandwidth(raw.bandwidth_bits_per_s)
     }
 }
 
 impl From<Limits> for RawLimits {
     fn from(limits: Limits) -> Self {
-        Self { memory_bytes: limits.memory_bytes, cpu_millis: limits.cpu_millis, pids: limits.pids }
+        let Limits { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s } = limits;
+        Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s }
     }
 }
 
@@ -114,12 +140,27 @@ mod tests {
         assert_eq!(Limits::new(1, 1_000, 512), Err(LimitsError::Memory(1)));
         assert_eq!(Limits::new(64 * MIB, 0, 512), Err(LimitsError::Cpu(0)));
         assert_eq!(Limits::new(64 * MIB, 1_000, 1), Err(LimitsError::Pids(1)));
-        assert!(Limits::new(64 * MIB, 500, 64).is_ok());
+        let limits = Limits::new(64 * MIB, 500, 64).unwrap();
+        assert_eq!(limits.with_bandwidth(Some(99_999)), Err(LimitsError::Bandwidth(99_999)));
+        assert_eq!(limits.with_bandwidth(Some(10_000_000_001)), Err(LimitsError::Bandwidth(10_000_000_001)));
+        assert_eq!(limits.with_bandwidth(Some(100_000)).unwrap().bandwidth_bits_per_s(), Some(100_000));
+    }
+
+    #[test]
+    fn the_wire_form_comes_back_with_and_without_a_limit_on_traffic() {
+        for bandwidth in [None, Some(10_000_000)] {
+            let limits = Limits::default().with_bandwidth(bandwidth).unwrap();
+            let text = serde_json::to_string(&limits).unwrap();
+            assert_eq!(text.contains("bandwidth"), bandwidth.is_some());
+            assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);
+        }
     }
 
     #[test]
     fn the_wire_form_is_checked_too() {
         let text = r#"{"memory_bytes":1,"cpu_millis":1000,"pids":512}"#;
+        assert!(serde_json::from_str::<Limits>(text).is_err());
+        let text = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"bandwidth_bits_per_s":1}"#;
         assert!(serde_json::from_str::<Limits>(text).is_err());
         let unknown = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"gpu":1}"#;
         assert!(serde_json::from_str::<Limits>(unknown).is_err());

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -46,6 +47,14 @@ impl NetworkNamespace {
     /// `Failed` if there is no such process, `NotPermitted` if it may not be looked at.
     pub fn of_process(pid: u32) -> Result<Self, NetworkError> {
         open(&format!("/proc/{pid}/ns/net"))
+    }
+
+    /// The namespace that a file stands for, such as those that container engines keep in /run/netns.
+    ///
+    /// # Errors
+    /// `Failed` if there is no such file.
+    pub fn at_path(path: &Path) -> Result<Self, NetworkError> {
+        open(&path.to_string_lossy())
     }
 
     /// Runs a closure inside, on a thread of its own, and waits for it. A panic inside continues in the caller.

@@ -23,7 +23,7 @@ macro_rules! select_apps {
         sqlx::query_as!(
             Row,
             "SELECT id, name, repository, branch, port, health_path, health_timeout_ms, memory_bytes, cpu_millis, pids,
-                    environment, routed_deployment_id, created_at
+                    bandwidth_bits_per_s, environment, routed_deployment_id, created_at
              FROM apps " + $rest,
             $($argument),*
         )
@@ -56,6 +56,7 @@ struct Row {
     memory_bytes: i64,
     cpu_millis: i32,
     pids: i32,
+    bandwidth_bits_per_s: Option<i64>,
     environment: serde_json::Value,
     routed_deployment_id: Option<uuid::Uuid>,
     created_at: OffsetDateTime,
@@ -69,6 +70,7 @@ impl TryFrom<Row> for App {
     fn try_from(row: Row) -> Result<Self, BoxError> {
         let limits =
             Limits::new(row.memory_bytes.try_into()?, row.cpu_millis.try_into()?, row.pids.try_into()?)?;
+        let limits = limits.with_bandwidth(row.bandwidth_bits_per_s.map(TryInto::try_into).transpose()?)?;
         let branch = row.branch.map(TryInto::try_into).transpose()?;
         let settings = Settings {
             source: Source { repository: row.repository.try_into()?, branch, commit: None },
@@ -95,10 +97,15 @@ struct Columns<'a> {
     port: i32,
     health_path: &'a str,
     health_timeout_ms: i64,
+    limits: LimitColumns,
+    environment: serde_json::Value,
+}
+
+struct LimitColumns {
     memory_bytes: i64,
     cpu_millis: i32,
     pids: i32,
-    environment: serde_json::Value,
+    bandwidth_bits_per_s: Option<i64>,
 }
 
 impl<'a> TryFrom<&'a Settings> for Columns<'a> {
@@ -111,10 +118,21 @@ impl<'a> TryFrom<&'a Settings> for Columns<'a> {
             port: settings.port.into(),
             health_path: &settings.health_path,
             health_timeout_ms: settings.health_timeout_ms.try_into()?,
-            memory_bytes: settings.limits.memory_bytes().try_into()?,
-            cpu_millis: settings.limits.cpu_millis().try_into()?,
-            pids: settings.limits.pids().try_into()?,
+            limits: settings.limits.try_into()?,
             environment: serde_json::to_value(&settings.environment)?,
+        })
+    }
+}
+
+impl TryFrom<Limits> for LimitColumns {
+    type Error = BoxError;
+
+    fn try_from(limits: Limits) -> Result<Self, BoxError> {
+        Ok(Self {
+            memory_bytes: limits.memory_bytes().try_into()?,
+            cpu_millis: limits.cpu_millis().try_into()?,
+            pids: limits.pids().try_into()?,
+            bandwidth_bits_per_s: limits.bandwidth_bits_per_s().map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -127,8 +145,8 @@ pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> 
     let columns = Columns::try_from(&app.settings).map_err(inconsistent("create the app"))?;
     let query = sqlx::query!(
         "INSERT INTO apps (id, owner_id, name, repository, branch, port, health_path, health_timeout_ms,
-                           memory_bytes, cpu_millis, pids, environment, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                           memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, environment, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         app.id.0,
         owner.0,
         app.name.as_str(),
@@ -137,9 +155,10 @@ pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> 
         columns.port,
         columns.health_path,
         columns.health_timeout_ms,
-        columns.memory_bytes,
-        columns.cpu_millis,
-        columns.pids,
+        columns.limits.memory_bytes,
+        columns.limits.cpu_millis,
+        columns.limits.pids,
+        columns.limits.bandwidth_bits_per_s,
         columns.environment,
         app.created_at
     );
@@ -194,7 +213,8 @@ pub async fn update(
     let columns = Columns::try_from(settings).map_err(inconsistent("change the app"))?;
     let query = sqlx::query!(
         "UPDATE apps SET repository = $3, branch = $4, port = $5, health_path = $6, health_timeout_ms = $7,
-                         memory_bytes = $8, cpu_millis = $9, pids = $10, environment = $11
+                         memory_bytes = $8, cpu_millis = $9, pids = $10, bandwidth_bits_per_s = $11,
+                         environment = $12
          WHERE owner_id = $1 AND name = $2 AND deleted_at IS NULL RETURNING id",
         owner.0,
         name.as_str(),
@@ -203,9 +223,10 @@ pub async fn update(
         columns.port,
         columns.health_path,
         columns.health_timeout_ms,
-        columns.memory_bytes,
-        columns.cpu_millis,
-        columns.pids,
+        columns.limits.memory_bytes,
+        columns.limits.cpu_millis,
+        columns.limits.pids,
+        columns.limits.bandwidth_bits_per_s,
         columns.environment
     );
     query.fetch_one(connection).await.map_err(doing("change the app")).map(drop)

@@ -6,6 +6,7 @@
 mod error;
 
 use crate::{
+    bandwidth,
     build_log::BuildLog,
     git::Fetch,
     health::{Probe, Unhealthy},
@@ -62,6 +63,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.reach(DeploymentState::Starting);
         let port = self.port(&image);
         let (container, address) = self.start(&image, port).await?;
+        self.limit_bandwidth(&container).await?;
         self.reach(DeploymentState::Checking);
         self.log.say(&format!("Started; waiting for an answer on port {port}")).await;
         self.prove(&container, address, port).await?;
@@ -163,11 +165,14 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn spec(&self, image: &Image, published: SocketAddr, port: u16, network: &str) -> ContainerSpec {
-        let labels = BTreeMap::from([
+        let mut labels = BTreeMap::from([
             (host::LABEL_APP.to_owned(), self.job.app.to_string()),
             (host::LABEL_DEPLOYMENT.to_owned(), self.deploy.deployment_id.to_string()),
             (host::LABEL_INSTANCE.to_owned(), self.job.instance_id.to_string()),
         ]);
+        if let Some(bits_per_s) = self.deploy.limits.bandwidth_bits_per_s() {
+            labels.insert(host::LABEL_BANDWIDTH.to_owned(), bits_per_s.to_string());
+        }
         let mut env = self.deploy.environment.clone();
         env.insert("PORT".to_owned(), port.to_string());
         ContainerSpec {
@@ -179,6 +184,15 @@ impl<'a, E: Engine> Attempt<'a, E> {
             network: network.to_owned(),
             published,
             port,
+        }
+    }
+
+    /// Before it is served; one that has ended already is told by the proof.
+    async fn limit_bandwidth(&self, id: &ContainerId) -> Result<(), DeployError> {
+        let container = self.host.engine.container(id).await?;
+        match container.state {
+            ContainerState::Running => bandwidth::limit(&container).await.map_err(DeployError::Bandwidth),
+            _ => Ok(()),
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) const LABEL_DEPLOYMENT: &str = "wisehosting.deployment";
 /// Label of a container: the instance's identifier.
 pub(crate) const LABEL_INSTANCE: &str = "wisehosting.instance";
 
+/// Label of a container: its bandwidth limit, in bits per second. None if it has no limit.
+pub(crate) const LABEL_BANDWIDTH: &str = "wisehosting.bandwidth-bits-per-s";
+
 const BUILD_NETWORK: &str = "wisehosting-build";
 pub(crate) const BUILD_SUBNET: &str = "10.89.0.0/16";
 const APP_NETWORK: &str = "wisehosting-apps";

@@ -4,6 +4,7 @@
 //! on is not touched; a state is offered until it was taken once.
 
 use crate::{
+    bandwidth,
     host::{self, Host, LABEL_INSTANCE},
     jobs::Jobs,
     restart::Restarts,
@@ -67,6 +68,8 @@ struct Known {
     reported: Option<(bool, Option<i64>)>,
     /// Whether it must be told again, although it is the same.
     tell_again: bool,
+    /// Whether its traffic could not be limited at the last look.
+    unlimited: bool,
 }
 
 impl<E: Engine> Instances<E> {
@@ -121,6 +124,7 @@ impl<E: Engine> Instances<E> {
             found.insert(instance);
             if container.state == ContainerState::Running {
                 running += 1;
+                self.limit_bandwidth(instance, container).await;
                 self.follow(instance, container).await;
             }
             if !self.jobs.is_busy(instance) {
@@ -163,7 +167,20 @@ impl<E: Engine> Instances<E> {
             follower: None,
             reported: None,
             tell_again: false,
+            unlimited: false,
         })
+    }
+
+    /// A container that was started again, by whomever, has new links.
+    async fn limit_bandwidth(&mut self, instance: InstanceId, container: &Container) {
+        let limited = bandwidth::limit(container).await;
+        let known = self.known(instance);
+        if let Err(error) = &limited
+            && !known.unlimited
+        {
+            tracing::error!(instance.id = %instance, error = error as &dyn Error, "the traffic of an instance cannot be limited");
+        }
+        known.unlimited = limited.is_err();
     }
 
     /// Follows the log of a container that runs, unless that is being done.

@@ -5,6 +5,7 @@
 //! instance; silence stops nothing.
 
 pub mod agent;
+mod bandwidth;
 mod build_log;
 pub mod config;
 mod deploy;

@@ -614,6 +614,12 @@ export interface components {
         /** @description What an instance may use. */
         LimitsBody: {
             /**
+             * Format: int64
+             * @description Traffic in each direction, in bits per second; not limited if absent.
+             * @example 10000000
+             */
+            bandwidth_bits_per_s?: number | null;
+            /**
              * Format: int32
              * @description Processor time in thousandths of a core.
              * @example 1000
@@ -634,6 +640,12 @@ export interface components {
         };
         /** @description Limits to set; one that is absent stays as it is. */
         LimitsPatch: {
+            /**
+             * Format: int64
+             * @description Traffic in each direction, in bits per second: 100000 to 10000000000; `null` for no limit.
+             * @example 10000000
+             */
+            bandwidth_bits_per_s?: number | null;
             /**
              * Format: int32
              * @description Processor time in thousandths of a core: 50 to 64000.

@@ -5,7 +5,7 @@ import { Link, useLocation } from 'wouter';
 import { type App, api, type DeploymentSummary } from '../api/client';
 import { keys, queryClient } from '../api/queries';
 import { useRuntimeLog } from '../api/streams';
-import { bytes, cores, duration, shortCommit } from '../format';
+import { bitRate, bytes, cores, duration, shortCommit } from '../format';
 import { DeploymentView } from '../parts/deployment';
 import { Log } from '../parts/log';
 import { Notice } from '../parts/notice';
@@ -149,6 +149,7 @@ function Settings({ app }: { app: App }) {
         <dt>Limits</dt>
         <dd>
           {bytes(limits.memory_bytes)}, {cores(limits.cpu_millis)}, {limits.pids} processes
+          {limits.bandwidth_bits_per_s && `, ${bitRate(limits.bandwidth_bits_per_s)} each way`}
         </dd>
         <dt>Environment</dt>
         <dd>{Object.keys(environment).join(', ') || 'empty'}</dd>

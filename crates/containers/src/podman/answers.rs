@@ -13,7 +13,7 @@ use bollard::{
 use serde::de::DeserializeOwned;
 use std::{
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// An operation that failed, not yet named by what it was about.
@@ -134,6 +134,11 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
         labels: found.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
         state: found.state.as_ref().map_or(ContainerState::Created, state),
         published: found.host_config.as_ref().and_then(published),
+        network_namespace: found
+            .network_settings
+            .and_then(|network| network.sandbox_key)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use wisehosting_domain::{
     limits::{Limits, LimitsError},
@@ -53,6 +53,9 @@ pub struct LimitsBody {
     /// Processes and threads.
     #[schema(example = 512)]
     pub pids: u32,
+    /// Traffic in each direction, in bits per second; not limited if absent.
+    #[schema(example = 10_000_000)]
+    pub bandwidth_bits_per_s: Option<u64>,
 }
 
 /// Limits to set; one that is absent stays as it is.
@@ -68,6 +71,17 @@ pub struct LimitsPatch {
     /// Processes and threads: 8 to 32768.
     #[schema(example = 512)]
     pub pids: Option<u32>,
+    /// Traffic in each direction, in bits per second: 100000 to 10000000000; `null` for no limit.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, example = 10_000_000)]
+    pub bandwidth_bits_per_s: Option<Option<u64>>,
+}
+
+/// Tells `null` from an absent field.
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl From<Settings> for AppSettings {
@@ -82,6 +96,7 @@ impl From<Settings> for AppSettings {
                 memory_bytes: settings.limits.memory_bytes(),
                 cpu_millis: settings.limits.cpu_millis(),
                 pids: settings.limits.pids(),
+                bandwidth_bits_per_s: settings.limits.bandwidth_bits_per_s(),
             },
             environment: settings.environment,
         }
@@ -96,11 +111,13 @@ impl LimitsPatch {
             self.cpu_millis.unwrap_or(base.cpu_millis()),
             self.pids.unwrap_or(base.pids()),
         );
-        limits.map_err(|error| {
+        let bandwidth = self.bandwidth_bits_per_s.unwrap_or(base.bandwidth_bits_per_s());
+        limits.and_then(|limits| limits.with_bandwidth(bandwidth)).map_err(|error| {
             let field = match error {
                 LimitsError::Memory(_) => "limits.memory_bytes",
                 LimitsError::Cpu(_) => "limits.cpu_millis",
                 LimitsError::Pids(_) => "limits.pids",
+                LimitsError::Bandwidth(_) => "limits.bandwidth_bits_per_s",
             };
             refused(field, error)
         })

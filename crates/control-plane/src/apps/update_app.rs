@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use wisehosting_domain::{
     name::Label,
@@ -12,7 +12,10 @@ use wisehosting_domain::{
 };
 use wisehosting_store::{apps, deployments, pool};
 
-use super::{App, LimitsPatch, settings};
+use super::{
+    App, LimitsPatch,
+    settings::{self, present},
+};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -42,11 +45,6 @@ pub struct UpdateApp {
     limits: LimitsPatch,
     /// The whole environment of the container.
     environment: Option<BTreeMap<String, String>>,
-}
-
-/// Tells `null` from an absent field.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 impl UpdateApp {

@@ -3,6 +3,7 @@
 use crate::{git::GitError, health::Unhealthy};
 use std::{io, time::Duration};
 use wisehosting_containers::{BuildError, EngineError};
+use wisehosting_network::NetworkError;
 
 /// Exit status of a program that was ended by SIGKILL. The engine does not always know that it was for its memory.
 const KILLED: i64 = 128 + 9;
@@ -33,6 +34,11 @@ pub(crate) enum DeployError {
     /// Every port is taken.
     #[error("the worker has no free port for another instance: remove apps, or widen worker.ports")]
     NoPort,
+    /// Its traffic cannot be limited.
+    #[error(
+        "the worker cannot limit the traffic of the app: remove the bandwidth limit, or ask the operator"
+    )]
+    Bandwidth(#[source] NetworkError),
     /// The program ended before it answered.
     #[error("{}", describe_end(*.code, .last_lines))]
     Ended {

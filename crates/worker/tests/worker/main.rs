@@ -1,5 +1,6 @@
 //! The worker's tests, through what a control plane would see of it.
 
+mod bandwidth;
 mod deploy;
 mod git;
 mod instances;

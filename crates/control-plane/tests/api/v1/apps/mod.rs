@@ -44,6 +44,11 @@ async fn bad_input_is_one_sentence_about_one_field(pool: PgPool) {
         (with("limits", json!({ "memory_bytes": 1 })), "limits.memory_bytes", "16 MiB to 256 GiB"),
         (with("limits", json!({ "cpu_millis": 1 })), "limits.cpu_millis", "50 to 64000"),
         (with("limits", json!({ "pids": 1 })), "limits.pids", "8 to 32768"),
+        (
+            with("limits", json!({ "bandwidth_bits_per_s": 1 })),
+            "limits.bandwidth_bits_per_s",
+            "100 kbit/s to 10 Gbit/s",
+        ),
         (with("limits", json!({ "gpu": 1 })), "limits.gpu", "unknown field"),
         (with("repository", json!("--upload-pack=x")), "repository", "must be an https://"),
         (with("repository", json!("https://me:secret@example.org/a")), "repository", "credentials"),
@@ -88,6 +93,17 @@ async fn a_change_keeps_what_it_does_not_name(pool: PgPool) {
     assert_eq!((&settings["branch"], &settings["limits"]["cpu_millis"]), (&json!("main"), &json!(1_000)));
     let app = user.send("PATCH", "/v1/apps/hello", Some(json!({ "branch": null }))).await.expect(200);
     assert_eq!(app["settings"]["branch"], Value::Null);
+
+    for (limits, bandwidth) in [
+        (json!({ "bandwidth_bits_per_s": 10_000_000 }), json!(10_000_000)),
+        (json!({ "pids": 65 }), json!(10_000_000)),
+        (json!({ "bandwidth_bits_per_s": null }), Value::Null),
+    ] {
+        let change = json!({ "limits": limits });
+        let app = user.send("PATCH", "/v1/apps/hello", Some(change)).await.expect(200);
+        assert_eq!(app["settings"]["limits"]["bandwidth_bits_per_s"], bandwidth);
+    }
+    let app = user.get("/v1/apps/hello").await.expect(200);
     assert_eq!(user.get("/v1/apps/hello").await.expect(200), app);
 }
 
