@@ -1,4 +1,4 @@
-//! WireGuard, links, addresses, routes and traffic shaping over netlink: desired, observed, diff, apply.
+//! WireGuard, links, addresses, routes, traffic shaping and port forwards over netlink: desired, observed, diff, apply.
 //!
 //! No program is ever run for any of this, and no runtime thread of a caller ever changes its namespace.
 
@@ -6,6 +6,7 @@ pub mod address;
 mod desired;
 mod diff;
 mod error;
+pub mod forwarding;
 mod interface;
 mod key;
 pub mod link;
@@ -19,6 +20,9 @@ mod wireguard;
 pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceName, Peer};
 pub use diff::{Op, diff};
 pub use error::NetworkError;
+pub use forwarding::{
+    ForwardTable, Forwards, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards,
+};
 pub use interface::WireGuardInterface;
 pub use ipnet::IpNet;
 pub use key::{KeyError, PrivateKey, PublicKey};

@@ -6,12 +6,17 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_core::{DefaultNla, Emitable};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use crate::{Netlink, NetworkError, NetworkNamespace};
+
+const NLA_F_NESTED: u16 = 0x8000;
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
 
 /// What the kernel says about one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Number of the link that it is one of a pair with, or stands on; it may be in another namespace.
     pub peer: Option<u32>,
+    /// Whether IPv4 packets that come in by it are routed on; unknown where the link has no IPv4.
+    pub routes_ipv4: Option<bool>,
 }
 
 /// One end of a veth pair that is to be made.
@@ -97,6 +104,20 @@ impl Netlink {
     /// `NoSuchInterface`, `NotPermitted`, or `Failed` if the driver refuses the size.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), NetworkError> {
         self.change_link("set the mtu of", name, |change| change.mtu(mtu)).await
+    }
+
+    /// Sets whether IPv4 packets that come in by a link are routed on. Unlike the host-wide setting, this needs no access
+    /// to /proc/sys.
+    ///
+    /// # Errors
+    /// `NoSuchInterface`, `NotPermitted`.
+    pub async fn set_ipv4_routing(&self, name: &str, routes: bool) -> Result<(), NetworkError> {
+        let setting = DefaultNla::new(IPV4_DEVCONF_FORWARDING, u32::from(routes).to_ne_bytes().to_vec());
+        let mut settings = vec![0; setting.buffer_len()];
+        setting.emit(&mut settings);
+        let ipv4 = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings));
+        let families = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![ipv4])]);
+        self.change_link("set the routing of", name, |change| change.append_extra_attribute(families)).await
     }
 
     /// Removes a link (of a veth pair: both ends). One that is not there is no error.
@@ -194,18 +215,31 @@ impl From<LinkMessage> for Link {
             up: message.header.flags.contains(LinkFlags::Up),
             kind: None,
             peer: None,
+            routes_ipv4: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
+                LinkAttribute::AfSpecUnspec(families) => link.routes_ipv4 = routes_ipv4(&families),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
                 _ => {}
             }
         }
         link
     }
+}
+
+fn routes_ipv4(families: &[AfSpecUnspec]) -> Option<bool> {
+    let inet = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet(inet) => Some(inet),
+        _ => None,
+    });
+    inet?.iter().find_map(|attribute| match attribute {
+        AfSpecInet::DevConf(settings) => Some(settings.forwarding != 0),
+        _ => None,
+    })
 }
 
 fn kind(info: LinkInfo) -> Option<String> {

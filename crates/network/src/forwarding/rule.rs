@@ -1,0 +1,156 @@
+//! The rules of the table, as expressions on the kernel's registers.
+
+use rtnetlink::packet_core::DefaultNla;
+
+use super::Protocol;
+use super::attribute::{bytes, name, nested, number};
+use super::table::{map_name, padded};
+
+const REGISTER_VERDICT: u32 = 0;
+const REGISTER: u32 = 1;
+/// The second four bytes of [`REGISTER`]: where the port is when an address and a port were loaded.
+const REGISTER_PORT: u32 = 9;
+/// For what is looked up and not used.
+const REGISTER_UNUSED: u32 = 2;
+
+const META_INPUT_NAME: u32 = 6;
+const META_OUTPUT_NAME: u32 = 7;
+const META_NETWORK_PROTOCOL: u32 = 15;
+const META_TRANSPORT_PROTOCOL: u32 = 16;
+const IPV4: u8 = 2;
+
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+const CT_DESTINATION_PORT: u32 = 12;
+const CT_ORIGINAL: u8 = 0;
+const STATE_ESTABLISHED: u32 = 2;
+const STATE_RELATED: u32 = 4;
+const STATUS_DESTINATION_CHANGED: u32 = 32;
+
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
+
+/// A rule of one chain.
+pub(super) struct Rule {
+    pub(super) chain: &'static str,
+    pub(super) expressions: Vec<DefaultNla>,
+}
+
+/// All rules, in their order.
+pub(super) fn rules(mesh: &str) -> Vec<Rule> {
+    let rule = |chain, parts: &[&[DefaultNla]]| Rule { chain, expressions: parts.concat() };
+    let (from_mesh, not_from_mesh) = (input(mesh, EQUAL), input(mesh, NOT_EQUAL));
+    let (to_mesh, not_to_mesh) = (output(mesh, EQUAL), output(mesh, NOT_EQUAL));
+    let changed = ct_has(CT_STATUS, STATUS_DESTINATION_CHANGED);
+    let (accept, drop) = (verdict(ACCEPT), verdict(DROP));
+    let mut rules = Vec::new();
+    for protocol in Protocol::ALL {
+        rules.push(rule("prerouting", &[&not_from_mesh, &to_this_host(), &translated(protocol)]));
+    }
+    for protocol in Protocol::ALL {
+        let known = forwarded(protocol);
+        rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &changed, &known, &accept]));
+    }
+    let related = ct_has(CT_STATE, STATE_RELATED);
+    let answers = ct_has(CT_STATE, STATE_ESTABLISHED | STATE_RELATED);
+    rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &related, &accept]));
+    rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &drop]));
+    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &answers, &accept]));
+    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &changed, &accept]));
+    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &drop]));
+    rules.push(rule("postrouting", &[&to_mesh, &changed, &[expression("masq", &[])]]));
+    rules
+}
+
+fn input(link: &str, relation: u32) -> Vec<DefaultNla> {
+    vec![meta(META_INPUT_NAME), compare(relation, &padded(link))]
+}
+
+fn output(link: &str, relation: u32) -> Vec<DefaultNla> {
+    vec![meta(META_OUTPUT_NAME), compare(relation, &padded(link))]
+}
+
+/// Addressed to one of this host's IPv4 addresses, not to somebody behind it.
+fn to_this_host() -> Vec<DefaultNla> {
+    const ADDRESS_TYPE: u32 = 3;
+    const OF_DESTINATION: u32 = 2;
+    const LOCAL: u32 = 2;
+    vec![
+        meta(META_NETWORK_PROTOCOL),
+        compare(EQUAL, &[IPV4]),
+        expression("fib", &[number(1, REGISTER), number(2, ADDRESS_TYPE), number(3, OF_DESTINATION)]),
+        compare(EQUAL, &LOCAL.to_ne_bytes()),
+    ]
+}
+
+/// Sent on to where its port leads, if it leads anywhere.
+fn translated(protocol: Protocol) -> Vec<DefaultNla> {
+    const TRANSPORT_HEADER: u32 = 2;
+    const DESTINATION_OFFSET: u32 = 2;
+    const DESTINATION_BYTES: u32 = 2;
+    const TO_ANOTHER_DESTINATION: u32 = 1;
+    let destination_port = [
+        number(1, REGISTER),
+        number(2, TRANSPORT_HEADER),
+        number(3, DESTINATION_OFFSET),
+        number(4, DESTINATION_BYTES),
+    ];
+    let target = [
+        number(1, TO_ANOTHER_DESTINATION),
+        number(2, u32::from(IPV4)),
+        number(3, REGISTER),
+        number(5, REGISTER_PORT),
+    ];
+    vec![
+        meta(META_TRANSPORT_PROTOCOL),
+        compare(EQUAL, &[protocol.number()]),
+        expression("payload", &destination_port),
+        lookup(protocol, REGISTER),
+        expression("nat", &target),
+    ]
+}
+
+/// Of a connection that came in by a port which is forwarded still.
+fn forwarded(protocol: Protocol) -> Vec<DefaultNla> {
+    let port = [number(1, REGISTER), number(2, CT_DESTINATION_PORT), bytes(3, &[CT_ORIGINAL])];
+    vec![
+        meta(META_TRANSPORT_PROTOCOL),
+        compare(EQUAL, &[protocol.number()]),
+        expression("ct", &port),
+        lookup(protocol, REGISTER_UNUSED),
+    ]
+}
+
+/// Of a connection that has any of these bits.
+fn ct_has(key: u32, bits: u32) -> Vec<DefaultNla> {
+    let data = |kind, value: u32| nested(kind, &[bytes(1, &value.to_ne_bytes())]);
+    let mask = [number(1, REGISTER), number(2, REGISTER), number(3, 4), data(4, bits), data(5, 0)];
+    vec![
+        expression("ct", &[number(1, REGISTER), number(2, key)]),
+        expression("bitwise", &mask),
+        compare(NOT_EQUAL, &[0; 4]),
+    ]
+}
+
+fn verdict(code: u32) -> Vec<DefaultNla> {
+    let data = nested(2, &[nested(2, &[number(1, code)])]);
+    vec![expression("immediate", &[number(1, REGISTER_VERDICT), data])]
+}
+
+fn meta(key: u32) -> DefaultNla {
+    expression("meta", &[number(1, REGISTER), number(2, key)])
+}
+
+fn compare(relation: u32, value: &[u8]) -> DefaultNla {
+    expression("cmp", &[number(1, REGISTER), number(2, relation), nested(3, &[bytes(1, value)])])
+}
+
+fn lookup(protocol: Protocol, result: u32) -> DefaultNla {
+    expression("lookup", &[name(1, map_name(protocol)), number(2, REGISTER), number(3, result)])
+}
+
+fn expression(kind: &str, attributes: &[DefaultNla]) -> DefaultNla {
+    nested(1, &[name(1, kind), nested(2, attributes)])
+}
