@@ -1,4 +1,4 @@
-# One check a file: every other .nix file of this folder is one, under its own name.
+# One check a file: every other .nix file of this folder is one, under its own name; and so is every scenario.
 { pkgs, self }:
 let
   inherit (pkgs) lib;
@@ -9,3 +9,4 @@ lib.mapAttrs' (name: _: {
   name = lib.removeSuffix ".nix" name;
   value = import (./. + "/${name}") { inherit pkgs self; };
 }) files
+// import ./scenarios { inherit pkgs self; }

@@ -8,7 +8,13 @@
 }:
 let
   cases = import ./cases.nix { inherit lib; };
-  hosts = import ../../hosts { inherit lib; };
+  scenarios = import ../scenarios/machines.nix {
+    inherit lib;
+    endpoint = _: "198.51.100.1";
+  };
+  hosts =
+    import ../../hosts { inherit lib; }
+    // lib.mapAttrs' (name: lib.nameValuePair "scenarios-${name}") scenarios.machines;
   packaged = lib.attrNames (builtins.readDir ../../packaging/systemd);
 
   failedAssertions =

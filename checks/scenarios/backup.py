@@ -1,0 +1,33 @@
+UNITS = "wisehosting-control-plane.socket wisehosting-control-plane"
+
+start_platform()
+prepare_worker(worker_1)
+deploy("kept", "1")
+wait_until_served("kept", "1")
+
+with subtest("a backup is the database and the keys"):
+    control_plane_1.succeed("systemctl start wisehosting-backup")
+    control_plane_1.succeed("ls /var/lib/wisehosting-backup/*Z/keys | grep jwt_secret")
+
+with subtest("it brings back what was lost, keys and all, and no app has noticed"):
+    secret = control_plane_1.succeed("sha256sum /var/lib/wisehosting-keys/*")
+    control_plane_1.succeed(f"systemctl stop {UNITS}")
+    control_plane_1.succeed(
+        "runuser -u postgres -- psql --quiet --command 'DROP TABLE apps CASCADE' wisehosting",
+        "rm /var/lib/wisehosting-keys/*",
+    )
+    control_plane_1.succeed("""
+        cd "$(ls -d /var/lib/wisehosting-backup/*Z | tail --lines 1)"
+        runuser -u postgres -- pg_restore --clean --if-exists --dbname=wisehosting <database.dump
+        install --mode 600 keys/mesh.private_key /var/lib/wisehosting-keys/mesh.key
+        install --mode 600 keys/secrets.jwt_secret /var/lib/wisehosting-keys/jwt.secret
+        install --mode 600 keys/secrets.traefik_token /var/lib/wisehosting-keys/traefik.token
+    """)
+    assert control_plane_1.succeed("sha256sum /var/lib/wisehosting-keys/*") == secret
+    worker_1.succeed(serves("kept", "1"))
+    control_plane_1.succeed(f"systemctl start {UNITS}")
+    start_platform()
+    deploy("kept", "2")
+    wait_until_served("kept", "2")
+
+control_plane_1.succeed("wisehosting apps delete kept")

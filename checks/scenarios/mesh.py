@@ -1,0 +1,29 @@
+start_platform()
+
+with subtest("every unit is one that systemd understands"):
+    for machine, units in (
+        (control_plane_1, "wisehosting-control-plane.{service,socket} wisehosting-backup.{service,timer}"),
+        (worker_1, "wisehosting-worker.service wisehosting-keys@worker.service"),
+        (proxy_1, "wisehosting-edge.service wisehosting-edge-{http,https}.socket"),
+    ):
+        machine.succeed(
+            f"systemctl show --property FragmentPath --value {units} | grep . |"
+            " xargs systemd-analyze verify --man=no --recursive-errors=no"
+        )
+
+with subtest("the tunnels are the kernel's, one to each host that is talked to"):
+    for machine, peers in ((control_plane_1, 2), (worker_1, 2), (proxy_1, 2)):
+        machine.succeed("ip -details link show wh0 | grep wireguard")
+        machine.wait_until_succeeds(
+            f"[[ $(wg show wh0 latest-handshakes | grep --count --invert-match '\t0$') == {peers} ]]"
+        )
+
+with subtest("what is for the mesh is closed outside of it"):
+    worker_1.succeed("curl --silent --max-time 60 http://10.50.0.1:8081/")
+    worker_1.fail("curl --silent --max-time 60 http://control-plane-1:8081/")
+
+with subtest("a cable that was out is noticed, and forgotten when it is in again"):
+    worker_1.block()
+    wait_for_agent("workers", "worker-1", connected=False)
+    worker_1.unblock()
+    wait_for_agent("workers", "worker-1")
