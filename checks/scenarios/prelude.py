@@ -30,7 +30,7 @@ def sign_in():
 
 def wait_for_agent(kind, name, connected=True):
     """Waits until one of the workers or edges is connected, or is not."""
-    is_so = "connected" if connected else "connected | not"
+    is_so = ".connected" if connected else ".connected | not"
     control_plane_1.wait_until_succeeds(
         f"wisehosting --json workers | jq --exit-status '.{kind}[] | select(.name == \"{name}\") | {is_so}'"
     )

@@ -14,7 +14,7 @@ from qemu import Hardware, Qemu
 
 # Emulated machines on a busy host are slow. A longer wait costs nothing where what is awaited happens.
 TIMEOUT_S = 900
-POLL_S = 0.5
+POLL_S = 1.0
 # The kernel takes 128 KiB in one argument.
 COMMAND_BYTES_MAX = 64 << 10
 

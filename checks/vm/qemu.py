@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import MachineError
+from image import Base
 
 # Emulation works everywhere. Where nested virtualisation works too, `kvm` is ten times as fast.
 ACCELERATOR = os.environ.get("WISEHOSTING_VM_ACCELERATOR", "tcg,thread=multi,tb-size=192")
@@ -22,10 +23,11 @@ class Hardware:
     name: str
     number: int
     memory_mib: int
+    # Units that do not start.
+    masked: tuple[str, ...]
     disk: Path
     payload: Path
-    kernel: Path
-    initrd: Path
+    base: Base
     switch: Path
 
     @property
@@ -40,11 +42,12 @@ class Hardware:
             # An emulated timer is late on a busy host: that is no fault of the board or the kernel.
             " no_timer_check rcupdate.rcu_cpu_stall_suppress=1 nowatchdog"
             f" systemd.hostname={self.name} machine.address={self.address}/24"
+            + "".join(f" systemd.mask={unit}" for unit in self.masked)
         )
         return [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-nographic", "-machine", "q35,hpet=off"),
             *("-accel", ACCELERATOR, "-cpu", "max", "-smp", "1", "-m", str(self.memory_mib)),
-            *("-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", kernel),
+            *("-kernel", str(self.base.kernel), "-initrd", str(self.base.initrd), "-append", kernel),
             # Unsafe only for a crash of the host: what a killed machine has written is there again.
             *("-drive", f"file={self.disk},if=virtio,format=qcow2,cache=unsafe,discard=unmap"),
             *("-drive", f"file={self.payload},if=virtio,format=raw,readonly=on"),

@@ -17,6 +17,12 @@ HOSTS = (
     ("worker-2", 12, 1024),
     ("proxy-1", 30, 512),
 )
+# All machines have one disk to begin with. What a role does not need is as good as not installed.
+MASKED = {
+    "control-plane": ("podman.socket", "podman.service", "podman-restart.service", "podman-auto-update.timer"),
+    "worker": ("postgresql.service",),
+    "proxy": ("postgresql.service", "podman.socket", "podman.service", "podman-restart.service"),
+}
 LAST_WORDS = "systemctl --failed --no-legend; journalctl --boot --unit 'wisehosting*' --lines 40 --no-pager"
 
 
@@ -38,9 +44,8 @@ class World:
             folder = self.folder / name
             folder.mkdir()
             image.overlay(folder / "disk", base.disk)
-            hardware = Hardware(
-                name, number, memory_mib, folder / "disk", payload, base.kernel, base.initrd, switch.path
-            )
+            masked = MASKED[name.rpartition("-")[0]]
+            hardware = Hardware(name, number, memory_mib, masked, folder / "disk", payload, base, switch.path)
             self.machines.append(Machine(hardware, folder, log))
 
     def start(self) -> None:
