@@ -14,10 +14,10 @@ use nix::unistd::User;
 /// The user that owns the cluster and the database of that name, within Postgres.
 pub const NAME: &str = "wisehosting";
 
-const SETTINGS: [&str; 6] = [
+/// What is committed outlives the server's processes, not the machine.
+const SETTINGS: [&str; 5] = [
     "listen_addresses=",
     "fsync=off",
-    "synchronous_commit=off",
     "full_page_writes=off",
     "unix_socket_permissions=0700",
     "shared_buffers=32MB",
