@@ -14,9 +14,9 @@ with subtest("no request fails while versions follow each other"):
     for visitor, options in VISITORS.items():
         control_plane_1.succeed(
             f"rm --force /run/visitor-{visitor};"
-            f" systemd-run --quiet --unit visitor-{visitor} --property StandardOutput=file:/run/visitor-{visitor}"
+            f" systemd-run --quiet --unit visitor-{visitor} --property StandardError=file:/run/visitor-{visitor}"
             f" $(command -v curl) --fail --fail-early --silent --show-error --output /dev/null --rate 5/s {options}"
-            f" --write-out '%{{http_code}}\\n' --header 'Host: busy.{PUBLIC_DOMAIN}' 'http://proxy-1/?[1-1000000]'"
+            f" --write-out '%{{stderr}}%{{http_code}}\\n' --header 'Host: busy.{PUBLIC_DOMAIN}' 'http://proxy-1/?[1-1000000]'"
         )
         control_plane_1.wait_for_file(f"/run/visitor-{visitor}")
     deploy("busy", "2")
