@@ -10,6 +10,7 @@ export const appWords: Record<AppState, { word: string; tone: Tone }> = {
   live: { word: 'Live', tone: 'good' },
   degraded: { word: 'Live, last deploy failed', tone: 'bad' },
   failed: { word: 'Failed', tone: 'bad' },
+  stopped: { word: 'Stopped', tone: 'quiet' },
 };
 
 export const deploymentWords: Record<DeploymentState, { word: string; tone: Tone }> = {
@@ -21,6 +22,7 @@ export const deploymentWords: Record<DeploymentState, { word: string; tone: Tone
   routing: { word: 'Routing', tone: 'busy' },
   live: { word: 'Live', tone: 'good' },
   superseded: { word: 'Replaced', tone: 'quiet' },
+  stopped: { word: 'Stopped', tone: 'quiet' },
   failed: { word: 'Failed', tone: 'bad' },
   cancelled: { word: 'Cancelled', tone: 'quiet' },
 };
@@ -48,7 +50,7 @@ export interface ShownStep {
 
 /** The steps of a deployment: those behind it, the one that it is at, and, if all may still go well, those ahead. */
 export function shownSteps(deployment: Pick<Deployment, 'state' | 'steps'>, now: number): ShownStep[] {
-  const reached = deployment.steps.filter((step) => step.state !== 'superseded').map(toShown(deployment, now));
+  const reached = deployment.steps.filter((step) => step.state !== 'superseded' && step.state !== 'stopped').map(toShown(deployment, now));
   if (isSettled(deployment.state)) return reached;
   const ahead = WAY.slice(WAY.indexOf(deployment.state) + 1);
   return [...reached, ...ahead.map((state): ShownStep => ({ state, progress: 'ahead' }))];

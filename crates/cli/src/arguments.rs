@@ -40,7 +40,26 @@ pub(crate) enum Command {
     Down(Down),
     /// Deploy a git repository and follow it until it is live.
     Deploy(Deploy),
-    /// List apps, show one, or delete one.
+    /// Restart an app without losing a request: the same version, with its settings of now.
+    Restart(Begin),
+    /// Stop an app: it is no longer served, but kept.
+    Stop {
+        /// Name of the app.
+        app: String,
+    },
+    /// Start an app that was stopped.
+    Start(Begin),
+    /// Cancel what is being deployed of an app.
+    Cancel {
+        /// Name of the app.
+        app: String,
+    },
+    /// Delete an app: it is no longer served, and its containers, images and logs are removed.
+    Delete {
+        /// Name of the app.
+        app: String,
+    },
+    /// List apps, or show one.
     Apps {
         #[command(subcommand)]
         command: Option<Apps>,
@@ -94,7 +113,8 @@ pub(crate) struct Down {
 
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
-    /// Address of a git repository, or (in a lab) the path of one. Needs a Dockerfile at its root.
+    /// Address of a git repository, or (in a lab) the path of one. Built by the Dockerfile at its root, or,
+    /// without one, as what it looks like.
     pub(crate) repository: String,
     /// Name of the app: it is served at NAME.DOMAIN. An app of yours with this name is deployed anew.
     #[arg(long, allow_hyphen_values = true)]
@@ -117,6 +137,12 @@ pub(crate) struct Deploy {
     /// Traffic of an instance in each direction, such as 500kbit, 10mbit or 1gbit a second, or none for no limit.
     #[arg(long, value_parser = sizes::bandwidth)]
     pub(crate) bandwidth: Option<sizes::Bandwidth>,
+    /// How to build it: next, vite, node, go, python or static [default: by its Dockerfile, or as what it looks like]
+    #[arg(long)]
+    pub(crate) preset: Option<String>,
+    /// Whether its container may write to /tmp only.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) read_only: Option<bool>,
     /// Environment variable of the app; may be repeated.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = sizes::variable)]
     pub(crate) environment: Vec<(String, String)>,
@@ -140,11 +166,15 @@ pub(crate) enum Apps {
         /// Its name.
         name: String,
     },
-    /// Delete one: it is no longer served, and its containers are removed.
-    Delete {
-        /// Its name.
-        name: String,
-    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Begin {
+    /// Name of the app.
+    pub(crate) app: String,
+    /// Leave as soon as it is queued.
+    #[arg(long)]
+    pub(crate) no_follow: bool,
 }
 
 #[derive(Debug, Args)]

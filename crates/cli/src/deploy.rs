@@ -19,9 +19,20 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) async fn deploy(client: &Client, options: &Deploy, output: Output) -> Result<(), CliError> {
     set_up_app(client, options, output).await?;
     let queued = queue(client, &options.name, options.branch.as_deref()).await?;
-    if options.no_follow {
+    follow(client, queued, options.no_follow, output).await
+}
+
+/// Follows a deployment that was queued, unless that is not wanted.
+pub(crate) async fn follow(
+    client: &Client,
+    queued: Value,
+    no_follow: bool,
+    output: Output,
+) -> Result<(), CliError> {
+    if no_follow {
+        let deployment: Deployment = client.read(queued.clone())?;
         output.value(&queued);
-        output.line(&format!("queued; to follow it: wisehosting deployments {}", options.name));
+        output.line(&format!("queued; to follow it: wisehosting deployments {}", deployment.app));
         return Ok(());
     }
     let deployment: Deployment = client.read(queued)?;
@@ -81,6 +92,8 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
     let settings = [
         ("branch", options.branch.clone().map(Value::from)),
         ("port", options.port.map(Value::from)),
+        ("preset", options.preset.clone().map(Value::from)),
+        ("read_only", options.read_only.map(Value::from)),
         ("health_path", options.health_path.clone().map(Value::from)),
         ("health_timeout_ms", options.health_timeout.map(|seconds| Value::from(u64::from(seconds) * 1000))),
     ];

@@ -1,11 +1,12 @@
 //! The commands that look: apps, deployments, logs, workers.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     answers::{App, AppList, Deployment, DeploymentList, EdgeList, Log, WorkerList},
     arguments::{Apps, Deployments, Logs},
     client::{Client, segment},
+    control::cancel_deployment,
     error::CliError,
     output::{Output, Style},
     sizes::{count, in_bits_per_s, in_mebibytes},
@@ -29,11 +30,6 @@ pub(crate) async fn apps(client: &Client, command: Option<Apps>, output: Output)
             let answer = client.get(&format!("/v1/apps/{}", segment(&name))).await?;
             output.value(&answer);
             show_app(&client.read(answer)?, output);
-        }
-        Apps::Delete { name } => {
-            let answer = client.delete(&format!("/v1/apps/{}", segment(&name))).await?;
-            output.value(&if answer.is_null() { json!({ "deleted": name }) } else { answer });
-            output.line(&format!("{name} is deleted"));
         }
     }
     Ok(())
@@ -83,11 +79,7 @@ pub(crate) async fn deployments(
     output: Output,
 ) -> Result<(), CliError> {
     if let Some(id) = &options.cancel {
-        let answer = client.post(&format!("/v1/deployments/{}/cancel", segment(id)), &json!({})).await?;
-        output.value(&answer);
-        let deployment: Deployment = client.read(answer)?;
-        output.line(&format!("{} #{} is cancelled, or will be", deployment.app, deployment.number));
-        return Ok(());
+        return cancel_deployment(client, id, output).await;
     }
     let answer = match &options.app {
         Some(app) => client.get(&format!("/v1/apps/{}/deployments", segment(app))).await?,

@@ -7,6 +7,7 @@ mod answers;
 mod arguments;
 mod client;
 mod connection;
+mod control;
 mod deploy;
 mod error;
 mod inspect;
@@ -48,6 +49,11 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Up(options) => up::up(options, output).await,
         Command::Down(options) => up::down(&options, output).await,
         Command::Deploy(options) => deploy::deploy(&connect()?, &options, output).await,
+        Command::Restart(options) => control::restart(&connect()?, &options, output).await,
+        Command::Stop { app } => control::stop(&connect()?, &app, output).await,
+        Command::Start(options) => control::start(&connect()?, &options, output).await,
+        Command::Cancel { app } => control::cancel(&connect()?, &app, output).await,
+        Command::Delete { app } => control::delete(&connect()?, &app, output).await,
         Command::Apps { command } => inspect::apps(&connect()?, command, output).await,
         Command::Deployments(options) => inspect::deployments(&connect()?, &options, output).await,
         Command::Logs(options) => inspect::logs(&connect()?, &options, output).await,

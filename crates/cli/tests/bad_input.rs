@@ -63,7 +63,9 @@ fn refused_at_once(up: &Up) {
     Refusal::of(&up.run(&["--json", "deploy", "/no/such/folder", "--name", "app"]))
         .must_be(2, "/no/such/folder");
     Refusal::of(&up.run(&["--json", "apps", "show", "nobodys"])).must_be(3, "no such app");
-    Refusal::of(&up.run(&["--json", "logs", "nobodys"])).must_be(3, "no such app");
+    for command in ["logs", "restart", "start", "stop", "cancel", "delete"] {
+        Refusal::of(&up.run(&["--json", command, "nobodys"])).must_be(3, "no such app");
+    }
     Refusal::of(&up.run(&["--json", "deployments", "--cancel", "not-an-id"])).must_be(3, "");
 }
 
@@ -80,7 +82,9 @@ async fn failed_deployments(up: &Up) {
     failure_of("EXPOSE 8080\nCMD [\"/bin/sleep\", \"1000\"]").must_be(1, "8080");
     let no_branch = deploy(up, "site", site.path(), &["--branch", "no-such-branch"]);
     Refusal::of(&no_branch).must_be(1, "no-such-branch");
-    fs::remove_file(format!("{}/Dockerfile", site.path())).unwrap();
+    for needed in ["Dockerfile", "index.html"] {
+        fs::remove_file(format!("{}/{needed}", site.path())).unwrap();
+    }
     site.change("VERSION", "2\n");
     failure(site.path()).must_be(1, "Dockerfile");
 

@@ -1,4 +1,4 @@
-//! Redeploys under load: visitors, in a process of their own, lose no request.
+//! Redeploys and restarts under load: visitors, in a process of their own, lose no request.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
@@ -13,12 +13,17 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use support::{Up, repository::Repository, visitor};
 
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 const REDEPLOYS: usize = 20;
+/// After every so many redeploys, one restart.
+const RESTART_EVERY: usize = 10;
 /// Visitors at the same time, half of whom open a new connection for each request.
 const VISITORS: usize = 8;
 /// Tells the test program that it is the second process: the port to visit.
@@ -34,7 +39,7 @@ struct Seen {
 }
 
 #[test]
-fn twenty_redeploys_lose_no_request() {
+fn redeploys_and_restarts_lose_no_request() {
     let up = Up::start();
     let repository = Repository::of_example("hello");
     let deploy = || up.run_json(&["deploy", repository.path(), "--name", "busy", "--memory", "64M"]);
@@ -45,13 +50,37 @@ fn twenty_redeploys_lose_no_request() {
     for version in 1..=REDEPLOYS {
         repository.change("VERSION", &format!("{version}\n"));
         assert_eq!(deploy()["state"], "live");
+        if version % RESTART_EVERY == 0 {
+            assert_eq!(up.run_json(&["restart", "busy"])["state"], "live");
+            let log = up.run_json(&["logs", "busy", "--build"]).to_string();
+            assert!(log.contains("from the image that is kept"), "nothing is built: {log}");
+        }
     }
     let seen = end_visitors(&mut visitors);
     assert_eq!(seen.failures, Vec::<String>::new(), "of {:?}", seen.versions);
     for version in 0..=REDEPLOYS {
         assert!(seen.versions.contains_key(&version.to_string()), "nobody saw version {version}: {seen:?}");
     }
+    stopped_started_and_deleted(&up, &repository);
     up.stop();
+}
+
+fn stopped_started_and_deleted(up: &Up, repository: &Repository) {
+    assert_eq!(up.run_json(&["stop", "busy"])["state"], "stopped");
+    assert_eq!(up.run_json(&["start", "busy"])["state"], "live");
+    let log = up.run_json(&["logs", "busy", "--build"]).to_string();
+    assert!(log.contains("from the image that is kept"), "nothing is built: {log}");
+
+    let before = up.run_json(&["apps", "show", "busy"])["id"].clone();
+    up.run_json(&["delete", "busy"]);
+    let begun = Instant::now();
+    // The name is free once the worker has removed everything.
+    let deploy = ["--json", "deploy", repository.path(), "--name", "busy", "--memory", "64M"];
+    while !up.run(&deploy).status.success() {
+        assert!(begun.elapsed() < PATIENCE, "the name does not become free");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_ne!(up.run_json(&["apps", "show", "busy"])["id"], before, "it is another app");
 }
 
 fn start_visitors(http_port: u16) -> Child {
@@ -116,7 +145,7 @@ async fn visit(port: u16, keep_connections: bool, done: Arc<AtomicBool>) -> Seen
             Err(reason) => seen.failures.push(reason),
         }
         // Many visitors, not a benchmark: the machine also has to build.
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     seen
 }

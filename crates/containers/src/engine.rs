@@ -66,9 +66,22 @@ pub struct Build {
     pub network: String,
     /// Memory of each step, in bytes. Swap is not added to it.
     pub memory_bytes: u64,
+    /// Processor time of each step, in thousandths of a core. Where it is scarce, containers come first.
+    pub cpu_millis: u32,
     /// Processes and threads of each step.
     pub processes_max: u32,
+    /// What the image is called, such as `localhost/hello:1`: one without a name counts as a leftover of a build.
+    pub tag: String,
     /// To be found again by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An image that the engine has, in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its identifier.
+    pub id: ImageId,
+    /// As they were given when it was built.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -96,6 +109,8 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// The network it stands in.
     pub network: String,
+    /// Whether it may write to `/tmp` only, which is kept in its memory.
+    pub read_only: bool,
     /// The only address at which it is reachable from outside that network.
     pub published: SocketAddr,
     /// The port inside the container that `published` leads to.
@@ -210,6 +225,22 @@ pub enum BuildError {
         /// The engine's own words.
         cause: String,
     },
+    /// A step used more memory than a build has.
+    #[error("{step} used more than the {} MiB of memory that a build has", .limit_bytes / (1024 * 1024))]
+    OutOfMemory {
+        /// The line of the Dockerfile.
+        step: String,
+        /// What it may use.
+        limit_bytes: u64,
+    },
+    /// A step started more processes than a build has.
+    #[error("{step} started more than the {limit} processes that a build has")]
+    TooManyProcesses {
+        /// The line of the Dockerfile.
+        step: String,
+        /// How many it may have.
+        limit: u32,
+    },
     /// The Dockerfile or its base image is not usable.
     #[error("the build failed: {0}")]
     Failed(String),
@@ -242,11 +273,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends what still runs of a build whose program was killed. Nothing happens if it left nothing.
     fn end_build(&self, name: &str);
 
+    /// What the engine knows of an image; none if it has no such image.
+    fn image(&self, id: &ImageId) -> impl Future<Output = Result<Option<Image>, EngineError>> + Send;
+
     /// Removes an image. One that is gone or still used by a container is left as it is.
     fn remove_image(&self, id: &ImageId) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// All images that were built with a label of this name, also those that no container uses.
-    fn images(&self, label: &str) -> impl Future<Output = Result<Vec<ImageId>, EngineError>> + Send;
+    fn images(&self, label: &str) -> impl Future<Output = Result<Vec<StoredImage>, EngineError>> + Send;
 
     /// Makes a container and starts it; if it does not start, it is not there afterwards. The engine does not start it
     /// again when its program ends.

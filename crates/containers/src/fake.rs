@@ -6,7 +6,7 @@
 
 use crate::engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogLine, LogQuery, LogStream, Network,
+    ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
 };
 use std::{
     collections::BTreeMap,
@@ -36,6 +36,7 @@ struct State {
 #[derive(Debug)]
 struct FakeImage {
     labels: BTreeMap<String, String>,
+    exposed_ports: Vec<u16>,
     /// What its containers run.
     script: String,
 }
@@ -171,12 +172,19 @@ impl Engine for FakeEngine {
         }
         let mut state = self.answering()?;
         let id = ImageId::new(format!("sha256:{:064x}", state.next()));
-        state.images.insert(id.clone(), FakeImage { labels: build.labels.clone(), script });
+        let (labels, ports) = (build.labels.clone(), exposed_ports.clone());
+        state.images.insert(id.clone(), FakeImage { labels, exposed_ports: ports, script });
         Ok(Image { id, exposed_ports })
     }
 
     /// A build here never outlives its future.
     fn end_build(&self, _: &str) {}
+
+    async fn image(&self, id: &ImageId) -> Result<Option<Image>, EngineError> {
+        let state = self.answering()?;
+        let found = state.images.get(id);
+        Ok(found.map(|found| Image { id: id.clone(), exposed_ports: found.exposed_ports.clone() }))
+    }
 
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
         let mut state = self.answering()?;
@@ -186,10 +194,14 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn images(&self, label: &str) -> Result<Vec<ImageId>, EngineError> {
+    async fn images(&self, label: &str) -> Result<Vec<StoredImage>, EngineError> {
         let state = self.answering()?;
         let labelled = state.images.iter().filter(|(_, image)| image.labels.contains_key(label));
-        Ok(labelled.map(|(id, _)| id.clone()).collect())
+        let stored = |(id, image): (&ImageId, &FakeImage)| StoredImage {
+            id: id.clone(),
+            labels: image.labels.clone(),
+        };
+        Ok(labelled.map(stored).collect())
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {

@@ -14,6 +14,6 @@ pub mod testing;
 
 pub use engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogLine, LogQuery, LogStream, Network,
+    ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
 };
 pub use podman::Podman;

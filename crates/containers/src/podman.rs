@@ -13,7 +13,7 @@ mod logs;
 
 use crate::engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId, LogLine,
-    LogQuery, Network,
+    LogQuery, Network, StoredImage,
 };
 use answers::Failure;
 use bollard::{
@@ -115,6 +115,15 @@ impl Engine for Podman {
         drop(BuildCgroup::left_by(name));
     }
 
+    async fn image(&self, id: &ImageId) -> Result<Option<Image>, EngineError> {
+        let found = self.docker()?.inspect_image(id.as_str()).await;
+        match found.map_err(|e| self.failure("inspect an image", e)) {
+            Ok(found) => Ok(Some(answers::image(id, found))),
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
         let options = RemoveImageOptionsBuilder::new().build();
         match self.docker()?.remove_image(id.as_str(), Some(options), None).await {
@@ -123,12 +132,12 @@ impl Engine for Podman {
         }
     }
 
-    async fn images(&self, label: &str) -> Result<Vec<ImageId>, EngineError> {
+    async fn images(&self, label: &str) -> Result<Vec<StoredImage>, EngineError> {
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListImagesOptionsBuilder::new().filters(&filters).build();
         let listed = self.docker()?.list_images(Some(options)).await;
         let listed = listed.map_err(|e| self.failure("list images", e))?;
-        Ok(listed.into_iter().map(|image| ImageId::new(image.id)).collect())
+        Ok(listed.into_iter().map(answers::stored_image).collect())
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
@@ -245,6 +254,10 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
             typ: Some("k8s-file".to_owned()),
             config: Some(HashMap::from([("max-size".to_owned(), LOG_BYTES_MAX.to_owned())])),
         }),
+        readonly_rootfs: Some(spec.read_only),
+        tmpfs: spec
+            .read_only
+            .then(|| HashMap::from([("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())])),
         init: Some(false),
         ..HostConfig::default()
     }

@@ -48,7 +48,9 @@ fn build(dir: &Path) -> Build {
         dockerfile: "Dockerfile".into(),
         network: NETWORK.to_owned(),
         memory_bytes: 256 * 1024 * 1024,
+        cpu_millis: 2_000,
         processes_max: 100,
+        tag: "localhost/contract:1".to_owned(),
         labels: BTreeMap::from([(IMAGE_LABEL.to_owned(), "x".to_owned())]),
     }
 }
@@ -74,6 +76,7 @@ fn spec(name: &str, image: &ImageId, port: u16) -> ContainerSpec {
         labels: BTreeMap::from([(LABEL.to_owned(), name.to_owned())]),
         env: BTreeMap::new(),
         network: NETWORK.to_owned(),
+        read_only: false,
         published: SocketAddr::from((ADDRESS, port)),
         port: 8080,
     }
@@ -188,10 +191,14 @@ async fn an_image_in_use_stays(engine: &impl Engine, image: &Image) {
     engine.stop(&id, Duration::from_secs(10)).await.expect("stopped");
     engine.start(&id).await.expect("its image is there");
     engine.remove(&id).await.expect("removed");
-    assert_eq!(engine.images(IMAGE_LABEL).await.expect("a list"), std::slice::from_ref(&image.id));
+    assert_eq!(engine.image(&image.id).await.expect("found"), Some(image.clone()));
+    let stored = engine.images(IMAGE_LABEL).await.expect("a list");
+    assert_eq!(stored.iter().map(|stored| &stored.id).collect::<Vec<_>>(), [&image.id]);
+    assert_eq!(stored[0].labels[IMAGE_LABEL], "x");
     assert!(engine.images("another.label").await.expect("a list").is_empty());
     engine.remove_image(&image.id).await.expect("removed");
     engine.remove_image(&image.id).await.expect("removed before");
+    assert_eq!(engine.image(&image.id).await.expect("looked for"), None);
     assert!(engine.images(IMAGE_LABEL).await.expect("a list").is_empty());
     let answer = engine.run(&spec).await;
     assert!(matches!(&answer, Err(EngineError::NoSuchImage(gone)) if *gone == image.id), "{answer:?}");

@@ -25,7 +25,9 @@ async fn build(podman: &Podman, context: &Path, log: mpsc::Sender<String>) -> Re
         dockerfile: "Dockerfile".into(),
         network: NETWORK.to_owned(),
         memory_bytes: 3 * 1024 * MIB,
+        cpu_millis: 2_000,
         processes_max: 50,
+        tag: "localhost/test:1".to_owned(),
         labels: BTreeMap::new(),
     };
     podman.build(&build, log).await.map(|image| image.id)
@@ -60,6 +62,7 @@ fn spec(image: &ImageId) -> ContainerSpec {
         labels: BTreeMap::new(),
         env: BTreeMap::from([("PORT".to_owned(), "8080".to_owned())]),
         network: NETWORK.to_owned(),
+        read_only: false,
         published: SocketAddr::from((ADDRESS, 20_000)),
         port: 8080,
     }
@@ -141,6 +144,20 @@ fn the_log_of_a_container_that_lives_for_a_moment_is_whole() {
         for _ in 0..10 {
             assert_eq!(output(&podman, &image).await, "first\nlast\n");
         }
+    });
+}
+
+#[test]
+fn a_read_only_container_writes_to_its_temporary_folder_only() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let script = "echo a >/tmp/a && echo temporary; echo b >/b || echo refused";
+        let image = image(&podman, &host.dir().join("context"), "RUN /bin/busybox mkdir /tmp", script).await;
+        let mut spec = spec(&image);
+        spec.read_only = true;
+        let output = output_of(&podman, &spec).await;
+        assert!(output.contains("temporary") && output.contains("refused"), "{output}");
     });
 }
 
@@ -280,7 +297,7 @@ fn a_build_cannot_fill_the_host_with_processes() {
         let bomb = "RUN i=0; while [ $i -lt 100 ]; do i=$((i+1)); /bin/busybox sleep 2 & done; echo $i; wait";
         write_app(&context, bomb, SERVER);
         let error = build(&podman, &context, nobody()).await.expect_err("a hundred processes");
-        assert!(matches!(error, BuildError::Step { .. }), "{error:?}");
+        assert!(matches!(error, BuildError::TooManyProcesses { limit: 50, .. }), "{error:?}");
     });
 }
 

@@ -7,6 +7,7 @@ pub mod id;
 pub mod limits;
 pub mod name;
 pub mod placement;
+pub mod preset;
 pub mod rollout;
 pub mod routes;
 pub mod settings;

@@ -32,13 +32,17 @@ pub enum NoPlace {
     NoMemory(u64),
 }
 
-/// The connected worker with room for `limits` that is used least once it has them.
+/// The connected worker with room for `limits` that is used least once it has them; `preferred` before all others.
 ///
 /// Equal workers are ordered by name, so the answer depends on the arguments alone.
 ///
 /// # Errors
 /// Why there is none.
-pub fn place<'a>(workers: &'a [Worker], limits: &Limits) -> Result<&'a Worker, NoPlace> {
+pub fn place<'a>(
+    workers: &'a [Worker],
+    limits: &Limits,
+    preferred: Option<&Label>,
+) -> Result<&'a Worker, NoPlace> {
     let mut connected = workers.iter().filter(|worker| worker.connected).peekable();
     if connected.peek().is_none() {
         return Err(NoPlace::NoWorker);
@@ -47,7 +51,7 @@ pub fn place<'a>(workers: &'a [Worker], limits: &Limits) -> Result<&'a Worker, N
         .filter(|worker| {
             worker.memory_bytes_used.saturating_add(limits.memory_bytes()) <= worker.memory_bytes
         })
-        .min_by_key(|worker| (use_after(worker, limits), &worker.name))
+        .min_by_key(|worker| (Some(&worker.name) != preferred, use_after(worker, limits), &worker.name))
         .ok_or(NoPlace::NoMemory(limits.memory_bytes()))
 }
 
@@ -78,13 +82,24 @@ mod tests {
 
     fn chosen(workers: &[Worker], memory_bytes: u64) -> Result<String, NoPlace> {
         let limits = Limits::new(memory_bytes, 1_000, 64).expect("limits");
-        place(workers, &limits).map(|worker| worker.name.to_string())
+        place(workers, &limits, None).map(|worker| worker.name.to_string())
     }
 
     #[test]
     fn the_least_used_worker_is_chosen() {
         let workers = [worker("a", 2 * GIB, 0), worker("b", GIB, 0), worker("c", 0, 3_500)];
         assert_eq!(chosen(&workers, GIB), Ok("b".to_owned()));
+    }
+
+    #[test]
+    fn a_preferred_worker_is_chosen_while_it_has_room() {
+        let limits = Limits::new(GIB, 1_000, 64).expect("limits");
+        let preferred = "a".parse().expect("label");
+        for (used, expected) in [(3 * GIB, "a"), (4 * GIB, "b")] {
+            let workers = [worker("a", used, 0), worker("b", 0, 0)];
+            let chosen = place(&workers, &limits, Some(&preferred)).expect("a worker");
+            assert_eq!(chosen.name.as_str(), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use crate::{
     id::{DeploymentId, InstanceId},
+    name::Label,
     state::{DeploymentState, InstanceState},
 };
 
@@ -26,11 +27,31 @@ impl Default for Policy {
 
 const INSTANCE_GONE: &str = "its instance is gone: was its worker removed? Deploy again";
 
+/// What its owner wants of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// That it serves.
+    Serve,
+    /// That it does not serve, for now.
+    Rest,
+    /// That it ends, and is forgotten.
+    Gone(Leftovers),
+}
+
+/// What workers may still have of an app: containers, images, logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Workers that were not yet told to remove it.
+    pub untold: Vec<Label>,
+    /// Whether a worker that was told has not yet answered.
+    pub awaited: bool,
+}
+
 /// One app as the store knows it.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// Whether its owner deleted it: it is to end, and then to be forgotten.
-    pub deleted: bool,
+    /// What its owner wants.
+    pub goal: Goal,
     /// Where its host names lead now.
     pub routed: Option<Routed>,
     /// Its deployments that are not final, and those whose instances still occupy a worker; in any order.
@@ -118,12 +139,16 @@ pub enum Action {
     Fail(DeploymentId, String),
     /// A newer one serves.
     Supersede(DeploymentId),
+    /// It serves no longer: its app was stopped.
+    Retire(DeploymentId),
     /// Route no new request to it; remember the current generation.
     Drain(InstanceId),
     /// Give its worker a stop job.
     Stop(InstanceId),
     /// Call off what a worker still does for it.
     Cancel(DeploymentId),
+    /// Tell a worker to remove all that it has of the app.
+    Delete(Label),
     /// Forget the app: nothing of it is left anywhere.
     Remove,
 }
@@ -131,7 +156,20 @@ pub enum Action {
 /// The next steps for one app; empty when there is nothing to do now.
 #[must_use]
 pub fn plan(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
-    if app.deleted { plan_end(app, edges, policy) } else { plan_service(app, edges, policy) }
+    match &app.goal {
+        Goal::Serve => plan_service(app, edges, policy),
+        Goal::Rest => plan_end(app, edges, policy),
+        Goal::Gone(leftovers) => {
+            let mut actions = plan_end(app, edges, policy);
+            if actions.is_empty() && nothing_runs(app) {
+                actions.extend(leftovers.untold.iter().cloned().map(Action::Delete));
+                if actions.is_empty() && !leftovers.awaited {
+                    actions.push(Action::Remove);
+                }
+            }
+            actions
+        }
+    }
 }
 
 /// For an app that is to serve.
@@ -167,7 +205,7 @@ fn plan_service(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
     actions
 }
 
-/// For a deleted app: out of the routes, then drained and stopped, then forgotten.
+/// For an app that is not to serve: out of the routes, then drained and stopped.
 fn plan_end(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
     if app.routed.is_some() {
         return vec![Action::Unroute];
@@ -177,14 +215,17 @@ fn plan_end(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
         if deployment.state.is_with_worker() && !deployment.called_off {
             actions.push(Action::Cancel(deployment.id));
         }
+        if matches!(deployment.state, DeploymentState::Live | DeploymentState::Routing) {
+            actions.push(Action::Retire(deployment.id));
+        }
         drain_healthy(deployment, &mut actions);
         stop_drained(deployment, edges, policy, &mut actions);
     }
-    let nothing_runs = app.deployments.iter().all(|d| d.instances.is_empty() && !d.state.is_with_worker());
-    if nothing_runs {
-        actions.push(Action::Remove);
-    }
     actions
+}
+
+fn nothing_runs(app: &App) -> bool {
+    app.deployments.iter().all(|d| d.instances.is_empty() && !d.state.is_with_worker())
 }
 
 /// The newest deployment that waits to be routed, if it is newer than the one that is.

@@ -1,6 +1,6 @@
 //! An app's settings: what a deployment copies when it is asked for, and keeps unchanged.
 
-use crate::{limits::Limits, source::Source};
+use crate::{limits::Limits, preset::Preset, source::Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub struct Settings {
     /// What to build.
     pub source: Source,
+    /// How to build it; if none, by its Dockerfile, or, without one, as what it looks like.
+    pub preset: Option<Preset>,
     /// What an instance may use.
     pub limits: Limits,
     /// Where the container listens, unless its image exposes exactly one port.
@@ -18,6 +20,8 @@ pub struct Settings {
     pub health_path: String,
     /// How long the container may take to become healthy, in milliseconds.
     pub health_timeout_ms: u64,
+    /// Whether the container may write to `/tmp` only, which is kept in its memory.
+    pub read_only: bool,
     /// Environment of the container.
     pub environment: BTreeMap<String, String>,
 }

@@ -63,6 +63,8 @@ text_enum! {
         Live = "live",
         /// A newer deployment took its place.
         Superseded = "superseded",
+        /// Its app was stopped.
+        Stopped = "stopped",
         /// It never came into service.
         Failed = "failed",
         /// Somebody called it off.
@@ -74,7 +76,7 @@ impl DeploymentState {
     /// Whether nothing will change any more.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Superseded | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Superseded | Self::Stopped | Self::Failed | Self::Cancelled)
     }
 
     /// Whether it may still come into service.
@@ -93,7 +95,7 @@ impl DeploymentState {
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
         match next {
-            Self::Superseded => matches!(self, Self::Routing | Self::Live),
+            Self::Superseded | Self::Stopped => matches!(self, Self::Routing | Self::Live),
             Self::Failed | Self::Cancelled => self.is_in_progress(),
             _ => !self.is_final() && (self as u8) < (next as u8),
         }
@@ -133,6 +135,8 @@ text_enum! {
         Deploy = "deploy",
         /// Stop and remove one instance.
         Stop = "stop",
+        /// Remove all that one worker has of an app.
+        Delete = "delete",
     }
 }
 
@@ -185,6 +189,9 @@ mod tests {
             (Live, Superseded, true),
             (Checking, Superseded, false),
             (Routing, Superseded, true),
+            (Live, Stopped, true),
+            (Building, Stopped, false),
+            (Stopped, Live, false),
             (Cancelled, Routing, false),
             (Failed, Live, false),
         ] {

@@ -4,9 +4,10 @@
 use uuid::Uuid;
 use wisehosting_domain::{
     id::{DeploymentId, InstanceId},
+    name::Label,
     rollout::{
         Action::{self, *},
-        App, Deployment, Draining, Edge, Edges, Instance, Policy, Routed, plan,
+        App, Deployment, Draining, Edge, Edges, Goal, Instance, Leftovers, Policy, Routed, plan,
     },
     state::{DeploymentState, InstanceState},
 };
@@ -54,7 +55,7 @@ fn routed(n: i32, generation: u64, age_ms: u64) -> Option<Routed> {
 }
 
 fn app(routed: Option<Routed>, deployments: &[Deployment]) -> App {
-    App { deleted: false, routed, deployments: deployments.to_vec() }
+    App { goal: Goal::Serve, routed, deployments: deployments.to_vec() }
 }
 
 fn edge(name: &str, acked: u64, drained: u64) -> Edge {
@@ -223,18 +224,37 @@ fn a_deployment_whose_instance_is_gone_is_not_promoted() {
 }
 
 #[test]
-fn a_deleted_app_is_unrouted_drained_stopped_and_forgotten() {
+fn an_app_that_is_not_to_serve_is_unrouted_drained_and_stopped() {
     let edges = connected(&[edge("a", 5, 5)]);
-    let deleted = |routed, deployments: &[Deployment]| App { deleted: true, ..app(routed, deployments) };
-    assert_eq!(steps(&deleted(routed(1, 4, 9), &[live(1), building(2)]), &edges), [Unroute]);
-    assert_eq!(steps(&deleted(None, &[live(1), building(2)]), &edges), [Drain(iid(1)), Cancel(did(2))]);
-    let called_off = Deployment { called_off: true, ..building(2) };
-    assert_eq!(steps(&deleted(None, &[called_off]), &edges), [], "its worker cleans up");
-    assert_eq!(steps(&deleted(None, &[routing(1)]), &edges), [Drain(iid(1))], "never routed again");
-    assert_eq!(steps(&deleted(None, &[draining(1, 5, 0)]), &edges), [Stop(iid(1))]);
-    let stopping = deployment(1, DeploymentState::Superseded, InstanceState::Stopping);
-    assert_eq!(steps(&deleted(None, &[stopping]), &edges), []);
-    assert_eq!(steps(&deleted(None, &[]), &edges), [Remove]);
+    for goal in [Goal::Rest, Goal::Gone(Leftovers::default())] {
+        let ending =
+            |routed, deployments: &[Deployment]| App { goal: goal.clone(), ..app(routed, deployments) };
+        assert_eq!(steps(&ending(routed(1, 4, 9), &[live(1), building(2)]), &edges), [Unroute]);
+        assert_eq!(
+            steps(&ending(None, &[live(1), building(2)]), &edges),
+            [Retire(did(1)), Drain(iid(1)), Cancel(did(2))]
+        );
+        let called_off = Deployment { called_off: true, ..building(2) };
+        assert_eq!(steps(&ending(None, &[called_off]), &edges), [], "its worker cleans up");
+        let never_routed_again = [Retire(did(1)), Drain(iid(1))];
+        assert_eq!(steps(&ending(None, &[routing(1)]), &edges), never_routed_again);
+        assert_eq!(steps(&ending(None, &[draining(1, 5, 0)]), &edges), [Stop(iid(1))]);
+        let stopping = deployment(1, DeploymentState::Superseded, InstanceState::Stopping);
+        assert_eq!(steps(&ending(None, &[stopping]), &edges), []);
+    }
+}
+
+#[test]
+fn a_deleted_app_is_forgotten_once_no_worker_has_anything_of_it() {
+    let edges = connected(&[edge("a", 5, 5)]);
+    let worker: Label = "worker-1".parse().expect("a label");
+    let deleted = |leftovers| App { goal: Goal::Gone(leftovers), ..app(None, &[]) };
+    let untold = Leftovers { untold: vec![worker.clone()], awaited: false };
+    assert_eq!(steps(&deleted(untold), &edges), [Delete(worker)]);
+    assert_eq!(steps(&deleted(Leftovers { untold: Vec::new(), awaited: true }), &edges), []);
+    assert_eq!(steps(&deleted(Leftovers::default()), &edges), [Remove]);
+    let resting = App { goal: Goal::Rest, ..app(None, &[]) };
+    assert_eq!(steps(&resting, &edges), [], "a stopped app is kept");
 }
 
 /// Carries out what was planned, as the store does.
@@ -277,7 +297,7 @@ impl World {
                 self.stopped.push(*id);
                 self.instance(*id).state = InstanceState::Stopped;
             }
-            Cancel(_) | Remove => unreachable!("the app is not deleted"),
+            Cancel(_) | Retire(_) | Delete(_) | Remove => unreachable!("the app is to serve"),
         }
     }
 

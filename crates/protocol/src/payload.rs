@@ -6,6 +6,7 @@ use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
     name::Label,
+    preset::Preset,
     routes::RouteTable,
     source::{Commit, Source},
     state::{DeploymentState, JobKind},
@@ -81,6 +82,9 @@ pub enum Work {
     Deploy(Box<Deploy>),
     /// Stop and remove an instance.
     Stop(Stop),
+    /// Remove all that the worker has of the app: containers, images, logs. The instance is the last one that it had.
+    #[serde(deserialize_with = "no_fields")]
+    Delete,
 }
 
 impl Work {
@@ -90,6 +94,7 @@ impl Work {
         match self {
             Self::Deploy(_) => JobKind::Deploy,
             Self::Stop(_) => JobKind::Stop,
+            Self::Delete => JobKind::Delete,
         }
     }
 }
@@ -102,6 +107,10 @@ pub struct Deploy {
     pub deployment_id: DeploymentId,
     /// What to build.
     pub source: Source,
+    /// An image that was built of this commit before. If the worker still has it, nothing is built.
+    pub image_id: Option<String>,
+    /// How to build it; if none, by its Dockerfile, or, without one, as what it looks like.
+    pub preset: Option<Preset>,
     /// What the container may use.
     pub limits: Limits,
     /// Where the container listens, unless its image exposes exactly one port.
@@ -112,6 +121,8 @@ pub struct Deploy {
     pub health_timeout_ms: u64,
     /// How long the whole job may take.
     pub deadline_ms: u64,
+    /// Whether the container may write to `/tmp` only, which is kept in its memory.
+    pub read_only: bool,
     /// Environment of the container.
     pub environment: BTreeMap<String, String>,
 }
@@ -174,6 +185,9 @@ pub enum Outcome {
     /// A stop: the instance is gone.
     #[serde(deserialize_with = "no_fields")]
     Stopped,
+    /// A delete: the worker has nothing of the app.
+    #[serde(deserialize_with = "no_fields")]
+    Deleted,
     /// It failed; what it had made was removed.
     Failed {
         /// One sentence for the app's owner, saying what to do.

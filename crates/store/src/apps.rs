@@ -8,6 +8,7 @@ use wisehosting_domain::{
     id::{AppId, DeploymentId, UserId},
     limits::Limits,
     name::Label,
+    preset::Preset,
     settings::Settings,
     source::Source,
 };
@@ -23,7 +24,7 @@ macro_rules! select_apps {
         sqlx::query_as!(
             Row,
             "SELECT id, name, repository, branch, port, health_path, health_timeout_ms, memory_bytes, cpu_millis, pids,
-                    bandwidth_bits_per_s, environment, routed_deployment_id, created_at
+                    bandwidth_bits_per_s, environment, preset, read_only, routed_deployment_id, stopped_at, created_at
              FROM apps " + $rest,
             $($argument),*
         )
@@ -41,6 +42,8 @@ pub struct App {
     pub settings: Settings,
     /// The deployment that its host names lead to.
     pub routed: Option<DeploymentId>,
+    /// Whether its owner has stopped it.
+    pub stopped: bool,
     /// When it was made.
     pub created_at: OffsetDateTime,
 }
@@ -58,7 +61,10 @@ struct Row {
     pids: i32,
     bandwidth_bits_per_s: Option<i64>,
     environment: serde_json::Value,
+    preset: Option<String>,
+    read_only: bool,
     routed_deployment_id: Option<uuid::Uuid>,
+    stopped_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
 }
 
@@ -74,6 +80,8 @@ impl TryFrom<Row> for App {
         let branch = row.branch.map(TryInto::try_into).transpose()?;
         let settings = Settings {
             source: Source { repository: row.repository.try_into()?, branch, commit: None },
+            preset: row.preset.map(|preset| preset.parse()).transpose()?,
+            read_only: row.read_only,
             limits,
             port: row.port.try_into()?,
             health_path: row.health_path,
@@ -85,13 +93,14 @@ impl TryFrom<Row> for App {
             name: row.name.try_into()?,
             settings,
             routed: row.routed_deployment_id.map(DeploymentId),
+            stopped: row.stopped_at.is_some(),
             created_at: row.created_at,
         })
     }
 }
 
 /// The settings as the columns hold them.
-struct Columns<'a> {
+struct SettingsRow<'a> {
     repository: &'a str,
     branch: Option<&'a str>,
     port: i32,
@@ -99,6 +108,8 @@ struct Columns<'a> {
     health_timeout_ms: i64,
     limits: LimitColumns,
     environment: serde_json::Value,
+    preset: Option<&'static str>,
+    read_only: bool,
 }
 
 struct LimitColumns {
@@ -108,7 +119,7 @@ struct LimitColumns {
     bandwidth_bits_per_s: Option<i64>,
 }
 
-impl<'a> TryFrom<&'a Settings> for Columns<'a> {
+impl<'a> TryFrom<&'a Settings> for SettingsRow<'a> {
     type Error = BoxError;
 
     fn try_from(settings: &'a Settings) -> Result<Self, BoxError> {
@@ -120,6 +131,8 @@ impl<'a> TryFrom<&'a Settings> for Columns<'a> {
             health_timeout_ms: settings.health_timeout_ms.try_into()?,
             limits: settings.limits.try_into()?,
             environment: serde_json::to_value(&settings.environment)?,
+            preset: settings.preset.map(Preset::as_str),
+            read_only: settings.read_only,
         })
     }
 }
@@ -142,11 +155,12 @@ impl TryFrom<Limits> for LimitColumns {
 /// # Errors
 /// [`StoreError::Conflict`]: the name is taken, by anybody.
 pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> Result<(), StoreError> {
-    let columns = Columns::try_from(&app.settings).map_err(inconsistent("create the app"))?;
+    let columns = SettingsRow::try_from(&app.settings).map_err(inconsistent("create the app"))?;
     let query = sqlx::query!(
         "INSERT INTO apps (id, owner_id, name, repository, branch, port, health_path, health_timeout_ms,
-                           memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, environment, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                           memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, environment, created_at, preset,
+                           read_only)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         app.id.0,
         owner.0,
         app.name.as_str(),
@@ -160,7 +174,9 @@ pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> 
         columns.limits.pids,
         columns.limits.bandwidth_bits_per_s,
         columns.environment,
-        app.created_at
+        app.created_at,
+        columns.preset,
+        columns.read_only
     );
     query.execute(connection).await.map_err(doing("create the app")).map(drop)
 }
@@ -210,11 +226,11 @@ pub async fn update(
     name: &Label,
     settings: &Settings,
 ) -> Result<(), StoreError> {
-    let columns = Columns::try_from(settings).map_err(inconsistent("change the app"))?;
+    let columns = SettingsRow::try_from(settings).map_err(inconsistent("change the app"))?;
     let query = sqlx::query!(
         "UPDATE apps SET repository = $3, branch = $4, port = $5, health_path = $6, health_timeout_ms = $7,
                          memory_bytes = $8, cpu_millis = $9, pids = $10, bandwidth_bits_per_s = $11,
-                         environment = $12
+                         environment = $12, preset = $13, read_only = $14
          WHERE owner_id = $1 AND name = $2 AND deleted_at IS NULL RETURNING id",
         owner.0,
         name.as_str(),
@@ -227,9 +243,26 @@ pub async fn update(
         columns.limits.cpu_millis,
         columns.limits.pids,
         columns.limits.bandwidth_bits_per_s,
-        columns.environment
+        columns.environment,
+        columns.preset,
+        columns.read_only
     );
     query.fetch_one(connection).await.map_err(doing("change the app")).map(drop)
+}
+
+/// Marks an app that the caller has [locked](lock) as one that is not to serve: the rollout takes its routes away and
+/// stops its instances. Its next deployment takes the mark away.
+///
+/// # Errors
+/// The database is away.
+pub async fn mark_stopped(
+    connection: &mut PgConnection,
+    id: AppId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    let query =
+        sqlx::query!("UPDATE apps SET stopped_at = coalesce(stopped_at, $2) WHERE id = $1", id.0, now);
+    query.execute(connection).await.map_err(doing("stop the app")).map(drop)
 }
 
 /// Marks the owner's app as deleted: the rollout takes its routes away, stops its instances and removes the row.

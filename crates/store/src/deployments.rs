@@ -25,7 +25,7 @@ macro_rules! select_deployments {
         sqlx::query_as!(
             Row,
             "SELECT d.id, a.name AS app, d.number, d.state, d.snapshot, d.commit, d.image_id, d.message, d.created_at,
-                    d.finished_at
+                    d.finished_at, d.repeats
              FROM deployments d JOIN apps a ON a.id = d.app_id " + $rest,
             $($argument),*
         )
@@ -55,13 +55,15 @@ pub struct Deployment {
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// What a deployment's worker built.
+/// What a deployment runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Built {
     /// The commit.
     pub commit: Option<String>,
     /// The image, by its content.
     pub image_id: Option<String>,
+    /// The deployment whose image it starts again; none if it is to be built.
+    pub repeats: Option<DeploymentId>,
 }
 
 /// When a deployment reached a state.
@@ -101,6 +103,7 @@ struct Row {
     message: Option<String>,
     created_at: OffsetDateTime,
     finished_at: Option<OffsetDateTime>,
+    repeats: Option<Uuid>,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -115,7 +118,11 @@ impl TryFrom<Row> for Deployment {
             number: row.number,
             state: row.state.parse()?,
             snapshot: serde_json::from_value(row.snapshot)?,
-            built: Built { commit: row.commit, image_id: row.image_id },
+            built: Built {
+                commit: row.commit,
+                image_id: row.image_id,
+                repeats: row.repeats.map(DeploymentId),
+            },
             message: row.message,
             created_at: row.created_at,
             finished_at: row.finished_at,
@@ -123,7 +130,8 @@ impl TryFrom<Row> for Deployment {
     }
 }
 
-/// Stores a queued deployment of an app that the caller has [locked](crate::apps::lock), and returns its number.
+/// Stores a queued deployment of an app that the caller has [locked](crate::apps::lock), and returns its number. If it
+/// `repeats` another one, that one's image is started again where it is kept. The app is to serve from now on.
 ///
 /// # Errors
 /// The database is away.
@@ -132,17 +140,19 @@ pub async fn create(
     app: AppId,
     id: DeploymentId,
     snapshot: &Settings,
+    repeats: Option<DeploymentId>,
     now: OffsetDateTime,
 ) -> Result<i32, StoreError> {
     let operation = "create the deployment";
     let snapshot = serde_json::to_value(snapshot).map_err(inconsistent(operation))?;
     let query = sqlx::query_scalar!(
-        "INSERT INTO deployments (id, app_id, number, state, snapshot, created_at)
-         SELECT $1, $2, 1 + coalesce(max(number), 0), 'queued', $3, $4 FROM deployments WHERE app_id = $2
+        "INSERT INTO deployments (id, app_id, number, state, snapshot, repeats, created_at)
+         SELECT $1, $2, 1 + coalesce(max(number), 0), 'queued', $3, $4, $5 FROM deployments WHERE app_id = $2
          RETURNING number",
         id.0,
         app.0,
         snapshot,
+        repeats.map(|id| id.0),
         now
     );
     let number = query.fetch_one(&mut *connection).await.map_err(doing(operation))?;
@@ -151,7 +161,10 @@ pub async fn create(
         id.0,
         now
     );
-    step.execute(connection).await.map_err(doing(operation))?;
+    step.execute(&mut *connection).await.map_err(doing(operation))?;
+    let serve =
+        sqlx::query!("UPDATE apps SET stopped_at = NULL WHERE id = $1 AND stopped_at IS NOT NULL", app.0);
+    serve.execute(connection).await.map_err(doing(operation))?;
     Ok(number)
 }
 
@@ -190,6 +203,25 @@ pub async fn current(connection: &mut PgConnection, owner: UserId) -> Result<Vec
     );
     let rows = query.fetch_all(connection).await.map_err(doing(operation))?;
     rows.into_iter().map(Deployment::try_from).collect::<Result<_, _>>().map_err(inconsistent(operation))
+}
+
+/// The deployment of the owner's app that is in service, or was when the app was stopped; none if none ever was.
+///
+/// # Errors
+/// The database is away.
+pub async fn last_in_service(
+    connection: &mut PgConnection,
+    owner: UserId,
+    app: AppId,
+) -> Result<Option<Deployment>, StoreError> {
+    let operation = "load the deployment in service";
+    let query = select_deployments!(
+        "WHERE a.owner_id = $1 AND a.id = $2 AND d.state IN ('live', 'stopped') ORDER BY d.number DESC LIMIT 1",
+        owner.0,
+        app.0
+    );
+    let row = query.fetch_optional(connection).await.map_err(doing(operation))?;
+    row.map(Deployment::try_from).transpose().map_err(inconsistent(operation))
 }
 
 /// One deployment of the owner.

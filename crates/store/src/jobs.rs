@@ -24,7 +24,10 @@ macro_rules! select_jobs {
         sqlx::query_as!(
             Row,
             "SELECT j.id, j.kind, j.state, j.app_id, a.name AS app, j.deployment_id, d.snapshot, j.instance_id,
-                    j.worker, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at
+                    j.worker, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at,
+                    (SELECT r.image_id FROM deployments r WHERE r.id = d.repeats) AS image_id,
+                    (SELECT i.worker FROM instances i WHERE i.deployment_id = d.repeats
+                     ORDER BY i.created_at DESC LIMIT 1) AS image_worker
              FROM jobs j JOIN apps a ON a.id = j.app_id JOIN deployments d ON d.id = j.deployment_id " + $rest,
             $($argument),*
         )
@@ -47,14 +50,32 @@ pub struct Job {
     pub app: (AppId, Label),
     /// Of which deployment.
     pub deployment_id: DeploymentId,
-    /// The deployment's copy of the app's settings.
-    pub settings: Settings,
+    /// What the deployment is to bring into service.
+    pub content: Content,
     /// Its instance; a deploy job has one once it runs.
     pub instance_id: Option<InstanceId>,
     /// Its worker; a deploy job has one once it runs.
     pub worker: Option<Label>,
     /// While it runs.
     pub run: Run,
+}
+
+/// What a deployment is to bring into service.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Its copy of the app's settings.
+    pub settings: Settings,
+    /// An image that was built of it before.
+    pub image: Option<KeptImage>,
+}
+
+/// An image that a worker has built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptImage {
+    /// The image, by its content.
+    pub id: String,
+    /// Who has it, unless it was removed there.
+    pub worker: Label,
 }
 
 /// The marks of a job that runs.
@@ -95,18 +116,27 @@ struct Row {
     lease_expires_at: Option<OffsetDateTime>,
     acked_at: Option<OffsetDateTime>,
     cancel_requested_at: Option<OffsetDateTime>,
+    image_id: Option<String>,
+    image_worker: Option<String>,
 }
 
 impl Row {
     fn into_job(self) -> Result<Job, StoreError> {
         let operation = "load a job";
+        let image = match (self.image_id, self.image_worker) {
+            (Some(id), Some(worker)) => {
+                Some(KeptImage { id, worker: worker.parse().map_err(inconsistent(operation))? })
+            }
+            _ => None,
+        };
+        let settings = serde_json::from_value(self.snapshot).map_err(inconsistent(operation))?;
         Ok(Job {
             id: JobId(self.id),
             kind: self.kind.parse().map_err(inconsistent(operation))?,
             state: self.state.parse().map_err(inconsistent(operation))?,
             app: (AppId(self.app_id), self.app.parse().map_err(inconsistent(operation))?),
             deployment_id: DeploymentId(self.deployment_id),
-            settings: serde_json::from_value(self.snapshot).map_err(inconsistent(operation))?,
+            content: Content { settings, image },
             instance_id: self.instance_id.map(InstanceId),
             worker: self.worker.map(|name| name.parse()).transpose().map_err(inconsistent(operation))?,
             run: Run {
@@ -172,7 +202,35 @@ pub async fn enqueue_stop(
     pool::notify(conn, changes::JOBS).await
 }
 
-/// Locks the oldest job that may begin now, passing over those in `skip`: a stop job whose worker is among
+/// Queues a job that has a worker remove all that it has of an app, and tells the scheduler once that is committed. The
+/// job is about the last instance that the worker had.
+///
+/// # Errors
+/// The database is away.
+pub async fn enqueue_delete(
+    conn: &mut PgConnection,
+    id: JobId,
+    app_id: AppId,
+    worker: &Label,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO jobs (id, kind, state, app_id, deployment_id, instance_id, worker, created_at)
+         SELECT $1, 'delete', 'pending', d.app_id, d.id, i.id, i.worker, $4
+         FROM instances i JOIN deployments d ON d.id = i.deployment_id
+         WHERE d.app_id = $2 AND i.worker = $3 ORDER BY i.created_at DESC LIMIT 1",
+        id.0,
+        app_id.0,
+        worker.as_str(),
+        now
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(doing("queue a delete job"))?;
+    pool::notify(conn, changes::JOBS).await
+}
+
+/// Locks the oldest job that may begin now, passing over those in `skip`: a job whose worker is known and among
 /// `connected`, or a deploy job with none of its app before it.
 ///
 /// # Errors
@@ -367,7 +425,7 @@ pub async fn finish(
     .map(|_| ())
 }
 
-/// Puts a locked job back into the queue until `not_before`; for stop jobs, which are never given up.
+/// Puts a locked job back into the queue until `not_before`; for stop and delete jobs, which are never given up.
 ///
 /// # Errors
 /// The database is away.

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId},
-    rollout::{App, Deployment, Draining, Instance, Routed},
+    rollout::{App, Deployment, Draining, Goal, Instance, Leftovers, Routed},
 };
 
 /// The apps that are not at rest: something of them waits to be routed, promoted, drained, stopped or deleted.
@@ -19,14 +19,16 @@ use wisehosting_domain::{
 /// The database is away.
 pub async fn restless(conn: &mut PgConnection) -> Result<Vec<AppId>, StoreError> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT id AS "id!" FROM apps WHERE deleted_at IS NOT NULL
+        r#"SELECT id AS "id!" FROM apps
+           WHERE deleted_at IS NOT NULL OR stopped_at IS NOT NULL AND routed_deployment_id IS NOT NULL
            UNION
            SELECT d.app_id FROM deployments d JOIN apps a ON a.id = d.app_id
            WHERE d.state = 'routing' OR d.state = 'live' AND d.id IS DISTINCT FROM a.routed_deployment_id
+              OR d.state IN ('queued', 'cloning', 'building', 'starting', 'checking') AND a.stopped_at IS NOT NULL
            UNION
            SELECT d.app_id FROM instances i JOIN deployments d ON d.id = i.deployment_id
            WHERE i.state = 'draining'
-              OR i.state = 'healthy' AND d.state IN ('superseded', 'failed', 'cancelled')
+              OR i.state = 'healthy' AND d.state IN ('superseded', 'stopped', 'failed', 'cancelled')
            ORDER BY 1"#
     )
     .fetch_all(conn)
@@ -39,6 +41,7 @@ struct AppRow {
     routed_deployment_id: Option<Uuid>,
     routed_generation: Option<i64>,
     routed_at: Option<OffsetDateTime>,
+    stopped_at: Option<OffsetDateTime>,
     deleted_at: Option<OffsetDateTime>,
 }
 
@@ -106,7 +109,7 @@ const LOAD: &str = "load an app for its rollout";
 pub async fn lock(conn: &mut PgConnection, app_id: AppId, watch: Watch) -> Result<Option<App>, StoreError> {
     let app = sqlx::query_as!(
         AppRow,
-        "SELECT routed_deployment_id, routed_generation, routed_at, deleted_at FROM apps WHERE id = $1 FOR NO KEY UPDATE",
+        "SELECT routed_deployment_id, routed_generation, routed_at, stopped_at, deleted_at FROM apps WHERE id = $1 FOR NO KEY UPDATE",
         app_id.0
     )
     .fetch_optional(&mut *conn)
@@ -121,11 +124,11 @@ pub async fn lock(conn: &mut PgConnection, app_id: AppId, watch: Watch) -> Resul
                   i.draining_generation, i.draining_at
            FROM deployments d
            LEFT JOIN instances i ON i.deployment_id = d.id AND i.state NOT IN ('stopped', 'failed')
-           WHERE d.app_id = $1 AND (i.id IS NOT NULL OR d.state NOT IN ('superseded', 'failed', 'cancelled'))
+           WHERE d.app_id = $1 AND (i.id IS NOT NULL OR d.state NOT IN ('superseded', 'stopped', 'failed', 'cancelled'))
            ORDER BY d.number, i.created_at"#,
         app_id.0
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await
     .map_err(doing(LOAD))?;
     let mut deployments = Vec::<Deployment>::new();
@@ -143,7 +146,37 @@ pub async fn lock(conn: &mut PgConnection, app_id: AppId, watch: Watch) -> Resul
             deployment.instances.push(instance);
         }
     }
-    Ok(Some(App { deleted: app.deleted_at.is_some(), routed: app.routed(watch)?, deployments }))
+    let goal = match (app.deleted_at, app.stopped_at) {
+        (Some(_), _) => Goal::Gone(leftovers(conn, app_id).await?),
+        (None, Some(_)) => Goal::Rest,
+        (None, None) => Goal::Serve,
+    };
+    Ok(Some(App { goal, routed: app.routed(watch)?, deployments }))
+}
+
+/// What the workers that ever had an instance of an app may still have of it. One that the configuration no longer names
+/// cannot be told anything.
+async fn leftovers(conn: &mut PgConnection, app_id: AppId) -> Result<Leftovers, StoreError> {
+    let workers = sqlx::query!(
+        r#"SELECT w.name, count(j.id) AS "told!", count(j.id) FILTER (WHERE j.state <> 'succeeded') AS "open!"
+           FROM workers w
+           JOIN (SELECT DISTINCT i.worker FROM instances i JOIN deployments d ON d.id = i.deployment_id
+                 WHERE d.app_id = $1) had ON had.worker = w.name
+           LEFT JOIN jobs j ON j.app_id = $1 AND j.worker = w.name AND j.kind = 'delete'
+           WHERE w.removed_at IS NULL GROUP BY w.name ORDER BY w.name"#,
+        app_id.0
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing(LOAD))?;
+    let mut leftovers = Leftovers::default();
+    for worker in workers {
+        leftovers.awaited |= worker.open > 0;
+        if worker.told == 0 {
+            leftovers.untold.push(worker.name.parse().map_err(inconsistent(LOAD))?);
+        }
+    }
+    Ok(leftovers)
 }
 
 /// Lets an app's host names lead to a deployment, or nowhere, in a new generation of the route table.

@@ -69,6 +69,15 @@ pub struct WorkerConfig {
     /// Memory of one build step, in bytes.
     #[serde(default = "default_build_memory_bytes")]
     pub build_memory_bytes: u64,
+    /// Processor time of one build, in thousandths of a core.
+    #[serde(default = "default_build_cpu_millis")]
+    pub build_cpu_millis: u32,
+    /// How long one build may take, in seconds.
+    #[serde(default = "default_build_timeout_s")]
+    pub build_timeout_s: u64,
+    /// Images of each app that are kept for a return to them, the newest ones.
+    #[serde(default = "default_images_kept")]
+    pub images_kept: usize,
 }
 
 impl Config {
@@ -112,6 +121,15 @@ impl Settings for Config {
                 "must be 64 MiB (67108864) or more",
             ));
         }
+        if !(100..=64_000).contains(&worker.build_cpu_millis) {
+            return Err(ConfigError::invalid("worker.build_cpu_millis", "must be 100 to 64000"));
+        }
+        if !(1..=86_400).contains(&worker.build_timeout_s) {
+            return Err(ConfigError::invalid("worker.build_timeout_s", "must be 1 to 86400"));
+        }
+        if !(1..=100).contains(&worker.images_kept) {
+            return Err(ConfigError::invalid("worker.images_kept", "must be 1 to 100"));
+        }
         self.identity().map(drop)
     }
 }
@@ -136,6 +154,18 @@ fn default_state_dir() -> PathBuf {
 
 fn default_builds() -> usize {
     2
+}
+
+fn default_build_cpu_millis() -> u32 {
+    2_000
+}
+
+fn default_build_timeout_s() -> u64 {
+    600
+}
+
+fn default_images_kept() -> usize {
+    3
 }
 
 fn default_build_memory_bytes() -> u64 {
@@ -186,6 +216,9 @@ mod tests {
             ("ports = \"29999-20000\"", "worker.ports: write two ports"),
             ("ports = \"80-90\"", "worker.ports: write two ports"),
             ("builds = 0", "worker.builds: must be 1 to 64"),
+            ("build_cpu_millis = 0", "worker.build_cpu_millis: must be 100 to 64000"),
+            ("build_timeout_s = 0", "worker.build_timeout_s: must be 1 to 86400"),
+            ("images_kept = 0", "worker.images_kept: must be 1 to 100"),
             ("work_dir = \"work\"", "worker.work_dir: must be an absolute path"),
             ("state_dir = \"/var/cache/wisehosting-worker/state\"", "worker.work_dir: must not contain"),
             ("build_memory_bytes = 1", "worker.build_memory_bytes: must be 64 MiB"),

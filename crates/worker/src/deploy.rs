@@ -10,11 +10,18 @@ use crate::{
     build_log::BuildLog,
     git::Fetch,
     health::{Probe, Unhealthy},
-    host::{self, Host},
+    host::{self, Host, Origin},
+    preset::{self, Listing},
     workspace::Workspace,
 };
 pub(crate) use error::DeployError;
-use std::{collections::BTreeMap, error::Error, net::SocketAddr, path::Path, sync::OnceLock, time::Duration};
+use std::{
+    error::Error,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{sync::mpsc, time::sleep};
 use wisehosting_containers::{
     Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogLine, LogQuery,
@@ -22,11 +29,11 @@ use wisehosting_containers::{
 use wisehosting_domain::{source::Commit, state::DeploymentState};
 use wisehosting_protocol::payload::{Deploy, Job, JobStatus, Outcome};
 
+/// A repository's own.
+const DOCKERFILE: &str = "Dockerfile";
 /// For fetching a repository.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
-/// More than any compiler starts, less than would be felt by the host.
-const BUILD_PROCESSES_MAX: u32 = 4_096;
-/// Random ports to try before the range counts as full.
+/// Ports that look free and are not, before the range counts as full.
 const PORT_ATTEMPTS: usize = 50;
 /// Lines of build output that the engine may be ahead of the log.
 const OUTPUT_LINES: usize = 256;
@@ -41,24 +48,21 @@ pub(crate) struct Attempt<'a, E> {
     job: &'a Job,
     deploy: &'a Deploy,
     log: BuildLog,
-    /// What was built, for [`Self::undo`].
-    image: OnceLock<ImageId>,
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
     pub(crate) fn new(host: &'a Host<E>, job: &'a Job, deploy: &'a Deploy) -> Self {
         let log = BuildLog::start(deploy.deployment_id, host.outbox.clone(), host.clock.clone());
-        Self { host, job, deploy, log, image: OnceLock::new() }
+        Self { host, job, deploy, log }
     }
 
     /// Does the job. May be dropped at any point; then [`Self::undo`] is due.
     pub(crate) async fn run(&self) -> Result<Outcome, DeployError> {
         check_health_path(&self.deploy.health_path)?;
-        let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
-        let workspace = workspace.map_err(DeployError::Workspace)?;
-        let built = self.fetch_and_build(workspace.path()).await;
-        workspace.remove().await;
-        let (commit, image) = built?;
+        let (commit, image) = match self.kept_image().await? {
+            Some(kept) => kept,
+            None => self.make_image().await?,
+        };
 
         self.reach(DeploymentState::Starting);
         let port = self.port(&image);
@@ -71,6 +75,26 @@ impl<'a, E: Engine> Attempt<'a, E> {
         Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
     }
 
+    /// The image that is there already.
+    async fn kept_image(&self) -> Result<Option<(Commit, Image)>, DeployError> {
+        let (Some(id), Some(commit)) = (&self.deploy.image_id, &self.deploy.source.commit) else {
+            return Ok(None);
+        };
+        let image = self.host.engine.image(&ImageId::new(id)).await?;
+        let said =
+            if image.is_some() { "from the image that is kept" } else { "anew: its image is not kept here" };
+        self.log.say(&format!("Starting commit {commit} {said}")).await;
+        Ok(image.map(|image| (commit.clone(), image)))
+    }
+
+    async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
+        let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
+        let workspace = workspace.map_err(DeployError::Workspace)?;
+        let built = self.fetch_and_build(workspace.path()).await;
+        workspace.remove().await;
+        built
+    }
+
     async fn fetch_and_build(&self, dir: &Path) -> Result<(Commit, Image), DeployError> {
         self.reach(DeploymentState::Cloning);
         self.log.say(&format!("Fetching {}", self.deploy.source.repository)).await;
@@ -81,18 +105,30 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         let commit = fetch.run(&self.deploy.source, dir).await?;
         self.log.say(&format!("Building commit {commit}")).await;
-        let image = self.build(&dir.join("source")).await?;
+        let context = dir.join("source");
+        let dockerfile = self.dockerfile(context.clone()).await?;
+        let image = self.build(context, dockerfile).await?;
         Ok((commit, image))
+    }
+
+    /// The repository's own Dockerfile, or the one of a preset.
+    async fn dockerfile(&self, context: PathBuf) -> Result<PathBuf, DeployError> {
+        if self.deploy.preset.is_none() && fs::symlink_metadata(context.join(DOCKERFILE)).is_ok() {
+            return Ok(DOCKERFILE.into());
+        }
+        let listing = Listing::read(&context).map_err(DeployError::Workspace)?;
+        let recipe = preset::recipe(&listing, self.deploy.preset)?;
+        let chosen = if self.deploy.preset.is_some() { "as the app says" } else { "there is no Dockerfile" };
+        self.log.say(&format!("Building as {} ({chosen}; {})", recipe.preset, recipe.because)).await;
+        preset::write(&context, &recipe).map_err(DeployError::Workspace)?;
+        Ok(preset::DOCKERFILE.into())
     }
 
     /// Removes what the attempt has made.
     pub(crate) async fn undo(&self) {
         let removed = async {
             self.host.remove_instance(self.job.instance_id).await?;
-            match self.image.get() {
-                Some(image) => self.host.engine.remove_image(image).await,
-                None => Ok(()),
-            }
+            self.host.remove_image_of(self.job.job_id).await
         };
         if let Err(error) = removed.await {
             tracing::warn!(instance.id = %self.job.instance_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
@@ -112,7 +148,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
     }
 
-    async fn build(&self, context: &Path) -> Result<Image, DeployError> {
+    async fn build(&self, context: PathBuf, dockerfile: PathBuf) -> Result<Image, DeployError> {
         let _permit = match self.host.builds.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
@@ -123,21 +159,24 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.reach(DeploymentState::Building);
         let network = host::build_network();
         self.host.engine.ensure_network(&network).await?;
+        let limits = self.host.settings.builds;
+        let origin =
+            Origin { app: self.job.app_id, job: self.job.job_id, built_at_ms: self.host.clock.now_ms() };
         let build = Build {
             name: self.job.job_id.to_string(),
-            context: context.to_owned(),
-            dockerfile: "Dockerfile".into(),
+            context,
+            dockerfile,
             network: network.name,
-            memory_bytes: self.host.settings.build_memory_bytes,
-            processes_max: BUILD_PROCESSES_MAX,
-            labels: BTreeMap::from([(host::LABEL_APP.to_owned(), self.job.app.to_string())]),
+            memory_bytes: limits.memory_bytes,
+            cpu_millis: limits.cpu_millis,
+            processes_max: limits.processes_max,
+            tag: format!("localhost/{}:{}", self.job.app, self.job.job_id),
+            labels: origin.labels(),
         };
         let (output, received) = mpsc::channel(OUTPUT_LINES);
-        let (built, ()) = tokio::join!(self.host.engine.build(&build, output), self.log.copy(received));
-        let image = built?;
-        // It is set once: this is the only place.
-        let _ = self.image.set(image.id.clone());
-        Ok(image)
+        let built = tokio::time::timeout(limits.timeout, self.host.engine.build(&build, output));
+        let (built, ()) = tokio::join!(built, self.log.copy(received));
+        Ok(built.map_err(|_| DeployError::BuildTimeout(limits.timeout))??)
     }
 
     /// Where the container listens: what its image says, if it says one thing only.
@@ -149,12 +188,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     async fn start(&self, image: &Image, port: u16) -> Result<(ContainerId, SocketAddr), DeployError> {
-        // What an earlier attempt at the same instance has left would hold its name. The image may be the same one.
-        self.host.remove_containers(self.job.instance_id).await?;
+        // What an earlier attempt at the same instance has left would hold its name.
+        self.host.remove_instance(self.job.instance_id).await?;
         let network = host::app_network();
         self.host.engine.ensure_network(&network).await?;
-        for _ in 0..PORT_ATTEMPTS {
-            let address = self.host.random_address();
+        for address in self.host.free_addresses().await?.into_iter().take(PORT_ATTEMPTS) {
             match self.host.engine.run(&self.spec(image, address, port, &network.name)).await {
                 Ok(id) => return Ok((id, address)),
                 Err(EngineError::PortTaken(_)) => {}
@@ -165,11 +203,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn spec(&self, image: &Image, published: SocketAddr, port: u16, network: &str) -> ContainerSpec {
-        let mut labels = BTreeMap::from([
-            (host::LABEL_APP.to_owned(), self.job.app.to_string()),
-            (host::LABEL_DEPLOYMENT.to_owned(), self.deploy.deployment_id.to_string()),
-            (host::LABEL_INSTANCE.to_owned(), self.job.instance_id.to_string()),
-        ]);
+        let mut labels = host::container_labels(self.job, self.deploy.deployment_id);
         if let Some(bits_per_s) = self.deploy.limits.bandwidth_bits_per_s() {
             labels.insert(host::LABEL_BANDWIDTH.to_owned(), bits_per_s.to_string());
         }
@@ -182,6 +216,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             labels,
             env,
             network: network.to_owned(),
+            read_only: self.deploy.read_only,
             published,
             port,
         }

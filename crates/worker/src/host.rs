@@ -5,20 +5,27 @@
 
 use crate::outbox::Outbox;
 use std::{
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::Semaphore;
-use wisehosting_containers::{Container, Engine, EngineError, ImageId, Network};
-use wisehosting_domain::id::InstanceId;
+use wisehosting_containers::{Container, Engine, EngineError, Network, StoredImage};
+use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, JobId};
 use wisehosting_node::{clock::Clock, random};
+use wisehosting_protocol::payload::Job;
 
-/// Label of an image and of a container: the app's name.
-pub(crate) const LABEL_APP: &str = "wisehosting.app";
+/// Label of a container: the app's name, for people.
+const LABEL_APP: &str = "wisehosting.app";
+/// Label of a container: the app's identifier. A name may come to mean another app.
+pub(crate) const LABEL_APP_ID: &str = "wisehosting.app-id";
+/// Label of an image: an [`Origin`]. One label only, since each is a layer to the engine.
+pub(crate) const LABEL_ORIGIN: &str = "wisehosting.origin";
 /// Label of a container: the deployment's identifier.
-pub(crate) const LABEL_DEPLOYMENT: &str = "wisehosting.deployment";
+const LABEL_DEPLOYMENT: &str = "wisehosting.deployment";
 /// Label of a container: the instance's identifier.
 pub(crate) const LABEL_INSTANCE: &str = "wisehosting.instance";
 
@@ -51,10 +58,25 @@ pub struct HostSettings {
     pub work_dir: PathBuf,
     /// Whether folders of this host may be deployed.
     pub allow_local_repositories: bool,
+    /// What is built at a time.
+    pub builds: BuildLimits,
+    /// Images of each app that are kept, the newest ones.
+    pub images_kept: usize,
+}
+
+/// How much is built at a time, and what one build may use.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildLimits {
     /// Builds at a time.
-    pub builds: usize,
-    /// Memory of one build step, in bytes.
-    pub build_memory_bytes: u64,
+    pub at_a_time: usize,
+    /// Memory of a step, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time of a step, in thousandths of a core.
+    pub cpu_millis: u32,
+    /// Processes and threads of a build.
+    pub processes_max: u32,
+    /// How long a build may take.
+    pub timeout: Duration,
 }
 
 /// What all jobs share.
@@ -74,21 +96,28 @@ pub struct Host<E> {
 impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
-        let builds = Semaphore::new(settings.builds);
+        let builds = Semaphore::new(settings.builds.at_a_time);
         Self { engine, outbox, clock, settings, builds }
     }
 
-    /// An address that is probably free; the engine tells if it is not.
-    pub(crate) fn random_address(&self) -> SocketAddr {
-        let (low, high) = (*self.settings.ports.start(), *self.settings.ports.end());
-        let offset = random::fraction() * (f64::from(high - low) + 1.0);
+    /// Addresses that no instance has, from a random one on: what was free a moment ago need not be, so the engine is the
+    /// one that tells. An instance that was stopped leaves a port that its visitors may still try for a while.
+    pub(crate) async fn free_addresses(&self) -> Result<Vec<SocketAddr>, EngineError> {
+        let containers = self.engine.containers(LABEL_INSTANCE).await?;
+        let taken: HashSet<u16> =
+            containers.iter().filter_map(|container| container.published).map(|at| at.port()).collect();
+        let mut ports: Vec<u16> = self.settings.ports.clone().collect();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "below the length of the range"
+            clippy::cast_precision_loss,
+            reason = "a place among at most 65536"
         )]
-        let port = low + (offset as u16).min(high - low);
-        SocketAddr::new(self.settings.address, port)
+        let first = (random::fraction() * ports.len() as f64) as usize;
+        let first = first.min(ports.len() - 1);
+        ports.rotate_left(first);
+        ports.retain(|port| !taken.contains(port));
+        Ok(ports.into_iter().map(|port| SocketAddr::new(self.settings.address, port)).collect())
     }
 
     /// The containers of one instance: one, none, or what an attempt that was cut off has left.
@@ -98,32 +127,59 @@ impl<E: Engine> Host<E> {
         Ok(containers)
     }
 
-    /// Removes what there is of an instance: its containers and the images that only they used.
+    /// Removes the containers of an instance. Its image is kept: see [`crate::collect`].
     pub(crate) async fn remove_instance(&self, instance: InstanceId) -> Result<(), EngineError> {
-        for image in self.remove_containers(instance).await? {
-            self.engine.remove_image(&image).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes images of builds that no container was made of. Not while a job is at work: its image may be one of them.
-    pub(crate) async fn remove_unused_images(&self) -> Result<(), EngineError> {
-        for image in self.engine.images(LABEL_APP).await? {
-            // One that a container uses is left as it is.
-            self.engine.remove_image(&image).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes the containers of an instance and says which images they ran.
-    pub(crate) async fn remove_containers(&self, instance: InstanceId) -> Result<Vec<ImageId>, EngineError> {
-        let mut images = Vec::new();
         for container in self.containers_of(instance).await? {
             self.engine.remove(&container.id).await?;
-            images.push(container.image);
         }
-        Ok(images)
+        Ok(())
     }
+
+    /// Removes the image that a job has built, unless a container uses it.
+    pub(crate) async fn remove_image_of(&self, job: JobId) -> Result<(), EngineError> {
+        for image in self.engine.images(LABEL_ORIGIN).await? {
+            if Origin::of(&image).is_some_and(|origin| origin.job == job) {
+                self.engine.remove_image(&image.id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Whose it is.
+    pub(crate) app: AppId,
+    /// What built it.
+    pub(crate) job: JobId,
+    /// When that began, in milliseconds since the Unix epoch.
+    pub(crate) built_at_ms: u64,
+}
+
+impl Origin {
+    /// What the label of an image says; none if it is not one of ours.
+    pub(crate) fn of(image: &StoredImage) -> Option<Self> {
+        let mut words = image.labels.get(LABEL_ORIGIN)?.split(' ');
+        let (app, job) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Self { app, job, built_at_ms: words.next()?.parse().ok()? })
+    }
+
+    /// The labels of an image that comes from here.
+    pub(crate) fn labels(self) -> BTreeMap<String, String> {
+        let Self { app, job, built_at_ms } = self;
+        BTreeMap::from([(LABEL_ORIGIN.to_owned(), format!("{app} {job} {built_at_ms}"))])
+    }
+}
+
+/// The labels of a container.
+pub(crate) fn container_labels(job: &Job, deployment: DeploymentId) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (LABEL_APP.to_owned(), job.app.to_string()),
+        (LABEL_APP_ID.to_owned(), job.app_id.to_string()),
+        (LABEL_DEPLOYMENT.to_owned(), deployment.to_string()),
+        (LABEL_INSTANCE.to_owned(), job.instance_id.to_string()),
+    ])
 }
 
 /// The instance that a container belongs to.

@@ -1,13 +1,16 @@
-//! The jobs of a worker: jobs of one app in the order in which they came, jobs of different apps side by side.
+//! The jobs of a worker: jobs of one app in the order in which they came, jobs of different apps side by side. A stop
+//! waits for nobody but a job at work on the same instance, and nobody waits for it: a program that ignores its end
+//! must not hold up the next deploy.
 //!
 //! Invariants: every job that was taken ends in exactly one result, also after a crash; a result is kept and offered
 //! until the control plane has stored it; a job that comes twice is done once.
 
 use crate::{
+    collect::{collect, collect_all},
     deploy::{Attempt, DeployError},
     host::Host,
     journal::{Journal, JournalError, Taken},
-    stop::stop,
+    stop::{delete, stop},
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -40,12 +43,21 @@ struct Inner<E> {
 
 #[derive(Default)]
 struct State {
-    /// Jobs that wait, by app. An app that is here has a task that works on its jobs.
-    queues: HashMap<AppId, VecDeque<Job>>,
+    /// Jobs that wait. A line that is here has a task that works on its jobs.
+    queues: HashMap<Line, VecDeque<Job>>,
     /// Jobs that were taken and have no result yet.
     active: HashMap<JobId, Active>,
     /// Results that the control plane has not stored yet.
     results: BTreeMap<JobId, JobResult>,
+}
+
+/// What stands in one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Line {
+    /// What changes an app.
+    App(AppId),
+    /// The end of one instance.
+    Instance(InstanceId),
 }
 
 struct Active {
@@ -65,23 +77,24 @@ impl<E: Engine> Jobs<E> {
         Ok(Self(Arc::new(Inner { host, journal, state, changed })))
     }
 
-    /// Ends what an earlier run has begun: a stop is done again, a deploy is undone and has failed. To be called before
+    /// Ends what an earlier run has begun: a stop or a delete is done again, a deploy is undone and has failed. To be called before
     /// any job is taken.
     ///
     /// # Errors
     /// The engine is away; call it again.
     pub async fn recover(&self) -> Result<(), RecoverError> {
-        self.0.host.remove_unused_images().await?;
+        collect_all(&self.0.host).await?;
         for taken in self.0.journal.taken()? {
             if self.is_known(taken.job_id) {
                 continue;
             }
-            if let Some(stop) = taken.stop {
+            if let Some(work) = taken.redo {
                 let Taken { job_id, app_id, app, instance_id, .. } = taken;
-                self.enqueue(Job { job_id, app_id, app, instance_id, work: Work::Stop(stop) });
+                self.enqueue(Job { job_id, app_id, app, instance_id, work });
             } else {
                 self.0.host.engine.end_build(&taken.job_id.to_string());
                 self.0.host.remove_instance(taken.instance_id).await?;
+                self.0.host.remove_image_of(taken.job_id).await?;
                 let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
                 self.0.finish(taken.job_id, taken.instance_id, Outcome::Failed { message });
             }
@@ -148,15 +161,19 @@ impl<E: Engine> Jobs<E> {
     }
 
     fn enqueue(&self, job: Job) {
-        let app_id = job.app_id;
         let mut state = self.0.state();
+        let is_alone = state.active.values().all(|active| active.instance_id != job.instance_id);
+        let line = match job.work {
+            Work::Stop(_) if is_alone => Line::Instance(job.instance_id),
+            _ => Line::App(job.app_id),
+        };
         let active = Active { instance_id: job.instance_id, cancel: CancellationToken::new() };
         state.active.insert(job.job_id, active);
-        if let Some(queue) = state.queues.get_mut(&app_id) {
+        if let Some(queue) = state.queues.get_mut(&line) {
             queue.push_back(job);
         } else {
-            state.queues.insert(app_id, VecDeque::from([job]));
-            tokio::spawn(self.0.clone().work_on(app_id));
+            state.queues.insert(line, VecDeque::from([job]));
+            tokio::spawn(self.0.clone().work_on(line));
         }
     }
 }
@@ -177,9 +194,9 @@ impl<E: Engine> Inner<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does the jobs of one app until there are none.
-    async fn work_on(self: Arc<Self>, app_id: AppId) {
-        while let Some(job) = self.next(app_id) {
+    /// Does the jobs of one line until there are none.
+    async fn work_on(self: Arc<Self>, line: Line) {
+        while let Some(job) = self.next(line) {
             let (job_id, instance_id) = (job.job_id, job.instance_id);
             // A task of its own, so that a fault in one job is the end of that job only.
             let outcome = tokio::spawn(self.clone().work(job)).await.unwrap_or_else(|error| {
@@ -192,11 +209,11 @@ impl<E: Engine> Inner<E> {
         }
     }
 
-    fn next(&self, app_id: AppId) -> Option<Job> {
+    fn next(&self, line: Line) -> Option<Job> {
         let mut state = self.state();
-        let job = state.queues.get_mut(&app_id).and_then(VecDeque::pop_front);
+        let job = state.queues.get_mut(&line).and_then(VecDeque::pop_front);
         if job.is_none() {
-            state.queues.remove(&app_id);
+            state.queues.remove(&line);
         }
         job
     }
@@ -209,6 +226,10 @@ impl<E: Engine> Inner<E> {
             Work::Deploy(deploy) => self.deploy(&job, deploy, &cancel).await,
             Work::Stop(how) => match stop(&self.host, job.instance_id, *how).await {
                 Ok(()) => Outcome::Stopped,
+                Err(error) => failed(&job, &error),
+            },
+            Work::Delete => match delete(&self.host, job.app_id).await {
+                Ok(()) => Outcome::Deleted,
                 Err(error) => failed(&job, &error),
             },
         }
@@ -229,12 +250,15 @@ impl<E: Engine> Inner<E> {
         let last_words = match &outcome {
             Outcome::Deployed { .. } => None,
             Outcome::Failed { message } => Some(message.as_str()),
-            Outcome::Cancelled | Outcome::Stopped => Some("Cancelled"),
+            Outcome::Cancelled | Outcome::Stopped | Outcome::Deleted => Some("Cancelled"),
         };
         if last_words.is_some() {
             attempt.undo().await;
         }
         attempt.close(last_words).await;
+        if let Err(error) = collect(&self.host, job.app_id).await {
+            tracing::warn!(app.name = %job.app, error = &error as &dyn Error, "images that are not needed are left");
+        }
         outcome
     }
 

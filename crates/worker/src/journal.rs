@@ -14,7 +14,7 @@ use wisehosting_domain::{
     id::{AppId, InstanceId, JobId},
     name::Label,
 };
-use wisehosting_protocol::payload::{Job, JobResult, Stop, Work};
+use wisehosting_protocol::payload::{Job, JobResult, Work};
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,18 +37,18 @@ pub struct Taken {
     pub app: Label,
     /// The instance that it is about.
     pub instance_id: InstanceId,
-    /// How to stop the instance; none for a deploy, which is not done again.
-    pub stop: Option<Stop>,
+    /// What to do again; none for a deploy, which is undone.
+    pub redo: Option<Work>,
 }
 
 impl From<&Job> for Taken {
     fn from(job: &Job) -> Self {
-        let stop = match &job.work {
-            Work::Stop(stop) => Some(*stop),
+        let redo = match &job.work {
+            Work::Stop(_) | Work::Delete => Some(job.work.clone()),
             Work::Deploy(_) => None,
         };
         let (job_id, app_id, instance_id) = (job.job_id, job.app_id, job.instance_id);
-        Self { job_id, app_id, app: job.app.clone(), instance_id, stop }
+        Self { job_id, app_id, app: job.app.clone(), instance_id, redo }
     }
 }
 
@@ -166,7 +166,7 @@ fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, JournalError> {
 mod tests {
     use super::*;
     use uuid::Uuid;
-    use wisehosting_protocol::payload::Outcome;
+    use wisehosting_protocol::payload::{Outcome, Stop};
 
     fn job() -> Job {
         Job {

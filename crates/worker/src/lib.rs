@@ -7,6 +7,7 @@
 pub mod agent;
 mod bandwidth;
 mod build_log;
+mod collect;
 pub mod config;
 mod deploy;
 pub mod git;
@@ -17,6 +18,7 @@ pub mod jobs;
 pub mod journal;
 mod lines;
 pub mod outbox;
+mod preset;
 mod restart;
 mod runtime_log;
 mod stop;
@@ -25,7 +27,7 @@ mod workspace;
 use agent::Agent;
 use anyhow::Context;
 use config::Config;
-use host::{Host, HostSettings};
+use host::{BuildLimits, Host, HostSettings};
 use instances::Instances;
 use jobs::Jobs;
 use journal::Journal;
@@ -48,6 +50,8 @@ use wisehosting_protocol::payload::Register;
 
 /// How often to try again what an earlier run has left to do, while the engine is away.
 const RECOVER_PAUSE: Duration = Duration::from_secs(2);
+/// More than any compiler starts, less than would be felt by the host.
+const BUILD_PROCESSES_MAX: u32 = 4_096;
 /// The work of this process is waiting; two threads are enough for any host.
 const THREADS: usize = 2;
 
@@ -108,8 +112,14 @@ fn settings(config: &Config) -> HostSettings {
         ports: config.worker.ports.clone(),
         work_dir: config.worker.work_dir.clone(),
         allow_local_repositories: config.worker.allow_local_repositories,
-        builds: config.worker.builds,
-        build_memory_bytes: config.worker.build_memory_bytes,
+        builds: BuildLimits {
+            at_a_time: config.worker.builds,
+            memory_bytes: config.worker.build_memory_bytes,
+            cpu_millis: config.worker.build_cpu_millis,
+            processes_max: BUILD_PROCESSES_MAX,
+            timeout: Duration::from_secs(config.worker.build_timeout_s),
+        },
+        images_kept: config.worker.images_kept,
     }
 }
 

@@ -1,11 +1,12 @@
-//! A stop job: ask the program to end, then remove what there is of the instance.
+//! A stop job: ask the program to end, then remove what there is of the instance. A delete job: remove what there is of
+//! a whole app.
 //!
-//! Invariant: afterwards the instance is gone; one that was gone before is no error.
+//! Invariant: afterwards it is gone; what was gone before is no error.
 
-use crate::host::Host;
+use crate::host::{Host, LABEL_APP_ID, LABEL_ORIGIN, Origin};
 use std::time::Duration;
 use wisehosting_containers::{Engine, EngineError};
-use wisehosting_domain::id::InstanceId;
+use wisehosting_domain::id::{AppId, InstanceId};
 use wisehosting_protocol::payload::Stop;
 
 pub(crate) async fn stop<E: Engine>(
@@ -20,4 +21,20 @@ pub(crate) async fn stop<E: Engine>(
         }
     }
     host.remove_instance(instance).await
+}
+
+/// Removes containers, with their logs, and images. The app's instances were stopped before.
+pub(crate) async fn delete<E: Engine>(host: &Host<E>, app: AppId) -> Result<(), EngineError> {
+    let id = app.to_string();
+    for container in host.engine.containers(LABEL_APP_ID).await? {
+        if container.labels.get(LABEL_APP_ID) == Some(&id) {
+            host.engine.remove(&container.id).await?;
+        }
+    }
+    for image in host.engine.images(LABEL_ORIGIN).await? {
+        if Origin::of(&image).is_some_and(|origin| origin.app == app) {
+            host.engine.remove_image(&image.id).await?;
+        }
+    }
+    Ok(())
 }

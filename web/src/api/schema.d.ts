@@ -50,7 +50,7 @@ export interface paths {
         get: operations["get_app"];
         put?: never;
         post?: never;
-        /** Delete an app: its routes go first, then its instances are drained and stopped. */
+        /** Delete an app: its routes go first, then its instances are drained and stopped, then its images and logs are removed. */
         delete: operations["delete_app"];
         options?: never;
         head?: never;
@@ -90,6 +90,57 @@ export interface paths {
         get: operations["get_runtime_log"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/apps/{name}/restart": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Restart an app without losing a request: new instances of the version in service, with the app's settings of now. */
+        post: operations["restart_app"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/apps/{name}/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Start an app that was stopped: new instances of the version that was in service, with the app's settings of now. */
+        post: operations["start_app"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/apps/{name}/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stop an app: its routes go first, then its instances are drained and stopped. What is being deployed is called off. */
+        post: operations["stop_app"];
         delete?: never;
         options?: never;
         head?: never;
@@ -358,6 +409,13 @@ export interface components {
              */
             port: number;
             /**
+             * @description How to build the repository; by its Dockerfile, or, without one, as what it looks like, if absent.
+             * @example node
+             */
+            preset?: string | null;
+            /** @description Whether the container may write to `/tmp` only. */
+            read_only: boolean;
+            /**
              * @description Address of its git repository.
              * @example https://example.org/hello.git
              */
@@ -367,7 +425,7 @@ export interface components {
          * @description What an app is doing, in one word.
          * @enum {string}
          */
-        AppState: "idle" | "deploying" | "live" | "degraded" | "failed";
+        AppState: "idle" | "deploying" | "live" | "degraded" | "failed" | "stopped";
         /** @description A part of a build log. */
         BuildLog: {
             /** @description In order; 2000 at most. */
@@ -441,6 +499,14 @@ export interface components {
              */
             port?: number;
             /**
+             * @description How to build the repository: `next`, `vite`, `node`, `go`, `python` or `static`. By its Dockerfile, or, without one,
+             *     as what it looks like, if absent.
+             * @example node
+             */
+            preset?: string | null;
+            /** @description Whether the container may write to `/tmp` only. */
+            read_only?: boolean;
+            /**
              * @description An https:// or http:// address without credentials.
              * @example https://example.org/hello.git
              */
@@ -480,10 +546,10 @@ export interface components {
             deployments: components["schemas"]["DeploymentSummary"][];
         };
         /**
-         * @description How far a deployment is. `superseded`, `failed` and `cancelled` are never left.
+         * @description How far a deployment is. `superseded`, `stopped`, `failed` and `cancelled` are never left.
          * @enum {string}
          */
-        DeploymentState: "queued" | "cloning" | "building" | "starting" | "checking" | "routing" | "live" | "superseded" | "failed" | "cancelled";
+        DeploymentState: "queued" | "cloning" | "building" | "starting" | "checking" | "routing" | "live" | "superseded" | "stopped" | "failed" | "cancelled";
         /** @description A deployment in one line. */
         DeploymentSummary: {
             /**
@@ -518,6 +584,11 @@ export interface components {
              * @example 3
              */
             number: number;
+            /**
+             * Format: uuid
+             * @description The deployment whose image it starts again, if it is a restart.
+             */
+            repeats?: string | null;
             /** @description How far it is. */
             state: components["schemas"]["DeploymentState"];
         };
@@ -745,6 +816,13 @@ export interface components {
              * @description Port on which the container listens.
              */
             port?: number | null;
+            /**
+             * @description How to build the repository: `next`, `vite`, `node`, `go`, `python` or `static`; `null` for its Dockerfile, or,
+             *     without one, what it looks like.
+             */
+            preset?: string | null;
+            /** @description Whether the container may write to `/tmp` only. */
+            read_only?: boolean | null;
             /** @description An https:// or http:// address without credentials. */
             repository?: string | null;
         };
@@ -970,7 +1048,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description It is gone for you; its last containers are being stopped. */
+            /** @description It is gone for you; its workers are removing what they have of it. */
             204: {
                 headers: {
                     [name: string]: unknown;
@@ -1173,6 +1251,147 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RuntimeLog"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description You have no such app. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    restart_app: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the app. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The queued deployment. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deployment"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description You have no such app. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description It has never been in service, or is being deployed. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    start_app: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the app. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The queued deployment. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deployment"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description You have no such app. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description It is not stopped, or has never been in service. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    stop_app: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the app. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is stopped, or was before; its last requests may still be answered. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["App"];
                 };
             };
             /** @description Not signed in. */

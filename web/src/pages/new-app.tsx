@@ -41,7 +41,7 @@ export function NewApp() {
           label="Repository"
           name="repository"
           error={errorOf('repository')}
-          hint="An https:// address of a git repository with a Dockerfile, without credentials."
+          hint="An https:// address of a git repository, without credentials."
           required
         />
         <Field label="Branch or tag" name="branch" error={errorOf('branch')} hint="The repository’s default branch if empty." />

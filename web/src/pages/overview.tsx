@@ -36,7 +36,7 @@ function FirstApp() {
   return (
     <div className="card first">
       <p>
-        <strong>You have no app yet.</strong> An app is a git repository with a Dockerfile.
+        <strong>You have no app yet.</strong> An app is a git repository.
       </p>
       <p className="quiet">
         <Link href="/new">Add one here</Link>, or from a terminal:

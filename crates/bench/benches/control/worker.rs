@@ -75,11 +75,13 @@ async fn work(
         match event {
             Event::Message(HubMessage::Job(job)) => {
                 let _ = channel.send(JobRef { job_id: job.job_id }).await;
-                if matches!(job.work, Work::Deploy(_)) {
-                    let _ = deploys.send((job, received_at));
-                } else {
-                    stopping = Some(job.job_id);
-                    let _ = channel.send(result(&job, Outcome::Stopped)).await;
+                match job.work {
+                    Work::Deploy(_) => drop(deploys.send((job, received_at))),
+                    Work::Stop(_) => {
+                        stopping = Some(job.job_id);
+                        let _ = channel.send(result(&job, Outcome::Stopped)).await;
+                    }
+                    Work::Delete => drop(channel.send(result(&job, Outcome::Deleted)).await),
                 }
             }
             Event::Message(HubMessage::ResultAck(ack)) if stopping == Some(ack.0.job_id) => {

@@ -2,12 +2,14 @@
 //!
 //! Invariant: whether an error means "away", "missing" or "taken" is decided here and nowhere else.
 
-use crate::engine::{Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId};
+use crate::engine::{
+    Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId, StoredImage,
+};
 use bollard::{
     errors::Error,
     models::{
         ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum as Status,
-        HostConfig, ImageInspect,
+        HostConfig, ImageInspect, ImageSummary,
     },
 };
 use serde::de::DeserializeOwned;
@@ -125,6 +127,10 @@ pub(super) fn image(id: &ImageId, found: ImageInspect) -> Image {
     exposed_ports.sort_unstable();
     exposed_ports.dedup();
     Image { id: found.id.map_or_else(|| id.clone(), ImageId::new), exposed_ports }
+}
+
+pub(super) fn stored_image(found: ImageSummary) -> StoredImage {
+    StoredImage { id: ImageId::new(found.id), labels: found.labels.into_iter().collect() }
 }
 
 pub(super) fn container(found: ContainerInspectResponse) -> Container {

@@ -4,12 +4,21 @@
 //! Docker's own `networkmode` and builds in the host's network unless it is told a network in `nsoptions`, which the
 //! client library does not know; so this, the 64-bit memory limits and the cgroup are added to the request's address.
 
-use super::{Podman, answers, build_cgroup::BuildCgroup, context};
-use crate::engine::{Build, BuildError, EngineError, Image, ImageId};
+use super::{Podman, build_cgroup::BuildCgroup, context};
+use crate::engine::{Build, BuildError, Engine, EngineError, Image, ImageId};
 use bollard::{Docker, models::BuildInfo, query_parameters::BuildImageOptionsBuilder};
 use futures_util::StreamExt;
 use std::{collections::HashMap, fmt::Write, path::Path};
 use tokio::sync::mpsc;
+
+const CPU_PERIOD_US: u64 = 100_000;
+/// A container that asks for nothing has 1024.
+const CPU_SHARES: u64 = 128;
+/// The end of a step of which a program was ended by SIGKILL. Only the kernel does that, when memory is used up; who calls
+/// a build off hears nothing of it any more.
+const KILLED: &str = "exit status 137";
+/// What Podman prints if it was the step's first program.
+const KILLED_LINE: &str = "container exited on killed";
 
 pub(super) async fn run(
     podman: &Podman,
@@ -21,6 +30,7 @@ pub(super) async fn run(
     let labels: HashMap<&str, &str> = build.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let options = BuildImageOptionsBuilder::new()
         .dockerfile(&relative(&dockerfile))
+        .t(&build.tag)
         .labels(&labels)
         .rm(true)
         .forcerm(true)
@@ -30,27 +40,23 @@ pub(super) async fn run(
     let docker = with_podman_options(podman.docker()?, build, &cgroup);
     let body = bollard::body_try_stream(context::stream(build.context.clone()));
     let mut answers = docker.build_image(options, None, Some(body));
-    let mut lines = Lines { log: Some(log), rest: String::new() };
+    let mut lines = Lines { log: Some(log), rest: String::new(), killed: false };
     let mut image = None;
     while let Some(answer) = answers.next().await {
-        let answer = answer.map_err(|e| failed(podman, e))?;
+        let answer = answer.map_err(|e| explained(failed(podman, e), build, &lines, &cgroup))?;
         image = image.or_else(|| image_id(&answer));
         if let Some(detail) = answer.error_detail {
             lines.finish().await;
-            return Err(step_error(&detail.message.unwrap_or_default()));
+            let error = step_error(&detail.message.unwrap_or_default());
+            return Err(explained(error, build, &lines, &cgroup));
         }
         lines.push(answer.stream.as_deref().unwrap_or_default()).await;
     }
     lines.finish().await;
     match image {
-        Some(image) => Ok(inspect(podman, &image).await?),
+        Some(image) => podman.image(&image).await?.ok_or_else(|| EngineError::NoSuchImage(image).into()),
         None => Err(BuildError::Failed("Podman ended the build without an image".to_owned())),
     }
-}
-
-async fn inspect(podman: &Podman, id: &ImageId) -> Result<Image, EngineError> {
-    let found = podman.docker()?.inspect_image(id.as_str()).await;
-    Ok(answers::image(id, found.map_err(|e| podman.failure("inspect an image", e))?))
 }
 
 /// Podman also takes a JSON list of paths of the host here; a path that begins with `./` is never one.
@@ -61,8 +67,10 @@ fn relative(dockerfile: &Path) -> String {
 fn with_podman_options(docker: Docker, build: &Build, cgroup: &BuildCgroup) -> Docker {
     let namespaces = serde_json::json!([{ "Name": "network", "Path": build.network }]).to_string();
     let memory = build.memory_bytes;
+    let quota = u64::from(build.cpu_millis) * CPU_PERIOD_US / 1_000;
     let query = format!(
-        "&nsoptions={}&memory={memory}&memswap={memory}&cgroupparent={}",
+        "&nsoptions={}&memory={memory}&memswap={memory}&cpuperiod={CPU_PERIOD_US}&cpuquota={quota}\
+         &cpushares={CPU_SHARES}&cgroupparent={}",
         percent_encode(&namespaces),
         percent_encode(&cgroup.path())
     );
@@ -72,6 +80,19 @@ fn with_podman_options(docker: Docker, build: &Build, cgroup: &BuildCgroup) -> D
         *request.uri_mut() = format!("{}{query}", request.uri()).parse().unwrap_or_default();
         request
     })
+}
+
+/// The same error, knowing which limit of the build it comes from.
+fn explained(error: BuildError, build: &Build, lines: &Lines, cgroup: &BuildCgroup) -> BuildError {
+    match error {
+        BuildError::Step { step, .. } if cgroup.is_full() => {
+            BuildError::TooManyProcesses { step, limit: build.processes_max }
+        }
+        BuildError::Step { step, cause } if lines.killed || cause.ends_with(KILLED) => {
+            BuildError::OutOfMemory { step, limit_bytes: build.memory_bytes }
+        }
+        error => error,
+    }
 }
 
 fn percent_encode(text: &str) -> String {
@@ -129,6 +150,8 @@ fn without_server_paths(message: &str) -> String {
 struct Lines {
     log: Option<mpsc::Sender<String>>,
     rest: String,
+    /// Whether the step's first program was ended by SIGKILL.
+    killed: bool,
 }
 
 impl Lines {
@@ -148,6 +171,7 @@ impl Lines {
     }
 
     async fn send(&mut self, line: String) {
+        self.killed |= line == KILLED_LINE;
         if let Some(log) = &self.log
             && log.send(line).await.is_err()
         {
@@ -178,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn output_is_cut_into_lines_wherever_it_comes_apart() {
         let (log, mut received) = mpsc::channel(8);
-        let mut lines = Lines { log: Some(log), rest: String::new() };
+        let mut lines = Lines { log: Some(log), rest: String::new(), killed: false };
         for piece in ["STEP 1", "/2: FROM scratch\r\nab", "c\n\nrest"] {
             lines.push(piece).await;
         }

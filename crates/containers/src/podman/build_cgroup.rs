@@ -46,6 +46,13 @@ impl BuildCgroup {
         Self { name, dir }
     }
 
+    /// Whether the build has had as many processes as it may.
+    pub(super) fn is_full(&self) -> bool {
+        let count = |file| fs::read_to_string(self.dir.join(file)).ok()?.trim().parse::<u32>().ok();
+        // A kernel before 6.1 does not tell; then the step's own words must do.
+        matches!((count("pids.peak"), count("pids.max")), (Some(peak), Some(max)) if peak >= max)
+    }
+
     /// The group of a step, below the root of each hierarchy. What bounds its parent bounds it.
     pub(super) fn path(&self) -> String {
         format!("/{}/step", self.name)

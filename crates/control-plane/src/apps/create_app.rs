@@ -9,6 +9,7 @@ use wisehosting_domain::{
     id::AppId,
     limits::Limits,
     name::{Hostname, Label},
+    preset::Preset,
     settings::Settings,
     source::{GitRef, Repository, Source},
 };
@@ -48,6 +49,13 @@ pub struct CreateApp {
     /// What each instance may use; by default 256 MiB, one core and 512 processes.
     #[serde(default)]
     limits: LimitsPatch,
+    /// How to build the repository: `next`, `vite`, `node`, `go`, `python` or `static`. By its Dockerfile, or, without one,
+    /// as what it looks like, if absent.
+    #[schema(value_type = Option<String>, example = "node")]
+    preset: Option<Preset>,
+    /// Whether the container may write to `/tmp` only.
+    #[serde(default)]
+    read_only: bool,
     /// Environment of the container.
     #[serde(default)]
     environment: BTreeMap<String, String>,
@@ -78,7 +86,7 @@ impl From<Error> for Problem {
         let text = error.to_string();
         match error {
             Error::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", text).field("name").hint(
-                "Choose another name; the name of a deleted app is free once its last container is gone.",
+                "Choose another name; the name of a deleted app is free once its workers have removed what they had of it.",
             ),
             Error::NameTooLong => Self::invalid("name", text),
         }
@@ -89,6 +97,8 @@ impl CreateApp {
     fn into_settings(self) -> Result<Settings, Problem> {
         Ok(Settings {
             source: Source { repository: self.repository, branch: self.branch, commit: None },
+            preset: self.preset,
+            read_only: self.read_only,
             limits: self.limits.apply(Limits::default())?,
             port: self.port,
             health_path: self.health_path,
@@ -119,8 +129,14 @@ pub async fn create_app(
     Hostname::of_app(&name, &config.domain).map_err(|_| Error::NameTooLong)?;
     let settings = body.into_settings()?;
     settings::check(&settings, config.allow_local_repositories)?;
-    let app =
-        apps::App { id: AppId(random::uuid()), name, settings, routed: None, created_at: state.clock.now() };
+    let app = apps::App {
+        id: AppId(random::uuid()),
+        name,
+        settings,
+        routed: None,
+        stopped: false,
+        created_at: state.clock.now(),
+    };
     match apps::create(&mut db, user.id, &app).await {
         Err(StoreError::Conflict { .. }) => return Err(Error::NameTaken(app.name).into()),
         created => created?,

@@ -11,12 +11,12 @@ use crate::{
     state::AppState,
 };
 
-/// Delete an app: its routes go first, then its instances are drained and stopped.
+/// Delete an app: its routes go first, then its instances are drained and stopped, then its images and logs are removed.
 #[utoipa::path(
     delete, path = "/v1/apps/{name}", tag = "apps", operation_id = "delete_app",
     params(("name" = String, Path, description = "Name of the app.")),
     responses(
-        (status = 204, description = "It is gone for you; its last containers are being stopped."),
+        (status = 204, description = "It is gone for you; its workers are removing what they have of it."),
         (status = 401, description = "Not signed in.", body = ErrorBody),
         (status = 404, description = "You have no such app.", body = ErrorBody),
     ),

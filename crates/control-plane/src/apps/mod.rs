@@ -4,8 +4,10 @@ pub mod create_app;
 pub mod delete_app;
 pub mod get_app;
 pub mod list_apps;
+pub mod restart_app;
 pub mod runtime_log;
 mod settings;
+pub mod stop_app;
 pub mod update_app;
 mod url;
 
@@ -61,6 +63,8 @@ pub enum AppState {
     Degraded,
     /// The newest deployment failed, and nothing is served.
     Failed,
+    /// Its owner has stopped it.
+    Stopped,
 }
 
 impl AppState {
@@ -88,7 +92,11 @@ impl App {
         let urls = urls(&app.name, config);
         Self {
             id: app.id.0,
-            state: AppState::of(latest.map(|deployment| deployment.state), live.is_some()),
+            state: if app.stopped {
+                AppState::Stopped
+            } else {
+                AppState::of(latest.map(|deployment| deployment.state), live.is_some())
+            },
             url: urls.primary().to_owned(),
             urls: vec![urls.http, urls.https],
             settings: app.settings.into(),

@@ -35,6 +35,11 @@ pub struct AppSettings {
     /// How long the container may take to become healthy.
     #[schema(example = 60_000)]
     pub health_timeout_ms: u64,
+    /// How to build the repository; by its Dockerfile, or, without one, as what it looks like, if absent.
+    #[schema(example = "node")]
+    pub preset: Option<String>,
+    /// Whether the container may write to `/tmp` only.
+    pub read_only: bool,
     /// What each instance may use.
     pub limits: LimitsBody,
     /// Environment of the container.
@@ -92,6 +97,8 @@ impl From<Settings> for AppSettings {
             port: settings.port,
             health_path: settings.health_path,
             health_timeout_ms: settings.health_timeout_ms,
+            preset: settings.preset.map(|preset| preset.as_str().to_owned()),
+            read_only: settings.read_only,
             limits: LimitsBody {
                 memory_bytes: settings.limits.memory_bytes(),
                 cpu_millis: settings.limits.cpu_millis(),

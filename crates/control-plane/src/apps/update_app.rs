@@ -7,6 +7,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use wisehosting_domain::{
     name::Label,
+    preset::Preset,
     settings::Settings,
     source::{GitRef, Repository},
 };
@@ -43,6 +44,13 @@ pub struct UpdateApp {
     /// What each instance may use.
     #[serde(default)]
     limits: LimitsPatch,
+    /// How to build the repository: `next`, `vite`, `node`, `go`, `python` or `static`; `null` for its Dockerfile, or,
+    /// without one, what it looks like.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    preset: Option<Option<Preset>>,
+    /// Whether the container may write to `/tmp` only.
+    read_only: Option<bool>,
     /// The whole environment of the container.
     environment: Option<BTreeMap<String, String>>,
 }
@@ -52,6 +60,8 @@ impl UpdateApp {
         let source = &mut settings.source;
         source.repository = self.repository.unwrap_or_else(|| source.repository.clone());
         source.branch = self.branch.unwrap_or_else(|| source.branch.clone());
+        settings.preset = self.preset.unwrap_or(settings.preset);
+        settings.read_only = self.read_only.unwrap_or(settings.read_only);
         settings.port = self.port.unwrap_or(settings.port);
         settings.health_timeout_ms = self.health_timeout_ms.unwrap_or(settings.health_timeout_ms);
         settings.limits = self.limits.apply(settings.limits)?;

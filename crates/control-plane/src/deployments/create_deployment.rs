@@ -56,7 +56,7 @@ pub async fn create_deployment(
 
     let id = DeploymentId(random::uuid());
     let now = state.clock.now();
-    deployments::create(&mut db, app.id, id, &snapshot, now).await?;
+    deployments::create(&mut db, app.id, id, &snapshot, None, now).await?;
     jobs::enqueue_deploy(&mut db, JobId(random::uuid()), app.id, id, now).await?;
     let deployment = load(&mut db, user.id, id, &state.config.apps).await?;
     pool::commit(db).await?;

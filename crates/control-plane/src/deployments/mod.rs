@@ -36,6 +36,8 @@ pub struct DeploymentSummary {
     pub branch: Option<String>,
     /// The commit that was built, or, before that, the one that was asked for.
     pub commit: Option<String>,
+    /// The deployment whose image it starts again, if it is a restart.
+    pub repeats: Option<Uuid>,
     /// Why it failed, or what it waits for: one sentence.
     pub message: Option<String>,
     /// When it was asked for.
@@ -96,7 +98,7 @@ pub struct Instance {
     pub observed_at: Option<OffsetDateTime>,
 }
 
-/// How far a deployment is. `superseded`, `failed` and `cancelled` are never left.
+/// How far a deployment is. `superseded`, `stopped`, `failed` and `cancelled` are never left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = DeploymentState)]
 #[serde(rename_all = "snake_case")]
@@ -117,6 +119,8 @@ pub enum State {
     Live,
     /// A newer deployment took its place.
     Superseded,
+    /// The app was stopped.
+    Stopped,
     /// It never came into service.
     Failed,
     /// Somebody called it off.
@@ -134,6 +138,7 @@ impl From<DeploymentState> for State {
             DeploymentState::Routing => Self::Routing,
             DeploymentState::Live => Self::Live,
             DeploymentState::Superseded => Self::Superseded,
+            DeploymentState::Stopped => Self::Stopped,
             DeploymentState::Failed => Self::Failed,
             DeploymentState::Cancelled => Self::Cancelled,
         }
@@ -151,6 +156,7 @@ impl From<&store::Deployment> for DeploymentSummary {
             state: deployment.state.into(),
             branch: source.branch.as_ref().map(ToString::to_string),
             commit: deployment.built.commit.clone().or_else(asked_for),
+            repeats: deployment.built.repeats.map(|id| id.0),
             message: deployment.message.clone(),
             created_at: deployment.created_at,
             finished_at: deployment.finished_at,
@@ -186,7 +192,7 @@ fn with_durations(steps: &[store::Step]) -> Vec<Step> {
 }
 
 /// Loads all that is known of one of the owner's deployments.
-async fn load(
+pub(crate) async fn load(
     db: &mut PgConnection,
     owner: UserId,
     id: DeploymentId,

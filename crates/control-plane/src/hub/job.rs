@@ -7,7 +7,7 @@ use wisehosting_domain::{
     state::JobKind,
 };
 use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
-use wisehosting_store::jobs::Job;
+use wisehosting_store::jobs::{Content, Job};
 
 /// Time between SIGTERM and SIGKILL.
 const STOP_GRACE_MS: u64 = 10_000;
@@ -18,17 +18,21 @@ pub fn message(job: &Job, now: OffsetDateTime) -> Option<payload::Job> {
     let work = match job.kind {
         JobKind::Deploy => Work::Deploy(Box::new(deploy(job, now))),
         JobKind::Stop => Work::Stop(Stop { grace_ms: STOP_GRACE_MS }),
+        JobKind::Delete => Work::Delete,
     };
     let (app_id, app) = job.app.clone();
     Some(payload::Job { job_id: job.id, app_id, app, instance_id: job.instance_id?, work })
 }
 
 fn deploy(job: &Job, now: OffsetDateTime) -> Deploy {
-    let settings = job.settings.clone();
+    let Content { settings, image } = job.content.clone();
     let left = job.run.deadline_at.map_or(time::Duration::ZERO, |deadline| deadline - now);
     Deploy {
         deployment_id: job.deployment_id,
         source: settings.source,
+        image_id: image.map(|image| image.id),
+        preset: settings.preset,
+        read_only: settings.read_only,
         limits: settings.limits,
         port: settings.port,
         health_path: settings.health_path,

@@ -22,8 +22,8 @@ use wisehosting_store::{
 
 use crate::state::AppState;
 
-/// When a stop that went wrong is tried again.
-const STOP_RETRY_AFTER: Duration = Duration::seconds(30);
+/// When a stop or a delete that went wrong is tried again.
+const RETRY_AFTER: Duration = Duration::seconds(30);
 /// Longest message of a worker that is kept, in characters.
 const MESSAGE_CHARS_MAX: usize = 2_000;
 
@@ -110,20 +110,23 @@ impl Ended<'_> {
             }
             (JobKind::Deploy, Outcome::Failed { message }) => self.failed(conn, message).await,
             (JobKind::Deploy, Outcome::Cancelled) => self.cancelled(conn).await,
-            (JobKind::Deploy, Outcome::Stopped) => {
+            (JobKind::Deploy, Outcome::Stopped | Outcome::Deleted) => {
                 self.failed(conn, "The worker answered with something else than a deploy.").await
             }
             (JobKind::Stop, Outcome::Stopped) => {
                 instances::set_state(conn, self.instance_id, InstanceState::Stopped).await?;
                 jobs::finish(conn, self.job.id, JobState::Succeeded, None, self.now).await
             }
-            (JobKind::Stop, outcome) => {
+            (JobKind::Delete, Outcome::Deleted) => {
+                jobs::finish(conn, self.job.id, JobState::Succeeded, None, self.now).await
+            }
+            (JobKind::Stop | JobKind::Delete, outcome) => {
                 let reason = match outcome {
                     Outcome::Failed { message } => shortened(message),
-                    _ => "the worker did not stop it".to_owned(),
+                    _ => "the worker did not do it".to_owned(),
                 };
-                tracing::warn!(instance.id = %self.instance_id, reason, "an instance was not stopped; trying again");
-                jobs::retry(conn, self.job.id, &reason, self.now + STOP_RETRY_AFTER).await
+                tracing::warn!(job.id = %self.job.id, job.kind = %self.job.kind, reason, "a job failed; trying again");
+                jobs::retry(conn, self.job.id, &reason, self.now + RETRY_AFTER).await
             }
         }
     }
@@ -147,6 +150,7 @@ fn name_of(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Deployed { .. } => "deployed",
         Outcome::Stopped => "stopped",
+        Outcome::Deleted => "deleted",
         Outcome::Failed { .. } => "failed",
         Outcome::Cancelled => "cancelled",
     }

@@ -125,6 +125,7 @@ async fn carry_out(
             store::route(conn, app_id, None, now).await.map(|_| ())
         }
         Action::Promote(id) => advance_to(conn, *id, DeploymentState::Live, now).await,
+        Action::Retire(id) => advance_to(conn, *id, DeploymentState::Stopped, now).await,
         Action::Supersede(id) => advance_to(conn, *id, DeploymentState::Superseded, now).await,
         Action::Fail(id, reason) => deployment_state::fail(conn, *id, reason, now).await.map(|_| ()),
         Action::Drain(id) => store::drain(conn, *id, now).await,
@@ -136,6 +137,9 @@ async fn carry_out(
             }
             news.cancelled = true;
             Ok(())
+        }
+        Action::Delete(worker) => {
+            jobs::enqueue_delete(conn, JobId(random::uuid()), app_id, worker, now).await
         }
         Action::Remove => {
             news.removed = true;

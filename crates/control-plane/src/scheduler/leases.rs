@@ -1,7 +1,8 @@
 //! What becomes of jobs whose worker is silent, or that take too long.
 //!
 //! A deploy fails with a sentence that says so: nobody can know how far it came, so its instance is stopped as soon as its
-//! worker is there. A stop goes back into the queue, since an instance must end. Silence counts only while we listen: after a pause of ours every lease is renewed.
+//! worker is there. A stop or a delete goes back into the queue, since it must happen. Silence counts only while we
+//! listen: after a pause of ours every lease is renewed.
 
 use time::{Duration, OffsetDateTime};
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ const RETURN: Duration = Duration::seconds(30);
 pub fn deadline(kind: JobKind) -> Duration {
     match kind {
         JobKind::Deploy => Duration::minutes(15),
-        JobKind::Stop => Duration::minutes(2),
+        JobKind::Stop | JobKind::Delete => Duration::minutes(2),
     }
 }
 
@@ -97,7 +98,7 @@ async fn end(
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     let reason = reason(job, now);
-    if job.kind == JobKind::Stop {
+    if matches!(job.kind, JobKind::Stop | JobKind::Delete) {
         return jobs::retry(conn, job.id, &reason, now).await;
     }
     jobs::finish(conn, job.id, JobState::Failed, Some(&reason), now).await?;

@@ -103,7 +103,9 @@ impl Scheduler {
         }
         let workers: Vec<placement::Worker> =
             workers::list(conn).await?.into_iter().map(|worker| candidate(worker, connected, now)).collect();
-        let chosen = place(&workers, &job.settings.limits).map(|worker| worker.name.clone());
+        let image_at = job.content.image.as_ref().map(|image| &image.worker);
+        let chosen =
+            place(&workers, &job.content.settings.limits, image_at).map(|worker| worker.name.clone());
         Ok(chosen.map_err(|reason| reason.to_string()))
     }
 
@@ -139,7 +141,7 @@ async fn assign(
 ) -> Result<(), StoreError> {
     let instance_id = job.instance_id.unwrap_or_else(|| InstanceId(random::uuid()));
     if job.kind == JobKind::Deploy {
-        let (deployment_id, limits) = (job.deployment_id, job.settings.limits);
+        let (deployment_id, limits) = (job.deployment_id, job.content.settings.limits);
         let instance = NewInstance { id: instance_id, deployment_id, worker: &worker, limits };
         instances::create(conn, &instance, now).await?;
     }

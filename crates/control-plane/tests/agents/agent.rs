@@ -107,6 +107,14 @@ impl Agent {
         }
     }
 
+    /// The next job, which must be a delete.
+    pub(crate) async fn delete_job(&mut self) -> Job {
+        match self.next().await {
+            HubMessage::Job(job) if matches!(job.work, Work::Delete) => job,
+            message => panic!("no delete job but {message:?}"),
+        }
+    }
+
     pub(crate) async fn ack(&self, job: &Job) {
         self.send(JobRef { job_id: job.job_id }).await;
     }

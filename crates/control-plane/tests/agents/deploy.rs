@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use sqlx::PgPool;
 use wisehosting_domain::{
+    id::DeploymentId,
     name::Hostname,
     routes::RouteTable,
     state::{DeploymentState::*, InstanceState},
@@ -31,7 +32,7 @@ fn at(port: u16) -> Vec<SocketAddr> {
 }
 
 /// An app that is live on port 20001.
-async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) {
+async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) -> DeploymentId {
     platform.create_app("hello").await;
     let first = platform.deploy("hello").await;
     let job = worker.deploy_job().await;
@@ -40,6 +41,7 @@ async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) {
     edge.serves(table.generation).await;
     platform.reaches(first, Live).await;
     edge.has_drained(table.generation).await;
+    first
 }
 
 /// Both agents; the edge has the table that was there before.
@@ -182,7 +184,9 @@ async fn a_deleted_app_leaves_nothing(pool: PgPool) {
     let mut acknowledged = 0;
     while acknowledged < 2 {
         match worker.next().await {
-            HubMessage::Job(stop) => worker.result(&stop, Outcome::Stopped).await,
+            HubMessage::Job(job) if matches!(job.work, Work::Stop(_)) => {
+                worker.result(&job, Outcome::Stopped).await;
+            }
             HubMessage::JobCancel(cancel) => {
                 assert_eq!(cancel.0.job_id, building.job_id);
                 worker.result(&building, Outcome::Cancelled).await;
@@ -191,13 +195,70 @@ async fn a_deleted_app_leaves_nothing(pool: PgPool) {
             message => panic!("{message:?}"),
         }
     }
+    let apps = async || {
+        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM apps");
+        count.fetch_one(&platform.state.pool).await.unwrap()
+    };
+    let delete = worker.delete_job().await;
+    worker.finish(&delete, Outcome::Failed { message: "the engine is away".to_owned() }).await;
+    platform.clock.advance(std::time::Duration::from_secs(31));
+    assert_eq!(apps().await, 1, "its worker still has something of it");
+    platform.state.signals.jobs.notify_one();
+    assert_eq!(worker.delete_job().await.job_id, delete.job_id, "it is tried again");
+    worker.finish(&delete, Outcome::Deleted).await;
     platform
         .eventually(async || {
-            let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM apps");
-            let left = left.fetch_one(&platform.state.pool).await.unwrap();
+            let left = apps().await;
             if left == 0 { Ok(()) } else { Err(format!("{left} apps")) }
         })
         .await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_stopped_app_is_not_served_until_it_is_started(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let (mut worker, mut edge) = agents(&platform).await;
+    let first = live_app(&platform, &mut worker, &mut edge).await;
+
+    platform.stop_app("hello").await;
+    let table = edge.table().await;
+    assert!(table.routes.is_empty());
+    platform.reaches(first, Stopped).await;
+    edge.serves(table.generation).await;
+    edge.has_drained(table.generation).await;
+    let stop = worker.stop_job().await;
+    worker.finish(&stop, Outcome::Stopped).await;
+    let apps = rollout::restless(&mut pool::acquire(&platform.state.pool).await.unwrap()).await.unwrap();
+    assert!(apps.is_empty(), "the app is at rest");
+
+    let second = platform.repeat("hello", first).await;
+    let job = worker.deploy_job().await;
+    let Work::Deploy(deploy) = &job.work else { unreachable!() };
+    assert_eq!(deploy.image_id.as_deref(), Some("sha256:00"));
+    worker.finish(&job, deployed(20_002)).await;
+    let table = edge.table().await;
+    assert_eq!(upstreams(&table, "hello.localhost"), at(20_002));
+    edge.serves(table.generation).await;
+    platform.reaches(second, Live).await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn stopping_an_app_calls_off_what_is_being_deployed(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let (mut worker, _edge) = agents(&platform).await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    platform.stop_app("hello").await;
+    let message = worker.next().await;
+    assert!(
+        matches!(&message, HubMessage::JobCancel(cancel) if cancel.0.job_id == job.job_id),
+        "{message:?}"
+    );
+    worker.finish(&job, Outcome::Cancelled).await;
+    platform.reaches(id, Cancelled).await;
     platform.stop().await;
 }
 

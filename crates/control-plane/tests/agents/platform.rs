@@ -163,6 +163,8 @@ impl Platform {
             port: 8080,
             health_path: "/".to_owned(),
             health_timeout_ms: 60_000,
+            preset: None,
+            read_only: false,
             environment: [("KEY".to_owned(), "value".to_owned())].into(),
         };
         let app = App {
@@ -170,6 +172,7 @@ impl Platform {
             name: label(name),
             settings,
             routed: None,
+            stopped: false,
             created_at: self.clock.now(),
         };
         let mut transaction = pool::begin(&self.state.pool).await.unwrap();
@@ -179,13 +182,30 @@ impl Platform {
 
     /// Queues a deployment as the REST API does.
     pub(crate) async fn deploy(&self, app: &str) -> DeploymentId {
+        self.queue(app, None).await
+    }
+
+    /// Queues a restart as the REST API does.
+    pub(crate) async fn repeat(&self, app: &str, deployment: DeploymentId) -> DeploymentId {
+        self.queue(app, Some(deployment)).await
+    }
+
+    async fn queue(&self, app: &str, repeats: Option<DeploymentId>) -> DeploymentId {
         let (id, now) = (DeploymentId(random::uuid()), self.clock.now());
         let mut transaction = pool::begin(&self.state.pool).await.unwrap();
         let app = apps::lock(&mut transaction, USER, &label(app)).await.unwrap();
-        deployments::create(&mut transaction, app.id, id, &app.settings, now).await.unwrap();
+        deployments::create(&mut transaction, app.id, id, &app.settings, repeats, now).await.unwrap();
         jobs::enqueue_deploy(&mut transaction, JobId(random::uuid()), app.id, id, now).await.unwrap();
         pool::commit(transaction).await.unwrap();
         id
+    }
+
+    pub(crate) async fn stop_app(&self, name: &str) {
+        let mut transaction = pool::begin(&self.state.pool).await.unwrap();
+        let app = apps::lock(&mut transaction, USER, &label(name)).await.unwrap();
+        apps::mark_stopped(&mut transaction, app.id, self.clock.now()).await.unwrap();
+        pool::commit(transaction).await.unwrap();
+        self.state.signals.rollout.notify_one();
     }
 
     pub(crate) async fn delete_app(&self, name: &str) {

@@ -9,7 +9,7 @@ use edge::{EdgeModel, instance_id};
 use uuid::Uuid;
 use wisehosting_domain::{
     id::DeploymentId,
-    rollout::{Action, App, Deployment, Draining, Edges, Instance, Policy, Routed, plan},
+    rollout::{Action, App, Deployment, Draining, Edges, Goal, Instance, Leftovers, Policy, Routed, plan},
     state::{
         DeploymentState::{self, *},
         InstanceState,
@@ -278,7 +278,9 @@ impl World {
             generation,
             age_ms: self.age_ms(at_ms),
         });
-        App { deleted: self.app == AppModel::Deleted, routed, deployments: deployments.collect() }
+        // What workers have left is removed in its own time, and changes nothing of all this.
+        let goal = if self.app == AppModel::Deleted { Goal::Gone(Leftovers::default()) } else { Goal::Serve };
+        App { goal, routed, deployments: deployments.collect() }
     }
 
     fn instance(&self, number: i32, stored: &StoredInstance) -> Instance {
@@ -325,6 +327,8 @@ impl World {
                 }
                 self.deployment_of(number(id.0)).called_off = true;
             }
+            Action::Retire(id) => self.advance(number(id.0), Stopped)?,
+            Action::Delete(_) => unreachable!("nothing is left on a worker"),
             Action::Remove => self.app = AppModel::Removed,
         }
         Ok(())

@@ -127,11 +127,7 @@ async fn requests_are_logged_when_the_filter_asks_for_it() {
     let fields = &entry["fields"];
     assert_eq!((&fields["method"], &fields["host.name"]), (&"GET".into(), &"a.localhost".into()), "{entry}");
     assert_eq!((&fields["path"], &fields["status"]), (&"/path".into(), &503.into()), "{entry}");
-    assert_eq!(
-        (&fields["visitor"], &fields["bytes"]),
-        (&"127.0.0.1".into(), &page.len().into()),
-        "{entry}"
-    );
+    assert_eq!((&fields["visitor"], &fields["bytes"]), (&"127.0.0.1".into(), &page.len().into()), "{entry}");
     assert!(!log.contains("secret"), "{log}");
 }
 

@@ -48,9 +48,12 @@ pub(crate) async fn app(conn: &mut PgConnection, n: u128, name: &str) -> AppId {
         port: 8080,
         health_path: "/".to_owned(),
         health_timeout_ms: 60_000,
+        preset: None,
+        read_only: false,
         environment: [].into(),
     };
-    let app = App { id: AppId(id(n)), name: label(name), settings, routed: None, created_at: NOW };
+    let app =
+        App { id: AppId(id(n)), name: label(name), settings, routed: None, stopped: false, created_at: NOW };
     apps::create(conn, USER, &app).await.unwrap();
     app.id
 }
@@ -59,7 +62,7 @@ pub(crate) async fn app(conn: &mut PgConnection, n: u128, name: &str) -> AppId {
 pub(crate) async fn deploy(conn: &mut PgConnection, n: u128, name: &str, seconds: i64) -> DeploymentId {
     let app = apps::get(conn, USER, &label(name)).await.unwrap();
     let deployment = DeploymentId(id(n));
-    deployments::create(conn, app.id, deployment, &app.settings, at(seconds)).await.unwrap();
+    deployments::create(conn, app.id, deployment, &app.settings, None, at(seconds)).await.unwrap();
     jobs::enqueue_deploy(conn, JobId(id(n)), app.id, deployment, at(seconds)).await.unwrap();
     deployment
 }

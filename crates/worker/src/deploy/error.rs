@@ -1,6 +1,6 @@
 //! Why a deploy failed, in a sentence for the app's owner that says what to do.
 
-use crate::{git::GitError, health::Unhealthy};
+use crate::{git::GitError, health::Unhealthy, preset::PresetError};
 use std::{io, time::Duration};
 use wisehosting_containers::{BuildError, EngineError};
 use wisehosting_network::NetworkError;
@@ -19,12 +19,21 @@ pub(crate) enum DeployError {
     /// The folder for it was not made.
     #[error("the worker could not make a folder for the build")]
     Workspace(#[source] io::Error),
-    /// There is nothing to build by.
+    /// No preset builds it.
+    #[error(transparent)]
+    Preset(#[from] PresetError),
+    /// Its Dockerfile is not one.
     #[error(
-        "The repository has no Dockerfile at its root. Add one that starts the program on the port in $PORT, \
-         then deploy again."
+        "The Dockerfile of the repository is a folder, or a link that leads out of it. Replace it by a file, then \
+         deploy again."
     )]
     NoDockerfile,
+    /// The build has a time limit of its own.
+    #[error("The build took longer than {} s and was stopped. Make it faster, or have its operator raise the limit.", .0.as_secs())]
+    BuildTimeout(Duration),
+    /// The build broke one of its limits.
+    #[error("The build was stopped: {0}. Make it use less, or have the worker's operator raise the limit.")]
+    BuildLimit(BuildError),
     /// The image was not built.
     #[error("{0}. The build log shows what it printed.")]
     Build(BuildError),
@@ -84,6 +93,7 @@ impl From<BuildError> for DeployError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Dockerfile(_) => Self::NoDockerfile,
+            BuildError::OutOfMemory { .. } | BuildError::TooManyProcesses { .. } => Self::BuildLimit(error),
             BuildError::Engine(error) => Self::Engine(error),
             error => Self::Build(error),
         }

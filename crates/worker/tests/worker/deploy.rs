@@ -1,15 +1,12 @@
 //! Deploys of real repositories into a real Podman.
 
-use crate::support::{Worker, deploy_job, git, repository, runs, settings, start, stop_job};
+use crate::support::{Worker, deploy_job, get, git, repository, runs, settings, start, start_with, stop_job};
 use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use wisehosting_containers::{
     Engine, Podman,
     testing::{Host, on_host, write_app},
@@ -17,7 +14,7 @@ use wisehosting_containers::{
 use wisehosting_domain::state::DeploymentState;
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, JobCancel},
-    payload::{Job, JobRef, Outcome},
+    payload::{Job, JobRef, Outcome, Stop, Work},
 };
 
 /// Serves the file `/www/index.html` that says `$GREETING`.
@@ -39,14 +36,6 @@ async fn deployed(worker: &mut Worker, job: &Job) -> SocketAddr {
         }
         other => panic!("{other:?}\n{:#?}", worker.build_log()),
     }
-}
-
-async fn get(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("a connection");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("asked");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("answered");
-    answer
 }
 
 async fn instances(podman: &Podman) -> usize {
@@ -152,13 +141,16 @@ fn a_repository_without_a_dockerfile_is_explained() {
         fs::create_dir(&content).expect("a folder");
         fs::write(content.join("README"), "hello").expect("written");
         let message = worker.failure(&deploy_job(1, &repository(&content))).await;
-        assert!(message.starts_with("The repository has no Dockerfile at its root. Add one"), "{message}");
+        assert!(
+            message.starts_with("The repository has no Dockerfile at its root, and nothing there"),
+            "{message}"
+        );
 
         let content = host.dir().join("stealing");
         fs::create_dir(&content).expect("a folder");
         std::os::unix::fs::symlink("/etc/shadow", content.join("Dockerfile")).expect("a link");
         let message = worker.failure(&deploy_job(1, &repository(&content))).await;
-        assert!(message.starts_with("The repository has no Dockerfile"), "{message}");
+        assert!(message.starts_with("The Dockerfile of the repository is a folder, or a link"), "{message}");
 
         let mut job = deploy_job(1, Path::new("/nowhere/at/all"));
         let message = worker.failure(&job).await;
@@ -266,5 +258,48 @@ fn a_redeploy_of_the_same_commit_stands_beside_the_old_one() {
         assert_eq!(worker.run(&stop_job(1, old.instance_id)).await, Outcome::Stopped);
         assert!(get(new_address).await.ends_with("hello\n"), "the image that both ran is kept");
         assert!(!git(&repository, &["rev-parse", "main"]).is_empty());
+    });
+}
+
+#[test]
+fn a_program_that_ignores_its_end_does_not_hold_up_the_next_deploy() {
+    on_host(|host| async move {
+        let mut worker = start(host.podman(), host.dir()).await;
+        let stubborn = format!("trap '' TERM; {SERVER}");
+        let old = deploy_job(1, &app(&host, "stubborn", SERVER_LINES, &stubborn.replace("exec ", "")));
+        let address = deployed(&mut worker, &old).await;
+        let mut stop = stop_job(1, old.instance_id);
+        stop.work = Work::Stop(Stop { grace_ms: 600_000 });
+        worker.tell(stop).await;
+        deployed(&mut worker, &deploy_job(1, &app(&host, "next", SERVER_LINES, SERVER))).await;
+        assert!(get(address).await.ends_with("hello\n"), "it has its time");
+    });
+}
+
+#[test]
+fn two_deploys_at_a_time_share_the_last_two_ports() {
+    on_host(|host| async move {
+        let mut worker =
+            start_with(host.podman(), host.dir(), |settings| settings.ports = 20_000..=20_001).await;
+        let repository = app(&host, "hello", SERVER_LINES, SERVER);
+        let jobs = [deploy_job(1, &repository), deploy_job(2, &repository)];
+        for job in &jobs {
+            worker.tell(job.clone()).await;
+        }
+        let mut ports = Vec::new();
+        for _ in &jobs {
+            let deployed = worker.wait("result", |message| match message {
+                AgentMessage::JobResult(result) => Some(result.outcome.clone()),
+                _ => None,
+            });
+            match deployed.await {
+                Outcome::Deployed { address, .. } => ports.push(address.port()),
+                other => panic!("{other:?}\n{:#?}", worker.build_log()),
+            }
+        }
+        ports.sort_unstable();
+        assert_eq!(ports, [20_000, 20_001]);
+        let message = worker.failure(&deploy_job(3, &repository)).await;
+        assert!(message.contains("no free port"), "{message}");
     });
 }

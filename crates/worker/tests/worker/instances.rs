@@ -20,7 +20,9 @@ async fn container(engine: &FakeEngine, dir: &Path) -> ContainerId {
         dockerfile: "Dockerfile".into(),
         network: "x".to_owned(),
         memory_bytes: 0,
+        cpu_millis: 2_000,
         processes_max: 0,
+        tag: "localhost/x:1".to_owned(),
         labels: BTreeMap::new(),
     };
     let (log, _received) = mpsc::channel(16);
@@ -32,6 +34,7 @@ async fn container(engine: &FakeEngine, dir: &Path) -> ContainerId {
         labels: BTreeMap::from([("wisehosting.instance".to_owned(), INSTANCE.to_string())]),
         env: BTreeMap::new(),
         network: "x".to_owned(),
+        read_only: false,
         published: ([10, 50, 0, 11], 20_000).into(),
         port: 8080,
     };

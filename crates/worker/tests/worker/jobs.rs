@@ -6,8 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
-use tokio::sync::mpsc;
-use wisehosting_containers::{Build, Engine, fake::FakeEngine};
+use wisehosting_containers::{Engine, fake::FakeEngine};
 use wisehosting_domain::state::DeploymentState;
 use wisehosting_node::random;
 use wisehosting_protocol::{
@@ -83,19 +82,23 @@ async fn jobs_of_one_app_wait_for_each_other_and_those_of_another_do_not() {
     let slow = bench.deploy(1, 3_000);
     worker.tell(slow.clone()).await;
     checking(&mut worker, &slow).await;
-    let (behind, beside) = (stop_job(1, instance()), stop_job(2, instance()));
+    let (behind, beside) = (bench.deploy(1, 100), bench.deploy(2, 100));
     worker.tell(behind.clone()).await;
     worker.tell(beside.clone()).await;
+    // Neither does the end of another instance wait, nor does anything wait for it.
+    let (end, own_end) = (stop_job(1, instance()), stop_job(1, slow.instance_id));
+    worker.tell(own_end.clone()).await;
+    assert_eq!(worker.run(&end).await, Outcome::Stopped);
 
     let mut ended = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let next = worker.wait("result", |message| match message {
             AgentMessage::JobResult(result) => Some(result.job_id),
             _ => None,
         });
         ended.push(next.await);
     }
-    assert_eq!(ended, [beside.job_id, slow.job_id, behind.job_id]);
+    assert_eq!(ended, [beside.job_id, slow.job_id, behind.job_id, own_end.job_id]);
     bench.assert_nothing_left().await;
 }
 
@@ -128,10 +131,11 @@ async fn a_result_is_offered_until_it_is_stored() {
     let mut worker = bench.start().await;
     assert_eq!(worker.result(&job).await, Outcome::Stopped, "also by the next process");
     worker.tell(HubMessage::ResultAck(ResultAck(JobRef { job_id: job.job_id }))).await;
-    let later = stop_job(1, instance());
+    // What was offered before that comes before the result of a later job.
+    worker.run(&stop_job(1, instance())).await;
     worker.heard.clear();
     worker.connect().await;
-    worker.run(&later).await;
+    worker.run(&stop_job(1, instance())).await;
     let again = |message: &AgentMessage| matches!(message, AgentMessage::JobResult(result) if result.job_id == job.job_id);
     assert!(!worker.heard.iter().any(again), "a result that is stored is not sent again");
     assert!(!bench.dir.path().join(format!("state/results/{}.json", job.job_id)).exists());
@@ -173,24 +177,6 @@ async fn a_deploy_that_a_crash_cut_off_has_failed_and_is_undone() {
     }
     assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
     assert_eq!(bench.engine.image_count(), 0);
-}
-
-#[tokio::test]
-async fn an_image_that_a_crash_left_unused_is_removed_at_the_next_start() {
-    let bench = bench();
-    let build = Build {
-        name: "cut-off".to_owned(),
-        context: bench.dir.path().join("content"),
-        dockerfile: "Dockerfile".into(),
-        network: "wisehosting-build".to_owned(),
-        memory_bytes: 1 << 29,
-        processes_max: 10,
-        labels: [("wisehosting.app".to_owned(), "app-1".to_owned())].into(),
-    };
-    let (log, _) = mpsc::channel(1);
-    bench.engine.build(&build, log).await.expect("an image");
-    let _worker = bench.start().await;
-    bench.assert_nothing_left().await;
 }
 
 #[tokio::test]

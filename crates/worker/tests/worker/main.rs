@@ -1,8 +1,10 @@
 //! The worker's tests, through what a control plane would see of it.
 
 mod bandwidth;
+mod builds;
 mod deploy;
 mod git;
+mod images;
 mod instances;
 mod jobs;
 mod support;

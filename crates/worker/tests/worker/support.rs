@@ -2,13 +2,17 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, mpsc},
+};
 use uuid::Uuid;
 use wisehosting_containers::{Engine, fake::FakeEngine, testing::ADDRESS};
 use wisehosting_domain::{
@@ -23,7 +27,7 @@ use wisehosting_protocol::{
 };
 use wisehosting_worker::{
     agent::Agent,
-    host::{Host, HostSettings},
+    host::{BuildLimits, Host, HostSettings},
     instances::Instances,
     jobs::Jobs,
     journal::Journal,
@@ -43,23 +47,43 @@ pub(crate) struct Worker {
 
 /// Starts a worker on this engine, with its folders in `dir`.
 pub(crate) async fn start(engine: impl Engine, dir: &Path) -> Worker {
-    start_at(ADDRESS, engine, dir).await
+    start_with(engine, dir, |_| {}).await
+}
+
+/// The same with other settings.
+pub(crate) async fn start_with(
+    engine: impl Engine,
+    dir: &Path,
+    change: impl FnOnce(&mut HostSettings),
+) -> Worker {
+    let mut settings = settings_at(ADDRESS, dir);
+    change(&mut settings);
+    start_on(settings, engine, dir).await
 }
 
 /// The same for the engine in memory, at an address where nobody listens.
 pub(crate) async fn start_in_memory(engine: FakeEngine, dir: &Path) -> Worker {
-    start_at(Ipv4Addr::new(127, 0, 0, 53), engine, dir).await
+    start_on(settings_at(Ipv4Addr::new(127, 0, 0, 53), dir), engine, dir).await
 }
 
-async fn start_at(address: Ipv4Addr, engine: impl Engine, dir: &Path) -> Worker {
-    let settings = HostSettings {
+fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
+    HostSettings {
         address: address.into(),
         ports: 20_000..=20_099,
         work_dir: dir.join("work"),
         allow_local_repositories: true,
-        builds: 2,
-        build_memory_bytes: 512 * 1024 * 1024,
-    };
+        builds: BuildLimits {
+            at_a_time: 2,
+            memory_bytes: 512 * 1024 * 1024,
+            cpu_millis: 2_000,
+            processes_max: 1_000,
+            timeout: Duration::from_secs(600),
+        },
+        images_kept: 2,
+    }
+}
+
+async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Worker {
     let (say, said) = mpsc::unbounded_channel();
     let outbox = Outbox::new(move |message| say.send(message).is_ok());
     let host = Arc::new(Host::new(engine, outbox, Arc::new(SystemClock), settings));
@@ -157,6 +181,9 @@ pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
     let deploy = Deploy {
         deployment_id: DeploymentId(unique()),
         source,
+        image_id: None,
+        preset: None,
+        read_only: false,
         limits: Limits::new(64 * 1024 * 1024, 500, 32).expect("limits"),
         port: 8080,
         health_path: "/".to_owned(),
@@ -172,6 +199,11 @@ pub(crate) fn stop_job(app: u128, instance: InstanceId) -> Job {
     job(app, instance, Work::Stop(Stop { grace_ms: 1_000 }))
 }
 
+/// A delete of this app, whose last instance here was this one.
+pub(crate) fn delete_job(app: u128, instance: InstanceId) -> Job {
+    job(app, instance, Work::Delete)
+}
+
 fn job(app: u128, instance_id: InstanceId, work: Work) -> Job {
     let app_name = format!("app-{app}").parse().expect("a label");
     Job { job_id: JobId(unique()), app_id: AppId(Uuid::from_u128(app)), app: app_name, instance_id, work }
@@ -181,7 +213,7 @@ fn job(app: u128, instance_id: InstanceId, work: Work) -> Job {
 pub(crate) fn settings(job: &mut Job) -> &mut Deploy {
     match &mut job.work {
         Work::Deploy(deploy) => deploy,
-        Work::Stop(_) => panic!("not a deploy"),
+        Work::Stop(_) | Work::Delete => panic!("not a deploy"),
     }
 }
 
@@ -211,6 +243,15 @@ pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
         .expect("running git: is it installed?");
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// What a server answers.
+pub(crate) async fn get(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
 }
 
 /// Whether a program with this argument runs.

@@ -127,3 +127,33 @@ async fn a_deleted_app_is_gone_for_its_owner(pool: PgPool) {
     user.get("/v1/apps/hello").await.expect_error(404);
     assert_eq!(user.get("/v1/apps").await.expect(200), json!({ "apps": [] }));
 }
+
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn an_app_is_stopped_and_started_by_what_is_deployed(pool: PgPool) {
+    let server = Server::new(pool.clone());
+    let user = server.user("a@example.org").await;
+    user.post("/v1/apps", hello()).await.expect(201);
+    let post = async |path: &str| user.post(&format!("/v1/apps/hello/{path}"), json!({})).await;
+    assert_eq!(post("restart").await.expect_error(409).0, "never_served");
+    assert_eq!(post("start").await.expect_error(409).0, "not_stopped");
+    assert_eq!(post("stop").await.expect(200)["state"], "stopped");
+    assert_eq!(post("start").await.expect_error(409).0, "never_served");
+    post("deployments").await.expect(201);
+    assert_eq!(user.get("/v1/apps/hello").await.expect(200)["state"], "deploying");
+    assert_eq!(post("restart").await.expect_error(409).0, "under_way");
+
+    let commit = "0123456789012345678901234567890123456789";
+    let live = "UPDATE deployments SET state = 'live', commit = $1, image_id = 'sha256:00'";
+    sqlx::query(live).bind(commit).execute(&pool).await.unwrap();
+    let patch = json!({ "environment": { "NEW": "1" } });
+    user.send("PATCH", "/v1/apps/hello", Some(patch)).await.expect(200);
+    let restart = post("restart").await.expect(201);
+    assert_eq!((&restart["state"], &restart["commit"]), (&json!("queued"), &json!(commit)));
+    let first = user.get("/v1/apps/hello/deployments").await.expect(200)["deployments"][1]["id"].clone();
+    assert_eq!(restart["repeats"], first);
+    let snapshot: Value = sqlx::query_scalar("SELECT snapshot FROM deployments WHERE number = 2")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(snapshot["environment"], json!({ "NEW": "1" }), "the settings are those of now");
+}
