@@ -8,6 +8,7 @@ export const appWords: Record<AppState, { word: string; tone: Tone }> = {
   idle: { word: 'Not deployed', tone: 'quiet' },
   deploying: { word: 'Deploying', tone: 'busy' },
   live: { word: 'Live', tone: 'good' },
+  down: { word: 'Down', tone: 'bad' },
   degraded: { word: 'Live, last deploy failed', tone: 'bad' },
   failed: { word: 'Failed', tone: 'bad' },
   stopped: { word: 'Stopped', tone: 'quiet' },

@@ -30,6 +30,15 @@ pub(crate) struct App {
     pub(crate) settings: AppSettings,
     pub(crate) live: Option<Deployment>,
     pub(crate) latest: Option<Deployment>,
+    pub(crate) violation: Option<Violation>,
+}
+
+/// A limit that was broken.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Violation {
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    pub(crate) observed_at: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

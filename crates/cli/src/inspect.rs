@@ -60,6 +60,12 @@ fn show_app(app: &App, output: Output) {
     for (name, value) in rows {
         output.line(&format!("  {name:<12}{value}"));
     }
+    if let Some(violation) = &app.violation {
+        let kind = violation.kind.replace('_', " ");
+        let at = violation.observed_at.split('.').next().unwrap_or_default();
+        output.line(&format!("  {:<12}{}", "down", output.styled(Style::Bad, &format!("{kind} at {at}"))));
+        output.line(&format!("  {:<12}{}", "", violation.message));
+    }
 }
 
 fn summary(deployment: &Deployment) -> String {

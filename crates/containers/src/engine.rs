@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, error::Error, fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use wisehosting_domain::limits::Limits;
 
 macro_rules! engine_id {
@@ -294,6 +294,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// All containers, running or not, that carry a label of this name.
     fn containers(&self, label: &str) -> impl Future<Output = Result<Vec<Container>, EngineError>> + Send;
+
+    /// Tells `changed` that one of the containers that carry a label of this name was started, ended or was removed, each
+    /// time that it happens. Returns when the engine goes away; what happens after that is not told.
+    fn events(&self, label: &str, changed: &Notify) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Asks the program to end and ends it after `grace`. Nothing happens if it has ended already.
     fn stop(&self, id: &ContainerId, grace: Duration)

@@ -53,12 +53,21 @@ impl FakeEngine {
     /// Whether it answers, as if its service had been stopped.
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
+        self.changed.notify_waiters();
     }
 
     /// Ends the program of a container, as if it had crashed.
     pub fn crash(&self, id: &ContainerId, code: i64) {
         if let Some(found) = self.lock().containers.get_mut(id) {
             found.container.state = ContainerState::Exited { code, out_of_memory: false };
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Ends the program of a container, as the kernel does when it uses too much memory.
+    pub fn run_out_of_memory(&self, id: &ContainerId) {
+        if let Some(found) = self.lock().containers.get_mut(id) {
+            found.container.state = ContainerState::Exited { code: 137, out_of_memory: true };
         }
         self.changed.notify_waiters();
     }
@@ -228,6 +237,15 @@ impl Engine for FakeEngine {
         let state = self.answering()?;
         let all = state.containers.values().map(|found| &found.container);
         Ok(all.filter(|container| container.labels.contains_key(label)).cloned().collect())
+    }
+
+    async fn events(&self, _: &str, changed: &Notify) -> Result<(), EngineError> {
+        loop {
+            let change = self.changed.notified();
+            drop(self.answering()?);
+            change.await;
+            changed.notify_one();
+        }
     }
 
     async fn stop(&self, id: &ContainerId, _: Duration) -> Result<(), EngineError> {

@@ -23,14 +23,15 @@ use bollard::{
         PortBinding,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-        ListImagesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-        StartContainerOptions, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
+        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
     },
 };
 use build_cgroup::BuildCgroup;
-use std::{collections::HashMap, path::PathBuf, time::Duration};
-use tokio::sync::mpsc;
+use futures_util::StreamExt;
+use std::{collections::HashMap, path::PathBuf, pin::pin, time::Duration};
+use tokio::sync::{Notify, mpsc};
 
 /// Longer than any operation takes to begin to answer, a stop with its grace included.
 const ANSWER_TIMEOUT_S: u64 = 900;
@@ -184,6 +185,18 @@ impl Engine for Podman {
             }
         }
         Ok(containers)
+    }
+
+    async fn events(&self, label: &str, changed: &Notify) -> Result<(), EngineError> {
+        let filters = HashMap::from([("type", vec!["container"]), ("label", vec![label])]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let docker = self.docker()?;
+        let mut events = pin!(docker.events(Some(options)));
+        while let Some(event) = events.next().await {
+            event.map_err(|e| self.failure("tell its events", e))?;
+            changed.notify_one();
+        }
+        Ok(())
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {

@@ -144,7 +144,9 @@ fn start_service(dir: &Path) -> Child {
         hard_limits: HardLimits::of_this_process().expect("limits"),
     };
     let command = service.prepare().expect("settings of the private Podman");
-    let mut service = in_process_namespace(&command).spawn().expect("starting podman: is it installed?");
+    // Where the engine's helpers leave a file when a program ran out of memory.
+    let service = in_process_namespace(&command).current_dir(dir).spawn();
+    let mut service = service.expect("starting podman: is it installed?");
     let deadline = Instant::now() + START_TIMEOUT;
     while UnixStream::connect(&socket).is_err() {
         assert!(Instant::now() < deadline, "the private Podman does not start");

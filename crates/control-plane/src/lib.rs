@@ -24,5 +24,6 @@ pub mod routes;
 pub mod scheduler;
 pub mod state;
 pub mod tasks;
+mod violations;
 mod web;
 pub mod workers;

@@ -129,6 +129,18 @@ impl InstanceState {
 }
 
 text_enum! {
+    /// A limit that an instance broke; its worker keeps it from running from then on.
+    ViolationKind {
+        /// The kernel ended it for using more memory than it may.
+        OutOfMemory = "out_of_memory",
+        /// It wrote more to its disk than it may.
+        DiskQuota = "disk_quota",
+        /// It ended soon after its start again and again.
+        CrashLoop = "crash_loop",
+    }
+}
+
+text_enum! {
     /// What a job does.
     JobKind {
         /// Clone, build, start and prove one instance.
@@ -172,6 +184,9 @@ mod tests {
     fn every_name_is_read_back() {
         for state in DeploymentState::ALL {
             assert_eq!(state.as_str().parse(), Ok(*state));
+        }
+        for kind in ViolationKind::ALL {
+            assert_eq!(serde_json::to_value(kind).expect("a text"), kind.as_str());
         }
         assert_eq!("gone".parse::<InstanceState>(), Err(UnknownState("gone".to_owned())));
     }

@@ -9,7 +9,7 @@ use wisehosting_domain::{
     preset::Preset,
     routes::RouteTable,
     source::{Commit, Source},
-    state::{DeploymentState, JobKind},
+    state::{DeploymentState, JobKind, ViolationKind},
 };
 
 /// Agent to hub, first message: who speaks, and what it still has from before.
@@ -216,17 +216,22 @@ pub struct AppStatus {
     pub running: bool,
     /// Exit status of the last run, if it ended.
     pub exit_code: Option<i64>,
+    /// Whether it has not run for half a minute, or is kept from running because it broke a limit.
+    pub stopped: bool,
     /// When, by the worker's clock: milliseconds since the Unix epoch.
     pub observed_at_ms: u64,
 }
 
-/// Worker to hub: an instance broke a limit.
+/// Worker to hub: an instance broke a limit and is kept from running. Sent again after a reconnect for as long as that is so;
+/// one that was told before is known by its instance and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Violation {
     /// Which instance.
     pub instance_id: InstanceId,
-    /// Which limit, and what was done, in one sentence.
+    /// Which limit.
+    pub kind: ViolationKind,
+    /// What happened and what to do, for the app's owner.
     pub message: String,
     /// When, by the worker's clock: milliseconds since the Unix epoch.
     pub observed_at_ms: u64,

@@ -17,6 +17,7 @@ use wisehosting_domain::{
 use crate::{
     PgConnection, StoreError,
     error::{doing, inconsistent},
+    violations::Violation,
 };
 
 /// A query for deployments; takes what follows the join.
@@ -88,6 +89,12 @@ pub struct Instance {
     pub address: Option<SocketAddr>,
     /// Whether its container ran when it was last looked at.
     pub running: Option<bool>,
+    /// Exit status of its program's last run, if it ended.
+    pub exit_code: Option<i64>,
+    /// Whether it has not run for a while, or is kept from running.
+    pub stopped: bool,
+    /// The newest limit that it broke.
+    pub violation: Option<Violation>,
     /// When its worker last looked.
     pub observed_at: Option<OffsetDateTime>,
 }
@@ -276,8 +283,11 @@ pub async fn instances(
 ) -> Result<Vec<Instance>, StoreError> {
     let operation = "load the deployment's instances";
     let rows = sqlx::query!(
-        r#"SELECT i.id, i.worker, i.state, host(i.address) AS address, i.port, i.running, i.observed_at
+        r#"SELECT i.id, i.worker, i.state, host(i.address) AS address, i.port, i.running, i.exit_code, i.stopped,
+                  i.observed_at, v.kind AS "kind?", v.message AS "message?", v.observed_at AS "violated_at?"
            FROM instances i JOIN deployments d ON d.id = i.deployment_id JOIN apps a ON a.id = d.app_id
+           LEFT JOIN LATERAL (SELECT * FROM violations WHERE instance_id = i.id ORDER BY observed_at DESC LIMIT 1) v
+                ON true
            WHERE a.owner_id = $1 AND i.deployment_id = $2 ORDER BY i.created_at"#,
         owner.0,
         id.0
@@ -293,6 +303,9 @@ pub async fn instances(
                 state: row.state.parse()?,
                 address: socket_address(row.address, row.port)?,
                 running: row.running,
+                exit_code: row.exit_code,
+                stopped: row.stopped,
+                violation: Violation::from_columns(row.kind, row.message, row.violated_at)?,
                 observed_at: row.observed_at,
             })
         })

@@ -34,6 +34,8 @@ pub struct Observation {
     pub running: bool,
     /// Exit status of the last run, if it ended.
     pub exit_code: Option<i64>,
+    /// Whether it has not run for a while, or is kept from running.
+    pub stopped: bool,
     /// When it was so, by the worker's clock.
     pub observed_at: OffsetDateTime,
 }
@@ -96,8 +98,17 @@ pub async fn set_state(
         .map(|_| ())
 }
 
-/// Stores what `worker` saw of one of its instances, unless it has said something newer; if that was news, returns how
-/// far the instance is for us.
+/// What was known of an instance before an [`Observation`] was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// How far the instance is for us.
+    pub state: InstanceState,
+    /// Whether it counted as stopped.
+    pub stopped: bool,
+}
+
+/// Stores what `worker` saw of one of its instances, unless it has said something newer; if that was news, returns what
+/// was known before.
 ///
 /// # Errors
 /// The database is away.
@@ -106,22 +117,29 @@ pub async fn observe(
     worker: &Label,
     id: InstanceId,
     seen: Observation,
-) -> Result<Option<InstanceState>, StoreError> {
+) -> Result<Option<Before>, StoreError> {
     let operation = "note what an instance does";
-    let state = sqlx::query_scalar!(
-        "UPDATE instances SET running = $3, exit_code = $4, observed_at = $5
-         WHERE id = $1 AND worker = $2 AND (observed_at IS NULL OR observed_at < $5)
-         RETURNING state",
+    let row = sqlx::query!(
+        "WITH before AS (SELECT id, state, stopped FROM instances
+                         WHERE id = $1 AND worker = $2 AND (observed_at IS NULL OR observed_at < $6) FOR UPDATE)
+         UPDATE instances SET running = $3, exit_code = $4, stopped = $5, observed_at = $6
+         FROM before WHERE instances.id = before.id
+         RETURNING before.state, before.stopped",
         id.0,
         worker.as_str(),
         seen.running,
         seen.exit_code,
+        seen.stopped,
         seen.observed_at
     )
     .fetch_optional(conn)
     .await
     .map_err(doing(operation))?;
-    state.map(|state| state.parse().map_err(inconsistent(operation))).transpose()
+    row.map(|row| {
+        let state = row.state.parse().map_err(inconsistent(operation))?;
+        Ok(Before { state, stopped: row.stopped })
+    })
+    .transpose()
 }
 
 /// The app of an instance of this worker.

@@ -3,7 +3,7 @@
 //! Invariant: containers of the platform are found by their labels alone, so a worker that was restarted knows them
 //! again without a list of its own.
 
-use crate::outbox::Outbox;
+use crate::{outbox::Outbox, restart::RestartPolicy};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -62,6 +62,8 @@ pub struct HostSettings {
     pub builds: BuildLimits,
     /// Images of each app that are kept, the newest ones.
     pub images_kept: usize,
+    /// What becomes of instances that end.
+    pub restart: RestartPolicy,
 }
 
 /// How much is built at a time, and what one build may use.

@@ -1,14 +1,17 @@
 //! The instances on this host: watched, started again when they end, their state and logs reported.
 //!
-//! Invariants: an instance runs until a job stops it, whether the control plane is there or not; what a job is at work
-//! on is not touched; a state is offered until it was taken once.
+//! Invariants: an instance runs until a job stops it or it breaks a limit, whether the control plane is there or not; what
+//! a job is at work on is not touched; a state is offered until it was taken once. The engine's events call for a look;
+//! where one is missed, the next look by the clock finds the same.
 
 use crate::{
     bandwidth,
     host::{self, Host, LABEL_INSTANCE},
     jobs::Jobs,
-    restart::Restarts,
+    memory_kills::MemoryKills,
+    restart::{Restarts, Step},
     runtime_log::{self, Cursor},
+    violations::Violations,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -22,16 +25,18 @@ use std::{
 use tokio::{
     sync::Notify,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use wisehosting_containers::{Container, ContainerState, Engine};
-use wisehosting_domain::id::InstanceId;
-use wisehosting_protocol::payload::AppStatus;
+use wisehosting_domain::{id::InstanceId, state::ViolationKind};
+use wisehosting_protocol::payload::{AppStatus, Violation};
 
 /// How often to look when nothing calls for it.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Shortest time between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// Before the engine's events are asked for again when it went away.
+const EVENTS_PAUSE: Duration = Duration::from_secs(2);
 
 /// How many instances run, for the heartbeat.
 #[derive(Clone, Debug, Default)]
@@ -49,14 +54,22 @@ impl RunningCount {
 pub struct Instances<E> {
     host: Arc<Host<E>>,
     jobs: Jobs<E>,
-    changed: Arc<Notify>,
-    /// Told to report every state anew.
-    report_all: Arc<Notify>,
+    calls: Calls,
     running: RunningCount,
     known: HashMap<InstanceId, Known>,
+    violations: Violations,
+    memory_kills: MemoryKills,
     /// Whether what is found now was there before this program.
     first_look: bool,
     engine_away: bool,
+}
+
+/// What calls for something before it is time.
+struct Calls {
+    /// For a look.
+    changed: Arc<Notify>,
+    /// For a report of every state.
+    report_all: Arc<Notify>,
 }
 
 /// What is known of one instance.
@@ -64,25 +77,42 @@ struct Known {
     restarts: Restarts,
     cursor: Cursor,
     follower: Option<JoinHandle<Cursor>>,
-    /// The state that the control plane was told: whether it runs, and its exit status.
-    reported: Option<(bool, Option<i64>)>,
+    /// Since when it has not run.
+    down_since: Option<Instant>,
+    /// The state that the control plane was told.
+    reported: Option<Condition>,
     /// Whether it must be told again, although it is the same.
     tell_again: bool,
     /// Whether its traffic could not be limited at the last look.
     unlimited: bool,
 }
 
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Condition {
+    running: bool,
+    exit_code: Option<i64>,
+    stopped: bool,
+}
+
 impl<E: Engine> Instances<E> {
     /// The instances of a host. `changed` calls for a look, `report_all` for a report of every state.
     #[must_use]
-    pub fn new(host: Arc<Host<E>>, jobs: Jobs<E>, changed: Arc<Notify>, report_all: Arc<Notify>) -> Self {
+    pub fn new(
+        host: Arc<Host<E>>,
+        jobs: Jobs<E>,
+        violations: Violations,
+        changed: Arc<Notify>,
+        report_all: Arc<Notify>,
+    ) -> Self {
         Self {
             host,
             jobs,
-            changed,
-            report_all,
+            calls: Calls { changed, report_all },
             running: RunningCount::default(),
             known: HashMap::new(),
+            violations,
+            memory_kills: MemoryKills::new(),
             first_look: true,
             engine_away: false,
         }
@@ -95,15 +125,20 @@ impl<E: Engine> Instances<E> {
     }
 
     /// Watches for ever.
-    pub async fn watch(mut self) {
+    pub async fn watch(self) {
+        let events = hear_events(self.host.clone(), self.calls.changed.clone());
+        tokio::join!(events, self.look_for_ever());
+    }
+
+    async fn look_for_ever(mut self) {
         loop {
             let next = self.look().await;
-            let report_all = self.report_all.clone();
+            let report_all = self.calls.report_all.clone();
             tokio::select! {
                 () = report_all.notified() => self.forget_reports(),
-                _ = timeout_at(next, self.changed.notified()) => {}
+                _ = timeout_at(next, self.calls.changed.notified()) => {}
             }
-            tokio::time::sleep(LOOK_PAUSE).await;
+            sleep(LOOK_PAUSE).await;
         }
     }
 
@@ -111,27 +146,28 @@ impl<E: Engine> Instances<E> {
         for known in self.known.values_mut() {
             known.tell_again = true;
         }
+        self.violations.tell_again();
     }
 
     /// Looks at all instances, does what is due, and says when to look again.
     async fn look(&mut self) -> Instant {
         let mut next = Instant::now() + LOOK_EVERY;
         let Some(containers) = self.containers().await else { return next };
+        let found: HashSet<InstanceId> = containers.iter().filter_map(host::instance_of).collect();
+        self.violations.retain(&found);
+        self.violations.tell(&self.host.outbox);
+        self.memory_kills.look(Instant::now());
         let mut running = 0;
-        let mut found = HashSet::new();
         for container in &containers {
             let Some(instance) = host::instance_of(container) else { continue };
-            found.insert(instance);
             if container.state == ContainerState::Running {
                 running += 1;
                 self.limit_bandwidth(instance, container).await;
                 self.follow(instance, container).await;
             }
             if !self.jobs.is_busy(instance) {
-                self.report(instance, container.state);
-                if let Some(due) = self.start_again_if_due(instance, container).await {
-                    next = next.min(due);
-                }
+                let due = self.attend(instance, container).await;
+                next = due.map_or(next, |due| next.min(due));
             }
         }
         self.running.0.store(running, Ordering::Relaxed);
@@ -165,6 +201,7 @@ impl<E: Engine> Instances<E> {
             restarts: Restarts::new(Instant::now()),
             cursor,
             follower: None,
+            down_since: None,
             reported: None,
             tell_again: false,
             unlimited: false,
@@ -185,7 +222,7 @@ impl<E: Engine> Instances<E> {
 
     /// Follows the log of a container that runs, unless that is being done.
     async fn follow(&mut self, instance: InstanceId, container: &Container) {
-        let (host, changed) = (self.host.clone(), self.changed.clone());
+        let (host, changed) = (self.host.clone(), self.calls.changed.clone());
         let known = self.known(instance);
         if let Some(follower) = &mut known.follower {
             if !follower.is_finished() {
@@ -202,46 +239,102 @@ impl<E: Engine> Instances<E> {
         }));
     }
 
-    fn report(&mut self, instance_id: InstanceId, state: ContainerState) {
-        let status = match state {
-            ContainerState::Running => (true, None),
-            ContainerState::Exited { code, .. } => (false, Some(code)),
-            ContainerState::Created => (false, None),
+    /// Does what is due for an instance, reports what it is doing, and says when to look at it again.
+    async fn attend(&mut self, instance: InstanceId, container: &Container) -> Option<Instant> {
+        let now = Instant::now();
+        let (exit_code, out_of_memory) = match container.state {
+            ContainerState::Running => {
+                self.known(instance).down_since = None;
+                let condition = Condition { running: true, exit_code: None, stopped: false };
+                self.report(instance, condition);
+                return None;
+            }
+            ContainerState::Exited { code, out_of_memory } => {
+                let guessed =
+                    self.host.settings.restart.trust_kernel_count && self.memory_kills.explains(code, now);
+                (Some(code), out_of_memory || guessed)
+            }
+            ContainerState::Created => (None, false),
         };
-        self.offer_status(instance_id, status);
+        let policy = self.host.settings.restart;
+        let known = self.known(instance);
+        let stopped_at = *known.down_since.get_or_insert(now) + policy.stopped_after;
+        let step = known.restarts.ended(&policy, out_of_memory, now);
+        if let Step::Keep(kind) = step
+            && !self.violations.holds(instance)
+        {
+            self.keep_from_running(instance, kind, exit_code);
+        }
+        let held = self.violations.holds(instance);
+        self.report(instance, Condition { running: false, exit_code, stopped: held || now >= stopped_at });
+        match step {
+            Step::StartAt(due) if !held => {
+                let next = self.start_again_if_due(instance, container, due).await;
+                Some(if now < stopped_at { next.min(stopped_at) } else { next })
+            }
+            _ => None,
+        }
     }
 
-    fn offer_status(&mut self, instance_id: InstanceId, (running, exit_code): (bool, Option<i64>)) {
+    fn keep_from_running(&mut self, instance_id: InstanceId, kind: ViolationKind, exit_code: Option<i64>) {
+        let message = match kind {
+            ViolationKind::OutOfMemory => {
+                "It used more memory than its limit and was stopped. Raise the limit, or make it use less; then deploy \
+                 again."
+                    .to_owned()
+            }
+            ViolationKind::DiskQuota => {
+                "It wrote more to its disk than its limit and was stopped. Raise the limit, or make it write less; then \
+                 deploy again."
+                    .to_owned()
+            }
+            ViolationKind::CrashLoop => {
+                let times = self.host.settings.restart.short_runs_max;
+                let last = exit_code.map_or(String::new(), |code| format!(", at last with exit status {code}"));
+                format!(
+                    "It ended soon after its start {times} times in a row{last}, and is not started again. Its log may \
+                     say why; mend it, then deploy again."
+                )
+            }
+        };
+        tracing::warn!(instance.id = %instance_id, violation.kind = %kind, "an instance broke a limit; it is kept from running");
+        let observed_at_ms = self.host.clock.now_ms();
+        self.violations.record(Violation { instance_id, kind, message, observed_at_ms });
+        self.violations.tell(&self.host.outbox);
+    }
+
+    fn report(&mut self, instance_id: InstanceId, condition: Condition) {
         let observed_at_ms = self.host.clock.now_ms();
         let outbox = self.host.outbox.clone();
         let known = self.known(instance_id);
-        if known.reported == Some((running, exit_code)) && !known.tell_again {
+        if known.reported == Some(condition) && !known.tell_again {
             return;
         }
-        if outbox.offer(AppStatus { instance_id, running, exit_code, observed_at_ms }) {
-            known.reported = Some((running, exit_code));
+        let Condition { running, exit_code, stopped } = condition;
+        if outbox.offer(AppStatus { instance_id, running, exit_code, stopped, observed_at_ms }) {
+            known.reported = Some(condition);
             known.tell_again = false;
         }
     }
 
-    /// Starts a container that has ended if it is time for it; says when, if it is not.
-    async fn start_again_if_due(&mut self, instance: InstanceId, container: &Container) -> Option<Instant> {
-        if container.state == ContainerState::Running {
-            return None;
-        }
+    /// Starts a container that has ended if it is time for it; says when to look at it again.
+    async fn start_again_if_due(
+        &mut self,
+        instance: InstanceId,
+        container: &Container,
+        due: Instant,
+    ) -> Instant {
         let now = Instant::now();
         // What is found at the start of this program has been down for long enough.
-        let at_once = self.first_look;
-        let due = self.known(instance).restarts.due(now);
-        if due > now && !at_once {
-            return Some(due);
+        if due > now && !self.first_look {
+            return due;
         }
         tracing::warn!(instance.id = %instance, state = ?container.state, "an instance ended; starting it again");
         if let Err(error) = self.host.engine.start(&container.id).await {
             tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance cannot be started again");
         }
         self.known(instance).restarts.started(now);
-        Some(now + LOOK_PAUSE)
+        now + LOOK_PAUSE
     }
 
     /// Reports instances whose container somebody else has removed, and forgets them.
@@ -249,9 +342,20 @@ impl<E: Engine> Instances<E> {
         let gone: Vec<InstanceId> = self.known.keys().filter(|id| !found.contains(id)).copied().collect();
         for instance in gone {
             if !self.jobs.is_busy(instance) && self.known(instance).reported.is_some() {
-                self.offer_status(instance, (false, None));
+                self.report(instance, Condition { running: false, exit_code: None, stopped: true });
             }
             self.known.remove(&instance);
         }
+    }
+}
+
+/// Calls for a look whenever the engine says that a container starts, ends or goes away; for ever.
+async fn hear_events<E: Engine>(host: Arc<Host<E>>, changed: Arc<Notify>) {
+    loop {
+        if let Err(error) = host.engine.events(LABEL_INSTANCE, &changed).await {
+            tracing::debug!(error = &error as &dyn Error, "the engine's events ended; asking for them again");
+        }
+        changed.notify_one();
+        sleep(EVENTS_PAUSE).await;
     }
 }

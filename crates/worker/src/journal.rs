@@ -67,7 +67,7 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
         let journal = Self { taken: dir.join("taken"), results: dir.join("results") };
         for dir in [&journal.taken, &journal.results] {
-            fs::create_dir_all(dir).map_err(|source| JournalError { path: dir.clone(), source })?;
+            make_dir(dir)?;
         }
         Ok(journal)
     }
@@ -118,7 +118,12 @@ fn file(dir: &Path, job_id: JobId) -> PathBuf {
     dir.join(format!("{job_id}.json"))
 }
 
-fn write(path: &Path, value: &impl Serialize) -> Result<(), JournalError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), JournalError> {
+    fs::create_dir_all(dir).map_err(|source| JournalError { path: dir.to_owned(), source })
+}
+
+/// Replaces a file with a value as JSON.
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), JournalError> {
     let failed = |source| JournalError { path: path.to_owned(), source };
     let bytes = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
     let new = path.with_extension("new");
@@ -135,7 +140,8 @@ fn replace(path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn remove(path: &Path) -> Result<(), JournalError> {
+/// Removes a file. One that is gone is no error.
+pub(crate) fn remove(path: &Path) -> Result<(), JournalError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(JournalError { path: path.to_owned(), source })
@@ -144,7 +150,8 @@ fn remove(path: &Path) -> Result<(), JournalError> {
     }
 }
 
-fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, JournalError> {
+/// The values of all files of a folder.
+pub(crate) fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, JournalError> {
     let failed = |source| JournalError { path: dir.to_owned(), source };
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {

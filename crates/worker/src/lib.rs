@@ -1,8 +1,8 @@
 //! The worker: takes jobs, builds and runs apps in Podman, reports.
 //!
 //! It connects out to the control plane and listens on nothing. Containers do not depend on it: they run on while it is
-//! restarted, and it finds them again by their labels. Invariant: only a stop job of the control plane stops an
-//! instance; silence stops nothing.
+//! restarted, and it finds them again by their labels. Invariant: only a stop job of the control plane, or a limit
+//! that it broke, stops an instance; silence stops nothing.
 
 pub mod agent;
 mod bandwidth;
@@ -17,11 +17,13 @@ pub mod instances;
 pub mod jobs;
 pub mod journal;
 mod lines;
+mod memory_kills;
 pub mod outbox;
 mod preset;
-mod restart;
+pub mod restart;
 mod runtime_log;
 mod stop;
+pub mod violations;
 mod workspace;
 
 use agent::Agent;
@@ -32,6 +34,7 @@ use instances::Instances;
 use jobs::Jobs;
 use journal::Journal;
 use outbox::Outbox;
+use restart::RestartPolicy;
 use std::{
     error::Error,
     sync::{Arc, OnceLock},
@@ -39,6 +42,7 @@ use std::{
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use violations::Violations;
 use wisehosting_containers::{Engine, Podman};
 use wisehosting_node::{
     channel::{self, ChannelHandle},
@@ -82,6 +86,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let identity = config.identity()?;
     let journal = Journal::open(&config.worker.state_dir)?;
+    let violations = Violations::open(&config.worker.state_dir)?;
     workspace::remove_leftovers(&config.worker.work_dir)
         .with_context(|| format!("cannot empty the work folder {}", config.worker.work_dir.display()))?;
 
@@ -97,7 +102,7 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
     let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
     recover(&jobs).await;
 
-    let instances = Instances::new(host.clone(), jobs.clone(), changed, report_all.clone());
+    let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
     let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
     // It is set once: this is the only place.
@@ -120,6 +125,7 @@ fn settings(config: &Config) -> HostSettings {
             timeout: Duration::from_secs(config.worker.build_timeout_s),
         },
         images_kept: config.worker.images_kept,
+        restart: RestartPolicy::default(),
     }
 }
 

@@ -1,45 +1,125 @@
-//! When a program that ended is started again.
+//! What becomes of an instance whose program has ended: started again, or kept from running.
 //!
-//! Invariant: one that ends at once again and again is started less and less often, down to once a minute; one that had
-//! run well for a while is started soon.
+//! Invariants: one that ends soon after its start is started less and less often; one that does so too many times in a
+//! row, or that the kernel ended for its memory, is not started again by anybody but a new deployment.
 
 use std::time::Duration;
 use tokio::time::Instant;
+use wisehosting_domain::state::ViolationKind;
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A program that ran this long ran well.
-const WELL: Duration = Duration::from_secs(60);
+/// How instances that end are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartPolicy {
+    /// Before the first start after a program that ran well.
+    pub first_pause: Duration,
+    /// Before any start.
+    pub longest_pause: Duration,
+    /// A program that ran this long ran well.
+    pub well: Duration,
+    /// So many runs in a row that did not go well are a crash loop.
+    pub short_runs_max: u32,
+    /// Whether a program that SIGKILL ended at a moment when the kernel ended some program of the host for its memory
+    /// counts as ended for its memory, although the engine does not say so.
+    pub trust_kernel_count: bool,
+    /// An instance that does not run for this long counts as stopped.
+    pub stopped_after: Duration,
+}
 
-/// The starts of one program.
+impl Default for RestartPolicy {
+    /// A crash loop takes about four minutes: longer than the things that a program waits for are mostly away.
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(60),
+            well: Duration::from_secs(60),
+            short_runs_max: 10,
+            trust_kernel_count: true,
+            stopped_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    /// How long the program ran.
+    ran: Duration,
+    /// Whether the kernel ended it for its memory.
+    out_of_memory: bool,
+    /// Runs in a row before this one that did not go well.
+    short_runs: u32,
+}
+
+/// What follows from an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Start it again, after a pause.
+    Again { after: Duration, short_runs: u32 },
+    /// Keep it from running.
+    Keep(ViolationKind),
+}
+
+impl RestartPolicy {
+    fn judge(&self, end: End) -> Verdict {
+        if end.out_of_memory {
+            return Verdict::Keep(ViolationKind::OutOfMemory);
+        }
+        if end.ran >= self.well {
+            return Verdict::Again { after: self.first_pause, short_runs: 0 };
+        }
+        let short_runs = end.short_runs.saturating_add(1);
+        if short_runs >= self.short_runs_max {
+            return Verdict::Keep(ViolationKind::CrashLoop);
+        }
+        let factor = 2_u32.saturating_pow(end.short_runs);
+        Verdict::Again { after: self.first_pause.saturating_mul(factor).min(self.longest_pause), short_runs }
+    }
+}
+
+/// What is to be done about a program that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Start it again at this moment.
+    StartAt(Instant),
+    /// Keep it from running.
+    Keep(ViolationKind),
+}
+
+/// The runs of one program.
 #[derive(Debug)]
 pub(crate) struct Restarts {
-    pause: Duration,
     started: Instant,
-    due: Option<Instant>,
+    short_runs: u32,
+    step: Option<Step>,
 }
 
 impl Restarts {
     /// Of a program that was started now, or was found running.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { pause: FIRST_PAUSE, started: now, due: None }
+        Self { started: now, short_runs: 0, step: None }
     }
 
-    /// When to start it again: it has been seen to have ended. The answer stays the same until [`Self::started`].
-    pub(crate) fn due(&mut self, now: Instant) -> Instant {
-        *self.due.get_or_insert_with(|| {
-            if now.duration_since(self.started) >= WELL {
-                self.pause = FIRST_PAUSE;
+    /// It has been seen to have ended. The answer stays the same until [`Self::started`].
+    pub(crate) fn ended(&mut self, policy: &RestartPolicy, out_of_memory: bool, now: Instant) -> Step {
+        if let Some(step) = self.step {
+            return step;
+        }
+        let ran = now.duration_since(self.started);
+        let step = match policy.judge(End { ran, out_of_memory, short_runs: self.short_runs }) {
+            Verdict::Again { after, short_runs } => {
+                self.short_runs = short_runs;
+                Step::StartAt(now + after)
             }
-            now + self.pause
-        })
+            Verdict::Keep(kind) => Step::Keep(kind),
+        };
+        self.step = Some(step);
+        step
     }
 
     /// It was started again.
     pub(crate) fn started(&mut self, now: Instant) {
         self.started = now;
-        self.due = None;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.step = None;
     }
 }
 
@@ -48,19 +128,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_for_a_program_that_ends_at_once() {
+    fn each_end_has_its_verdict() {
+        let policy = RestartPolicy::default();
+        let again = |seconds, short_runs| Verdict::Again { after: Duration::from_secs(seconds), short_runs };
+        let loops = Verdict::Keep(ViolationKind::CrashLoop);
+        let memory = Verdict::Keep(ViolationKind::OutOfMemory);
+        for (ran_s, out_of_memory, short_runs, expected) in [
+            (0, false, 0, again(1, 1)),
+            (59, false, 1, again(2, 2)),
+            (0, false, 4, again(16, 5)),
+            (0, false, 6, again(60, 7)),
+            (0, false, 8, again(60, 9)),
+            (0, false, 9, loops),
+            (59, false, 9, loops),
+            (60, false, 9, again(1, 0)),
+            (1_000, false, 0, again(1, 0)),
+            (0, true, 0, memory),
+            (1_000, true, 9, memory),
+        ] {
+            let end = End { ran: Duration::from_secs(ran_s), out_of_memory, short_runs };
+            assert_eq!(policy.judge(end), expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_seen_again_counts_once() {
+        let policy = RestartPolicy { short_runs_max: 3, ..RestartPolicy::default() };
         let mut now = Instant::now();
         let mut restarts = Restarts::new(now);
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            let due = restarts.due(now);
-            assert_eq!(restarts.due(now + Duration::from_millis(500)), due, "asked again, the same answer");
-            pauses.push((due - now).as_secs());
+        for _ in 1..policy.short_runs_max {
+            let step = restarts.ended(&policy, false, now);
+            assert_eq!(restarts.ended(&policy, false, now + Duration::from_millis(500)), step);
+            let Step::StartAt(due) = step else { panic!("{step:?}") };
             now = due;
             restarts.started(now);
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        now += WELL;
-        assert_eq!(restarts.due(now) - now, FIRST_PAUSE, "it had run well");
+        let kept = Step::Keep(ViolationKind::CrashLoop);
+        assert_eq!(restarts.ended(&policy, false, now), kept);
+        assert_eq!(restarts.ended(&policy, false, now + policy.well), kept, "time does not mend it");
     }
 }

@@ -373,6 +373,7 @@ export interface components {
             url: string;
             /** @description All addresses that lead to it, without and with TLS. */
             urls: string[];
+            violation?: components["schemas"]["Violation"] | null;
         };
         /** @description Apps, by name. */
         AppList: {
@@ -425,7 +426,7 @@ export interface components {
          * @description What an app is doing, in one word.
          * @enum {string}
          */
-        AppState: "idle" | "deploying" | "live" | "degraded" | "failed" | "stopped";
+        AppState: "idle" | "deploying" | "live" | "down" | "degraded" | "failed" | "stopped";
         /** @description A part of a build log. */
         BuildLog: {
             /** @description In order; 2000 at most. */
@@ -660,6 +661,11 @@ export interface components {
              */
             address?: string | null;
             /**
+             * Format: int64
+             * @description Exit status of its program's last run, if it ended.
+             */
+            exit_code?: number | null;
+            /**
              * Format: uuid
              * @description Which.
              */
@@ -676,6 +682,9 @@ export interface components {
              * @example healthy
              */
             state: string;
+            /** @description Whether it has not run for half a minute, or is kept from running because it broke a limit. */
+            stopped: boolean;
+            violation?: components["schemas"]["Violation"] | null;
             /**
              * @description Name of its worker.
              * @example worker-1
@@ -825,6 +834,21 @@ export interface components {
             read_only?: boolean | null;
             /** @description An https:// or http:// address without credentials. */
             repository?: string | null;
+        };
+        /** @description A limit that an instance broke. Its worker keeps it from running until the app is deployed again. */
+        Violation: {
+            /**
+             * @description Which limit: `out_of_memory`, `disk_quota` or `crash_loop`.
+             * @example out_of_memory
+             */
+            kind: string;
+            /** @description What happened and what to do. */
+            message: string;
+            /**
+             * Format: date-time
+             * @description When, by the worker's clock.
+             */
+            observed_at: string;
         };
         /** @description A machine that runs apps. */
         Worker: {

@@ -64,6 +64,7 @@ function AppHeader({ app }: { app: App }) {
         ))}
       </p>
       {deploy.error && <Notice error={deploy.error} />}
+      {app.violation && <Notice error={app.violation.message} />}
     </header>
   );
 }

@@ -91,7 +91,10 @@ function Instances({ instances }: { instances: Instance[] }) {
           <tbody>
             {instances.map((instance) => (
               <tr key={instance.id}>
-                <td>{instance.state}</td>
+                <td>
+                  {instance.stopped && instance.state === 'healthy' ? 'stopped' : instance.state}
+                  {instance.violation && `: ${instance.violation.kind.replaceAll('_', ' ')}`}
+                </td>
                 <td>{instance.worker}</td>
                 <td>
                   <code>{instance.address ?? '–'}</code>

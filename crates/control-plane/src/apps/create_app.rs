@@ -143,5 +143,5 @@ pub async fn create_app(
     }
     let app = apps::get(&mut db, user.id, &app.name).await?;
     pool::commit(db).await?;
-    Ok((StatusCode::CREATED, Json(App::new(app, &[], config))))
+    Ok((StatusCode::CREATED, Json(App::new(app, &[], &[], config))))
 }

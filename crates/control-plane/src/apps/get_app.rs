@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use wisehosting_domain::name::Label;
-use wisehosting_store::{apps, deployments};
+use wisehosting_store::{apps, deployments, violations};
 
 use super::App;
 use crate::{
@@ -29,5 +29,6 @@ pub async fn get_app(
 ) -> Result<Json<App>, Problem> {
     let app = apps::get(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
     let current = deployments::current(&mut db, user.id).await?;
-    Ok(Json(App::new(app, &current, &state.config.apps)))
+    let down = violations::down(&mut db, user.id).await?;
+    Ok(Json(App::new(app, &current, &down, &state.config.apps)))
 }

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
-use wisehosting_store::{apps, deployments};
+use wisehosting_store::{apps, deployments, violations};
 
 use super::App;
 use crate::{
@@ -31,7 +31,8 @@ pub async fn list_apps(
     SignedIn { user, mut db }: SignedIn,
 ) -> Result<Json<AppList>, Problem> {
     let current = deployments::current(&mut db, user.id).await?;
+    let down = violations::down(&mut db, user.id).await?;
     let apps = apps::list(&mut db, user.id).await?;
-    let apps = apps.into_iter().map(|app| App::new(app, &current, &state.config.apps)).collect();
+    let apps = apps.into_iter().map(|app| App::new(app, &current, &down, &state.config.apps)).collect();
     Ok(Json(AppList { apps }))
 }

@@ -16,9 +16,9 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use wisehosting_domain::state::DeploymentState;
-use wisehosting_store::{apps, deployments::Deployment};
+use wisehosting_store::{apps, deployments::Deployment, violations::Down};
 
-use crate::{config::AppsConfig, deployments::DeploymentSummary};
+use crate::{config::AppsConfig, deployments::DeploymentSummary, violations::Violation};
 
 pub use settings::{AppSettings, LimitsBody, LimitsPatch};
 pub use url::urls;
@@ -44,6 +44,8 @@ pub struct App {
     pub live: Option<DeploymentSummary>,
     /// The newest deployment.
     pub latest: Option<DeploymentSummary>,
+    /// Why it is down, if that is because a limit was broken.
+    pub violation: Option<Violation>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -59,6 +61,8 @@ pub enum AppState {
     Deploying,
     /// The newest deployment is served.
     Live,
+    /// What should be served does not run: it ended and does not start, or it broke a limit.
+    Down,
     /// The newest deployment did not come into service; an older one is served.
     Degraded,
     /// The newest deployment failed, and nothing is served.
@@ -68,9 +72,10 @@ pub enum AppState {
 }
 
 impl AppState {
-    /// From the state of the newest deployment, and whether any is live.
-    fn of(latest: Option<DeploymentState>, any_live: bool) -> Self {
+    /// From the state of the newest deployment, and whether any is live, and that one down.
+    fn of(latest: Option<DeploymentState>, any_live: bool, down: bool) -> Self {
         match latest {
+            Some(state) if down && !state.is_in_progress() => Self::Down,
             Some(DeploymentState::Live) => Self::Live,
             Some(state) if state.is_in_progress() => Self::Deploying,
             _ if any_live => Self::Degraded,
@@ -81,27 +86,30 @@ impl AppState {
 }
 
 impl App {
-    /// The app with what `current` says of it: its newest and its live deployments, among those of other apps.
-    fn new(app: apps::App, current: &[Deployment], config: &AppsConfig) -> Self {
+    /// The app with what `current` says of it: its newest and its live deployments, among those of other apps, and
+    /// which of them are `down`.
+    fn new(app: apps::App, current: &[Deployment], down: &[Down], config: &AppsConfig) -> Self {
         let newest_of = |states: fn(DeploymentState) -> bool| {
             let own = current.iter().filter(|d| d.app == app.name && states(d.state));
             own.max_by_key(|deployment| deployment.number)
         };
         let latest = newest_of(|_| true);
         let live = newest_of(|state| state == DeploymentState::Live);
+        let down = live.and_then(|live| down.iter().find(|down| down.deployment_id == live.id));
         let urls = urls(&app.name, config);
         Self {
             id: app.id.0,
             state: if app.stopped {
                 AppState::Stopped
             } else {
-                AppState::of(latest.map(|deployment| deployment.state), live.is_some())
+                AppState::of(latest.map(|deployment| deployment.state), live.is_some(), down.is_some())
             },
             url: urls.primary().to_owned(),
             urls: vec![urls.http, urls.https],
             settings: app.settings.into(),
             live: live.map(DeploymentSummary::from),
             latest: latest.map(DeploymentSummary::from),
+            violation: down.and_then(|down| down.violation.clone()).map(Violation::from),
             created_at: app.created_at,
             name: app.name.into(),
         }
@@ -114,16 +122,19 @@ mod tests {
 
     #[test]
     fn the_state_follows_from_the_deployments() {
-        for (latest, any_live, expected) in [
-            (None, false, AppState::Idle),
-            (Some(DeploymentState::Queued), false, AppState::Deploying),
-            (Some(DeploymentState::Routing), true, AppState::Deploying),
-            (Some(DeploymentState::Live), true, AppState::Live),
-            (Some(DeploymentState::Failed), true, AppState::Degraded),
-            (Some(DeploymentState::Failed), false, AppState::Failed),
-            (Some(DeploymentState::Cancelled), false, AppState::Idle),
+        for (latest, any_live, down, expected) in [
+            (None, false, false, AppState::Idle),
+            (Some(DeploymentState::Queued), false, false, AppState::Deploying),
+            (Some(DeploymentState::Routing), true, false, AppState::Deploying),
+            (Some(DeploymentState::Routing), true, true, AppState::Deploying),
+            (Some(DeploymentState::Live), true, false, AppState::Live),
+            (Some(DeploymentState::Live), true, true, AppState::Down),
+            (Some(DeploymentState::Failed), true, false, AppState::Degraded),
+            (Some(DeploymentState::Failed), true, true, AppState::Down),
+            (Some(DeploymentState::Failed), false, false, AppState::Failed),
+            (Some(DeploymentState::Cancelled), false, false, AppState::Idle),
         ] {
-            assert_eq!(AppState::of(latest, any_live), expected, "{latest:?} {any_live}");
+            assert_eq!(AppState::of(latest, any_live, down), expected, "{latest:?} {any_live} {down}");
         }
     }
 }

@@ -33,5 +33,5 @@ pub async fn stop_app(
     let current = deployments::current(&mut db, user.id).await?;
     pool::commit(db).await?;
     state.signals.rollout.notify_one();
-    Ok(Json(App::new(app, &current, &state.config.apps)))
+    Ok(Json(App::new(app, &current, &[], &state.config.apps)))
 }

@@ -11,7 +11,7 @@ use wisehosting_domain::{
     settings::Settings,
     source::{GitRef, Repository},
 };
-use wisehosting_store::{apps, deployments, pool};
+use wisehosting_store::{apps, deployments, pool, violations};
 
 use super::{
     App, LimitsPatch,
@@ -99,8 +99,9 @@ pub async fn update_app(
     settings::check(&app.settings, config.allow_local_repositories)?;
     apps::update(&mut db, user.id, &name, &app.settings).await?;
     let current = deployments::current(&mut db, user.id).await?;
+    let down = violations::down(&mut db, user.id).await?;
     pool::commit(db).await?;
-    Ok(Json(App::new(app, &current, config)))
+    Ok(Json(App::new(app, &current, &down, config)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use wisehosting_domain::{
 };
 use wisehosting_store::{PgConnection, deployments as store, jobs};
 
-use crate::{apps, config::AppsConfig, error::Problem};
+use crate::{apps, config::AppsConfig, error::Problem, violations::Violation};
 
 /// A deployment in one line.
 #[derive(Debug, Serialize, ToSchema)]
@@ -93,6 +93,12 @@ pub struct Instance {
     pub address: Option<String>,
     /// Whether its container ran when its worker last looked.
     pub running: Option<bool>,
+    /// Exit status of its program's last run, if it ended.
+    pub exit_code: Option<i64>,
+    /// Whether it has not run for half a minute, or is kept from running because it broke a limit.
+    pub stopped: bool,
+    /// The newest limit that it broke.
+    pub violation: Option<Violation>,
     /// When its worker last looked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub observed_at: Option<OffsetDateTime>,
@@ -172,6 +178,9 @@ impl From<store::Instance> for Instance {
             state: instance.state.to_string(),
             address: instance.address.map(|address| address.to_string()),
             running: instance.running,
+            exit_code: instance.exit_code,
+            stopped: instance.stopped,
+            violation: instance.violation.map(Violation::from),
             observed_at: instance.observed_at,
         }
     }

@@ -157,6 +157,6 @@ fn name_of(outcome: &Outcome) -> &'static str {
 }
 
 /// As much of a worker's message as is kept; Postgres stores any character but NUL.
-fn shortened(message: &str) -> String {
+pub(super) fn shortened(message: &str) -> String {
     message.replace('\0', "\u{fffd}").chars().take(MESSAGE_CHARS_MAX).collect()
 }

@@ -20,7 +20,7 @@ use wisehosting_store::{
     StoreError, build_log, deployment_state,
     instances::{self, Observation},
     jobs::{self, Job},
-    pool,
+    pool, violations,
     workers::{self, Share},
 };
 
@@ -146,17 +146,18 @@ impl<'a> WorkerAgent<'a> {
         pool::commit(transaction).await
     }
 
-    async fn app_status(&self, status: &AppStatus) -> Result<(), StoreError> {
+    async fn app_status(&mut self, status: &AppStatus) -> Result<(), StoreError> {
         let now = self.state.clock.now();
         let seen = Observation {
             running: status.running,
             exit_code: status.exit_code,
+            stopped: status.stopped,
             observed_at: time_of(status.observed_at_ms),
         };
         let mut transaction = pool::begin(&self.state.pool).await?;
-        let known = instances::observe(&mut transaction, self.name(), status.instance_id, seen).await?;
+        let before = instances::observe(&mut transaction, self.name(), status.instance_id, seen).await?;
         // Left behind by a deploy that failed: its worker starts it again and again until it is told to stop it.
-        if status.running && known == Some(InstanceState::Failed) {
+        if status.running && before.is_some_and(|before| before.state == InstanceState::Failed) {
             job_result::stop_orphan(&mut transaction, status.instance_id, now).await?;
         }
         let app = instances::app_of(&mut transaction, self.name(), status.instance_id).await?;
@@ -165,15 +166,40 @@ impl<'a> WorkerAgent<'a> {
             tracing::warn!(worker.name = %self.name(), instance.id = %status.instance_id, "an instance of a removed app runs: stopping it");
             self.membership.send(job::stop_unknown(status.instance_id)).await;
         }
+        if status.stopped && before.is_some_and(|before| !before.stopped) {
+            let code = status.exit_code.map_or(String::new(), |code| format!(" with exit status {code}"));
+            let text = format!("The program has ended{code} and does not run");
+            self.say(status.instance_id, seen.observed_at, text).await?;
+        }
         Ok(())
     }
 
     async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {
-        let Violation { instance_id, message, observed_at_ms } = violation;
-        tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, message, "an instance broke a limit");
-        let at = time_of(*observed_at_ms).format(&Rfc3339).unwrap_or_default();
-        let line = LogLine { at, stream: Stream::System, text: message.clone() };
-        self.push_log(*instance_id, vec![line]).await
+        let Violation { instance_id, kind, message, observed_at_ms } = violation;
+        let observed_at = time_of(*observed_at_ms);
+        let stored =
+            violations::Violation { kind: *kind, message: job_result::shortened(message), observed_at };
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let news = violations::store(&mut connection, self.name(), *instance_id, &stored).await?;
+        drop(connection);
+        if news {
+            tracing::warn!(
+                worker.name = %self.name(), instance.id = %instance_id, violation.kind = %kind, "an instance broke a limit"
+            );
+            self.say(*instance_id, observed_at, stored.message).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes into the log of an instance in the platform's name.
+    async fn say(
+        &mut self,
+        instance: InstanceId,
+        at: OffsetDateTime,
+        text: String,
+    ) -> Result<(), StoreError> {
+        let at = at.format(&Rfc3339).unwrap_or_default();
+        self.push_log(instance, vec![LogLine { at, stream: Stream::System, text }]).await
     }
 
     async fn runtime_log(&mut self, log: &RuntimeLog) -> Result<(), StoreError> {

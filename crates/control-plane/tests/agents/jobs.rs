@@ -196,7 +196,9 @@ async fn an_instance_that_a_failed_deploy_left_running_is_stopped(pool: PgPool) 
     platform.reaches(id, Failed).await;
 
     let instance_id = job.instance_id;
-    worker.send(AppStatus { instance_id, running: true, exit_code: None, observed_at_ms: 1 }).await;
+    worker
+        .send(AppStatus { instance_id, running: true, exit_code: None, stopped: false, observed_at_ms: 1 })
+        .await;
     let stop = worker.stop_job().await;
     assert_eq!(stop.instance_id, instance_id);
     worker.finish(&stop, Outcome::Stopped).await;
@@ -228,7 +230,9 @@ async fn an_instance_that_nobody_knows_is_stopped(pool: PgPool) {
     let mut worker = Agent::worker(&platform, "worker-1").await;
     let instance_id = InstanceId(random::uuid());
     // Of an app that was removed while its worker was not declared.
-    worker.send(AppStatus { instance_id, running: true, exit_code: None, observed_at_ms: 1 }).await;
+    worker
+        .send(AppStatus { instance_id, running: true, exit_code: None, stopped: false, observed_at_ms: 1 })
+        .await;
     let stop = worker.stop_job().await;
     assert_eq!(stop.instance_id, instance_id);
     worker.finish(&stop, Outcome::Stopped).await;

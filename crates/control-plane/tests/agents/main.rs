@@ -11,3 +11,4 @@ mod deploy;
 mod jobs;
 mod outage;
 mod platform;
+mod violations;

@@ -9,7 +9,7 @@ use wisehosting_store::{
     DeclaredNode, MIGRATOR, StoreError,
     build_log::{self, Line},
     deployment_state, deployments,
-    instances::{self, Observation},
+    instances::{self, Before, Observation},
     jobs::{self, Run},
     pool, rollout, routes, users,
     workers::{self, Share},
@@ -48,19 +48,27 @@ async fn an_older_observation_is_ignored(pool: PgPool) {
     app(&mut conn, 1, "a").await;
     let deployment = deploy(&mut conn, 10, "a", 0).await;
     let instance = instance(&mut conn, 20, deployment).await;
-    let seen = |running, seconds| Observation { running, exit_code: None, observed_at: at(seconds) };
+    let seen = |running: bool, seconds| Observation {
+        running,
+        exit_code: None,
+        stopped: !running,
+        observed_at: at(seconds),
+    };
+    let before = |stopped| Some(Before { state: InstanceState::Starting, stopped });
     for (worker, observation, news) in [
-        ("worker-1", seen(true, 5), Some(InstanceState::Starting)),
+        ("worker-1", seen(true, 5), before(false)),
         ("worker-1", seen(false, 4), None),
         ("worker-1", seen(false, 5), None),
         ("worker-2", seen(false, 9), None),
-        ("worker-1", seen(false, 6), Some(InstanceState::Starting)),
+        ("worker-1", seen(false, 6), before(false)),
+        ("worker-1", seen(true, 7), before(true)),
+        ("worker-1", seen(false, 8), before(false)),
     ] {
         let told = instances::observe(&mut conn, &label(worker), instance, observation).await.unwrap();
         assert_eq!(told, news, "{worker} {observation:?}");
     }
     let stored = deployments::instances(&mut conn, USER, deployment).await.unwrap();
-    assert_eq!((stored[0].running, stored[0].observed_at), (Some(false), Some(at(6))));
+    assert_eq!((stored[0].running, stored[0].observed_at), (Some(false), Some(at(8))));
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

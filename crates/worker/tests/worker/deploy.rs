@@ -1,6 +1,8 @@
 //! Deploys of real repositories into a real Podman.
 
-use crate::support::{Worker, deploy_job, get, git, repository, runs, settings, start, start_with, stop_job};
+use crate::support::{
+    Worker, deploy_job, get, git, repository, runs, settings, start, start_with, stop_job, strict,
+};
 use std::{
     fs,
     net::SocketAddr,
@@ -8,14 +10,15 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use wisehosting_containers::{
-    Engine, Podman,
+    ContainerState, Engine, Podman,
     testing::{Host, on_host, write_app},
 };
-use wisehosting_domain::state::DeploymentState;
+use wisehosting_domain::state::{DeploymentState, ViolationKind};
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, JobCancel},
     payload::{Job, JobRef, Outcome, Stop, Work},
 };
+use wisehosting_worker::restart::RestartPolicy;
 
 /// Serves the file `/www/index.html` that says `$GREETING`.
 const SERVER: &str =
@@ -301,5 +304,62 @@ fn two_deploys_at_a_time_share_the_last_two_ports() {
         assert_eq!(ports, [20_000, 20_001]);
         let message = worker.failure(&deploy_job(3, &repository)).await;
         assert!(message.contains("no free port"), "{message}");
+    });
+}
+
+/// Serves until `/cgi-bin/end` is asked for; then its only program uses more memory than it may.
+const HOG: &str = "/bin/busybox httpd -p $PORT -h /www; while [ ! -e /go ]; do /bin/busybox sleep 0.05; done; \
+                   exec /bin/busybox dd if=/dev/zero of=/dev/null bs=200M";
+
+/// Deploys an app that does as `/cgi-bin/end` says when it is asked for, and asks for it.
+async fn deployed_and_ended(worker: &mut Worker, host: &Host, script: &str, end: &str) -> Job {
+    let content = host.dir().join("ending");
+    write_app(&content, MORTAL_LINES, script);
+    fs::write(content.join("end"), format!("#!/bin/sh\n{end}\n")).expect("written");
+    let job = deploy_job(1, &repository(&content));
+    let address = deployed(worker, &job).await;
+    let mut stream = TcpStream::connect(address).await.expect("it serves");
+    stream.write_all(b"GET /cgi-bin/end HTTP/1.0\r\n\r\n").await.expect("asked");
+    job
+}
+
+/// Waits for the instance to be told as stopped, and looks whether that is so.
+async fn stays_down(worker: &mut Worker, podman: &Podman) -> ContainerState {
+    worker
+        .wait("status of a stopped instance", |message| match message {
+            AgentMessage::AppStatus(status) => status.stopped.then_some(()),
+            _ => None,
+        })
+        .await;
+    podman.containers("wisehosting.instance").await.expect("a list")[0].state
+}
+
+#[test]
+fn an_instance_that_uses_more_memory_than_it_may_is_stopped_and_told() {
+    on_host(|host| async move {
+        let mut worker =
+            start_with(host.podman(), host.dir(), |settings| settings.restart = RestartPolicy::default())
+                .await;
+        let job = deployed_and_ended(&mut worker, &host, HOG, "echo > /go").await;
+        let (instance, kind, _) = worker.violation().await;
+        assert_eq!((instance, kind), (job.instance_id, ViolationKind::OutOfMemory));
+        let state = stays_down(&mut worker, &host.podman()).await;
+        assert!(matches!(state, ContainerState::Exited { code: 137, .. }), "{state:?}");
+        assert_eq!(worker.run(&stop_job(1, job.instance_id)).await, Outcome::Stopped);
+    });
+}
+
+#[test]
+fn an_instance_that_ends_at_each_start_is_stopped_and_told() {
+    on_host(|host| async move {
+        let mut worker = start_with(host.podman(), host.dir(), |settings| settings.restart = strict()).await;
+        let script = format!("[ -e /go ] && exit 9; {MORTAL}");
+        let end = "echo > /go; kill $(/bin/busybox cat /pid)";
+        let job = deployed_and_ended(&mut worker, &host, &script, end).await;
+        let (instance, kind, message) = worker.violation().await;
+        assert_eq!((instance, kind), (job.instance_id, ViolationKind::CrashLoop));
+        assert!(message.contains("exit status 9"), "{message}");
+        let state = stays_down(&mut worker, &host.podman()).await;
+        assert_eq!(state, ContainerState::Exited { code: 9, out_of_memory: false });
     });
 }

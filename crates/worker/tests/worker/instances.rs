@@ -1,18 +1,25 @@
 //! Instances that end, that outlive the worker, and that somebody removes, on the engine in memory.
 
-use crate::support::{Worker, start_in_memory};
-use std::{collections::BTreeMap, fs, path::Path};
+use crate::support::{Worker, start_in_memory, start_in_memory_with, strict};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use tokio::sync::mpsc;
 use uuid::Uuid;
-use wisehosting_containers::{Build, ContainerId, ContainerSpec, ContainerState, Engine, fake::FakeEngine};
-use wisehosting_domain::{id::InstanceId, limits::Limits};
-use wisehosting_protocol::message::AgentMessage;
+use wisehosting_containers::{
+    Build, ContainerId, ContainerSpec, ContainerState, Engine, LogQuery, fake::FakeEngine,
+};
+use wisehosting_domain::{id::InstanceId, limits::Limits, state::ViolationKind};
+use wisehosting_protocol::{message::AgentMessage, payload::AppStatus};
+use wisehosting_worker::restart::RestartPolicy;
 
 const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(7));
 
 /// A container of the platform that an earlier worker has started.
 async fn container(engine: &FakeEngine, dir: &Path) -> ContainerId {
-    let dockerfile = "FROM scratch\nCMD [\"echo hello; serve\"]\n";
+    running(engine, dir, "echo hello; serve").await
+}
+
+async fn running(engine: &FakeEngine, dir: &Path, script: &str) -> ContainerId {
+    let dockerfile = format!("FROM scratch\nCMD [\"{script}\"]\n");
     fs::write(dir.join("Dockerfile"), dockerfile).expect("written");
     let build = Build {
         name: "x".to_owned(),
@@ -42,15 +49,25 @@ async fn container(engine: &FakeEngine, dir: &Path) -> ContainerId {
 }
 
 async fn status(worker: &mut Worker) -> (bool, Option<i64>) {
+    let status = whole_status(worker).await;
+    (status.running, status.exit_code)
+}
+
+async fn whole_status(worker: &mut Worker) -> AppStatus {
     worker
         .wait("status of an instance", |message| match message {
             AgentMessage::AppStatus(status) => {
                 assert_eq!(status.instance_id, INSTANCE);
-                Some((status.running, status.exit_code))
+                Some(status.clone())
             }
             _ => None,
         })
         .await
+}
+
+/// Waits for the instance to count as stopped.
+async fn stopped(worker: &mut Worker) {
+    while !whole_status(worker).await.stopped {}
 }
 
 #[tokio::test]
@@ -71,9 +88,9 @@ async fn what_ended_while_the_worker_was_away_is_started_at_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let engine = FakeEngine::default();
     let id = container(&engine, dir.path()).await;
-    engine.crash(&id, 137);
+    engine.crash(&id, 3);
     let mut worker = start_in_memory(engine.clone(), dir.path()).await;
-    assert_eq!(status(&mut worker).await, (false, Some(137)));
+    assert_eq!(status(&mut worker).await, (false, Some(3)));
     assert_eq!(status(&mut worker).await, (true, None));
 }
 
@@ -97,4 +114,76 @@ async fn a_container_that_somebody_removed_is_reported() {
     assert_eq!(status(&mut worker).await, (true, None));
     engine.remove(&id).await.expect("removed");
     assert_eq!(status(&mut worker).await, (false, None));
+}
+
+#[tokio::test]
+async fn an_instance_that_ran_out_of_memory_is_kept_from_running() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    assert_eq!(status(&mut worker).await, (true, None));
+    engine.run_out_of_memory(&id);
+    let told = worker.violation().await;
+    assert_eq!((told.0, told.1), (INSTANCE, ViolationKind::OutOfMemory));
+    assert!(told.2.contains("Raise the limit"), "{}", told.2);
+
+    worker.connect().await;
+    assert_eq!(worker.violation().await, told, "told again to a new connection");
+    stopped(&mut worker).await;
+    drop(worker);
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    assert_eq!(worker.violation().await, told, "known to the next worker");
+    stopped(&mut worker).await;
+    let ended = ContainerState::Exited { code: 137, out_of_memory: true };
+    assert_eq!(engine.container(&id).await.expect("the container").state, ended, "not started again");
+
+    engine.remove(&id).await.expect("removed");
+    assert_eq!(status(&mut worker).await, (false, None));
+    drop(worker);
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    container(&engine, dir.path()).await;
+    while status(&mut worker).await != (true, None) {}
+    assert!(!worker.heard.iter().any(|message| matches!(message, AgentMessage::Violation(_))), "forgotten");
+}
+
+#[tokio::test]
+async fn one_that_ends_at_once_again_and_again_is_kept_from_running() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = running(&engine, dir.path(), "echo hello; exit 4").await;
+    let mut worker = start_in_memory_with(strict(), engine.clone(), dir.path()).await;
+    let (_, kind, message) = worker.violation().await;
+    assert_eq!(kind, ViolationKind::CrashLoop);
+    assert!(message.contains("3 times in a row, at last with exit status 4"), "{message}");
+    stopped(&mut worker).await;
+    let (lines, mut received) = mpsc::channel(16);
+    engine.logs(&id, LogQuery::default(), lines).await.expect("its log");
+    let mut starts = 0;
+    while received.recv().await.is_some() {
+        starts += 1;
+    }
+    assert_eq!(starts, 3, "it was started three times");
+}
+
+#[tokio::test]
+async fn one_that_does_not_run_for_a_while_counts_as_stopped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let first_pause = Duration::from_secs(600);
+    let policy = RestartPolicy {
+        first_pause,
+        longest_pause: first_pause,
+        stopped_after: Duration::from_millis(300),
+        ..RestartPolicy::default()
+    };
+    let mut worker = start_in_memory_with(policy, engine.clone(), dir.path()).await;
+    assert_eq!(status(&mut worker).await, (true, None));
+    engine.crash(&id, 3);
+    let first = whole_status(&mut worker).await;
+    assert_eq!((first.running, first.exit_code, first.stopped), (false, Some(3), false));
+    let then = whole_status(&mut worker).await;
+    assert_eq!((then.running, then.exit_code, then.stopped), (false, Some(3), true));
+    assert!(then.observed_at_ms >= first.observed_at_ms + 300, "after a while");
 }

@@ -19,6 +19,7 @@ use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
     source::Source,
+    state::ViolationKind,
 };
 use wisehosting_node::{channel::Event, clock::SystemClock};
 use wisehosting_protocol::{
@@ -32,6 +33,8 @@ use wisehosting_worker::{
     jobs::Jobs,
     journal::Journal,
     outbox::Outbox,
+    restart::RestartPolicy,
+    violations::Violations,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -63,7 +66,19 @@ pub(crate) async fn start_with(
 
 /// The same for the engine in memory, at an address where nobody listens.
 pub(crate) async fn start_in_memory(engine: FakeEngine, dir: &Path) -> Worker {
-    start_on(settings_at(Ipv4Addr::new(127, 0, 0, 53), dir), engine, dir).await
+    start_in_memory_with(RestartPolicy::default(), engine, dir).await
+}
+
+/// The same, with instances that end treated in another way.
+pub(crate) async fn start_in_memory_with(restart: RestartPolicy, engine: FakeEngine, dir: &Path) -> Worker {
+    let settings = HostSettings { restart, ..settings_at(Ipv4Addr::new(127, 0, 0, 53), dir) };
+    start_on(settings, engine, dir).await
+}
+
+/// Three ends in a row are a crash loop, and it is over soon.
+pub(crate) fn strict() -> RestartPolicy {
+    let first_pause = Duration::from_millis(20);
+    RestartPolicy { first_pause, short_runs_max: 3, ..RestartPolicy::default() }
 }
 
 fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
@@ -80,6 +95,8 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
             timeout: Duration::from_secs(600),
         },
         images_kept: 2,
+        // Programs of other tests that the kernel ends for their memory say nothing of this one's.
+        restart: RestartPolicy { trust_kernel_count: false, ..RestartPolicy::default() },
     }
 }
 
@@ -91,7 +108,8 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
     let journal = Journal::open(&dir.join("state")).expect("a journal");
     let jobs = Jobs::new(host.clone(), journal, changed.clone()).expect("jobs");
     jobs.recover().await.expect("recovered");
-    let instances = Instances::new(host.clone(), jobs.clone(), changed, report_all.clone());
+    let violations = Violations::open(&dir.join("state")).expect("the violations");
+    let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let agent = Agent { host, jobs, running: instances.running(), report_all };
     let (events, received) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -159,6 +177,15 @@ impl Worker {
             Outcome::Failed { message } => message,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Waits for a violation: whose, which and why.
+    pub(crate) async fn violation(&mut self) -> (InstanceId, ViolationKind, String) {
+        self.wait("violation", |message| match message {
+            AgentMessage::Violation(found) => Some((found.instance_id, found.kind, found.message.clone())),
+            _ => None,
+        })
+        .await
     }
 
     /// The lines of all build logs so far.

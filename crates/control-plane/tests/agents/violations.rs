@@ -1,0 +1,97 @@
+//! Limits that instances break, and instances that do not run.
+
+use sqlx::PgPool;
+use wisehosting_domain::{
+    id::{DeploymentId, InstanceId},
+    state::{DeploymentState, ViolationKind},
+};
+use wisehosting_protocol::payload::{AppStatus, Violation};
+use wisehosting_store::{
+    MIGRATOR, apps, deployments, pool,
+    violations::{self, Down},
+};
+
+use crate::{
+    agent::{Agent, deployed},
+    platform::{Platform, USER, label},
+};
+
+impl Platform {
+    async fn down(&self) -> Vec<Down> {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        violations::down(&mut connection, USER).await.unwrap()
+    }
+
+    async fn instance(&self, id: DeploymentId) -> deployments::Instance {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        deployments::instances(&mut connection, USER, id).await.unwrap().remove(0)
+    }
+
+    async fn log(&self, app: &str) -> Vec<String> {
+        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+        let app = apps::get(&mut connection, USER, &label(app)).await.unwrap();
+        let lines = self.state.logs.tail(app.id, 0, 10, wisehosting_node::clock::Clock::now(&*self.clock));
+        lines.into_iter().map(|line| line.text).collect()
+    }
+}
+
+async fn live(platform: &Platform, worker: &mut Agent, edge: &mut Agent) -> (DeploymentId, InstanceId) {
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.finish(&job, deployed(20_001)).await;
+    loop {
+        let table = edge.table().await;
+        edge.serves(table.generation).await;
+        if !table.routes.is_empty() {
+            break;
+        }
+    }
+    platform.reaches(id, DeploymentState::Live).await;
+    (id, job.instance_id)
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_violation_is_stored_once_and_brings_the_app_down(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    let (id, instance_id) = live(&platform, &mut worker, &mut edge).await;
+    assert!(platform.down().await.is_empty());
+
+    let message = "It used too much.\0 Deploy again.".to_owned();
+    let violation =
+        Violation { instance_id, kind: ViolationKind::OutOfMemory, message, observed_at_ms: 5_000 };
+    let status =
+        AppStatus { instance_id, running: false, exit_code: Some(137), stopped: true, observed_at_ms: 5_001 };
+    worker.send(violation.clone()).await;
+    worker.send(status.clone()).await;
+    platform
+        .eventually(async || match &platform.down().await[..] {
+            [down] if down.deployment_id == id && down.violation.is_some() => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    let seen = platform.instance(id).await;
+    let stored = seen.violation.expect("a violation");
+    assert_eq!((seen.running, seen.exit_code, seen.stopped), (Some(false), Some(137), true));
+    assert_eq!((stored.kind, stored.observed_at.unix_timestamp()), (ViolationKind::OutOfMemory, 5));
+
+    // Told again, as after a reconnect, and by a worker that has no such instance.
+    let stranger = Agent::worker(&platform, "worker-2").await;
+    stranger.send(Violation { observed_at_ms: 9_000, ..violation.clone() }).await;
+    worker.send(violation).await;
+    worker.send(status).await;
+    let back =
+        AppStatus { instance_id, running: true, exit_code: None, stopped: false, observed_at_ms: 9_000 };
+    worker.send(back).await;
+    platform
+        .eventually(async || if platform.down().await.is_empty() { Ok(()) } else { Err("down".to_owned()) })
+        .await;
+    let told = [
+        "It used too much.\u{fffd} Deploy again.",
+        "The program has ended with exit status 137 and does not run",
+    ];
+    assert_eq!(platform.log("hello").await, told);
+    platform.stop().await;
+}
