@@ -5,7 +5,8 @@
 //! lab exists in any hierarchy outside `<mount>/<lab>`, so [`Hierarchies::remove`] can remove all of it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -14,7 +15,6 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::Pid,
 };
 
 /// How often, and how far apart, the removal of a group is tried: the kernel lets go of a dead process a little late.
@@ -92,16 +92,12 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Moves a process, named as the caller sees it, to the processes of the host that owns `group`.
-    pub(crate) fn adopt(&self, group: &Path, process: Pid) -> io::Result<()> {
-        let process = process.to_string();
+    /// Opens, in every hierarchy, the file by which a process joins those of the host that owns `group`: it writes `0`.
+    pub(crate) fn open(&self, group: &Path) -> io::Result<Vec<File>> {
+        let open = |directory: PathBuf| File::options().write(true).open(directory.join("cgroup.procs"));
         match self {
-            Self::Split(controllers) => controllers.iter().try_for_each(|controller| {
-                fs::write(controller.mount_point.join(group).join("cgroup.procs"), &process)
-            }),
-            Self::Unified(mount_point) => {
-                fs::write(mount_point.join(group).join(LEAF).join("cgroup.procs"), &process)
-            }
+            Self::Split(controllers) => controllers.iter().map(|c| open(c.mount_point.join(group))).collect(),
+            Self::Unified(mount_point) => Ok(vec![open(mount_point.join(group).join(LEAF))?]),
         }
     }
 

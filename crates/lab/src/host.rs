@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ExitStatus, Output, Stdio},
@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::wait::{WaitPidFlag, waitpid},
@@ -185,11 +186,25 @@ impl Host {
         HostError::Ended { host: self.spec.name.clone() }
     }
 
-    /// Starts a program in the host, in the host's control group. Must be called within a tokio runtime.
-    pub fn spawn(&self, mut command: tokio::process::Command) -> Result<tokio::process::Child, HostError> {
+    /// Starts a program in the host, in the host's control group from its first instruction on. Must be called within
+    /// a tokio runtime.
+    pub fn spawn(&self, command: tokio::process::Command) -> Result<tokio::process::Child, HostError> {
+        self.spawn_with(command, Vec::new())
+    }
+
+    /// [`Self::spawn`], and hands descriptors to the program. `command` must not hand over any itself: they could take
+    /// the numbers of those by which the process joins its control group.
+    pub(crate) fn spawn_with(
+        &self,
+        mut command: tokio::process::Command,
+        descriptors: Vec<FdMapping>,
+    ) -> Result<tokio::process::Child, HostError> {
         let program = command.as_std().get_program().to_string_lossy().into_owned();
         let failed =
             |source| HostError::Spawn { host: self.spec.name.clone(), program: program.clone(), source };
+        let groups = self.hierarchies.open(&self.spec.cgroup).map_err(failed)?;
+        join_before_exec(&mut command, groups);
+        command.fd_mappings(descriptors).map_err(|collision| failed(io::Error::other(collision)))?;
         let runtime = tokio::runtime::Handle::current();
         let child = self
             .run(move || {
@@ -198,9 +213,6 @@ impl Host {
             })?
             .map_err(failed)?;
         self.take_over(&child)?;
-        if let Some(process) = child_pid(&child) {
-            self.hierarchies.adopt(&self.spec.cgroup, process).map_err(failed)?;
-        }
         Ok(child)
     }
 
@@ -263,6 +275,15 @@ fn reap(init: &mut Child, children: &[Pid]) -> io::Result<ExitStatus> {
         }
         thread::sleep(REAP_PAUSE);
     }
+}
+
+/// Has the program's process join the control groups before the program is there: one that is moved later has run, and
+/// may have left children, outside of them.
+#[expect(unsafe_code, reason = "nothing else runs between fork and exec")]
+fn join_before_exec(command: &mut tokio::process::Command, groups: Vec<File>) {
+    let join = move || groups.iter().try_for_each(|mut group| group.write_all(b"0"));
+    // SAFETY: the closure only writes constant bytes to open files: it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(join) };
 }
 
 fn child_pid(child: &tokio::process::Child) -> Option<Pid> {

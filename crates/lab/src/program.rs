@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use command_fds::{CommandFdExt, FdMapping};
+use command_fds::FdMapping;
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::process::{Child, Command};
 
@@ -77,7 +77,7 @@ pub struct Program {
 impl Program {
     /// Starts it.
     pub fn start(host: &Host, spec: ProgramSpec) -> Result<Self, ProgramError> {
-        let child = host.spawn(spec.command()?)?;
+        let child = spec.spawn(host)?;
         Ok(Self { spec, child })
     }
 
@@ -125,7 +125,7 @@ impl Program {
 
     /// Starts it again, after it has ended.
     pub fn restart(&mut self, host: &Host) -> Result<(), ProgramError> {
-        self.child = host.spawn(self.spec.command()?)?;
+        self.child = self.spec.spawn(host)?;
         Ok(())
     }
 
@@ -144,7 +144,7 @@ pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
 }
 
 impl ProgramSpec {
-    fn command(&self) -> Result<Command, ProgramError> {
+    fn spawn(&self, host: &Host) -> Result<Child, ProgramError> {
         let prepare = |source| ProgramError::Prepare { name: self.name.to_owned(), source };
         let log = File::options().append(true).create(true).open(&self.log).map_err(prepare)?;
         let mut command = Command::new(&self.executable);
@@ -163,22 +163,19 @@ impl ProgramSpec {
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }
-        self.pass_sockets(&mut command).map_err(prepare)?;
-        Ok(command)
+        // As systemd says it, without `LISTEN_PID`: the program is its own number only to itself.
+        if !self.sockets.is_empty() {
+            let names: Vec<&str> = self.sockets.iter().map(|named| named.name).collect();
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        }
+        host.spawn_with(command, self.descriptors().map_err(prepare)?).map_err(ProgramError::Host)
     }
 
-    /// Hands over the sockets as systemd does, without `LISTEN_PID`: the program is its own number only to itself.
-    fn pass_sockets(&self, command: &mut Command) -> io::Result<()> {
-        if self.sockets.is_empty() {
-            return Ok(());
-        }
-        let mut mappings = Vec::new();
-        for (child_fd, named) in (FIRST_LISTENER..).zip(&self.sockets) {
-            mappings.push(FdMapping { parent_fd: named.socket.try_clone()?, child_fd });
-        }
-        let names: Vec<&str> = self.sockets.iter().map(|named| named.name).collect();
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        command.fd_mappings(mappings).map_err(io::Error::other)?;
-        Ok(())
+    /// The sockets as systemd numbers them.
+    fn descriptors(&self) -> io::Result<Vec<FdMapping>> {
+        let mapping = |(child_fd, named): (i32, &NamedSocket)| {
+            Ok(FdMapping { parent_fd: named.socket.try_clone()?, child_fd })
+        };
+        (FIRST_LISTENER..).zip(&self.sockets).map(mapping).collect()
     }
 }
