@@ -7,7 +7,7 @@
 }:
 let
   inherit (lib) mkOption types;
-  inherit (config.services.wisehosting) mesh node;
+  inherit (config.services.wisehosting) mesh node nodes;
   cfg = config.services.wisehosting.proxy;
   wise = import ./lib { inherit config lib pkgs; };
   agent = import ./lib/agent.nix { inherit config lib; };
@@ -80,6 +80,25 @@ in
       };
     };
 
+    gateway = {
+      enable = lib.mkEnableOption "the edge's own API, which forwards TCP and UDP ports into the mesh (docs/edge-api.md)";
+
+      port = mkOption {
+        type = types.port;
+        default = 8082;
+        description = "Port of the API at this host's address in the mesh, opened in the firewall for the mesh alone.";
+      };
+
+      tokenFile = wise.secret "gateway.token" "What requests to the API must show.";
+
+      allowedTargets = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "10.60.0.0/16" ];
+        description = "Networks behind the mesh interface, beside the mesh itself, that may be led to.";
+      };
+    };
+
     traefikEnvironmentFile = mkOption {
       type = types.nullOr wise.types.secretPath;
       default = null;
@@ -121,8 +140,16 @@ in
           };
           state.dir = "/var/lib/wisehosting-edge";
           mesh = lib.mkIf (mesh.managedBy == "program") mesh.settings;
+          gateway = lib.mkIf cfg.gateway.enable {
+            listen = "${nodes.${node}.address}:${toString cfg.gateway.port}";
+            interface = lib.mkIf (mesh.managedBy == "system") mesh.interface;
+            allowed_targets =
+              lib.optional (mesh.managedBy == "system") mesh.settings.address ++ cfg.gateway.allowedTargets;
+          };
           log.format = lib.mkDefault "journald";
         };
+
+        networking.firewall.interfaces.${mesh.interface}.allowedTCPPorts = lib.optional cfg.gateway.enable cfg.gateway.port;
 
         users.users.wisehosting-edge = {
           isSystemUser = true;
@@ -140,7 +167,10 @@ in
           program = unit;
           file = "edge.toml";
           inherit (cfg) settings;
-          credentials = agent.credentials cfg;
+          credentials =
+            agent.credentials cfg
+            // lib.optionalAttrs cfg.gateway.enable { "gateway.token" = cfg.gateway.tokenFile; };
+          changesNetwork = cfg.gateway.enable;
           checkEnvironment.WISEHOSTING_INGRESS__TLS__CERTIFICATES_DIR = "certificates";
         }
       ))

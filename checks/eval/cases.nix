@@ -183,6 +183,27 @@ in
       "NixOS makes the mesh" = config.networking.wireguard.interfaces.wh0.ips == [ "10.50.0.30/24" ];
     };
 
+  "proxy with a gateway".modules = with' proxy {
+    proxy.gateway.enable = true;
+    mesh.managedBy = "system";
+  };
+  "proxy with a gateway".expect =
+    { config, ... }:
+    {
+      "it answers in the mesh only" =
+        config.services.wisehosting.proxy.settings.gateway.listen == "10.50.0.30:8082"
+        && config.networking.firewall.interfaces.wh0.allowedTCPPorts == [ 8082 ]
+        && !lib.elem 8082 config.networking.firewall.allowedTCPPorts;
+      "it leads into the mesh" =
+        config.services.wisehosting.proxy.settings.gateway.interface == "wh0"
+        && config.services.wisehosting.proxy.settings.gateway.allowed_targets == [ "10.50.0.30/24" ];
+      "systemd hands it the token" = lib.elem "gateway.token:/var/lib/wisehosting-keys/gateway.token" (
+        credentials config "wisehosting-edge"
+      );
+      "it may change the network" =
+        !config.systemd.services.wisehosting-edge.serviceConfig ? CapabilityBoundingSet;
+    };
+
   "all roles on one host".modules = with' controlPlane {
     worker.enable = true;
     proxy.enable = true;

@@ -101,6 +101,12 @@ in
           email = "operator@example.org";
           publicAddresses = [ "198.51.100.30" ];
         };
+        gateway = {
+          enable = true;
+          port = 8090;
+          tokenFile = "/run/secrets/gateway.token";
+          allowedTargets = [ "10.61.0.0/16" ];
+        };
         traefikEnvironmentFile = "/run/secrets/traefik.env";
         settings.log.filter = "warn";
       };

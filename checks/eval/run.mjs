@@ -10,6 +10,7 @@ const programs = resolve(process.env.CARGO_TARGET_DIR ?? join(here, '../../targe
 const credentials = [
   'control_plane.api_key',
   'database.password',
+  'gateway.token',
   'mesh.private_key',
   'secrets.jwt_secret',
   'secrets.traefik_token',

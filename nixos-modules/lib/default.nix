@@ -89,6 +89,8 @@ in
       path ? [ ],
       # What it needs beside CAP_NET_ADMIN, with which it makes the mesh interface.
       capabilities ? [ ],
+      # Whether it changes the network even where NixOS makes that interface.
+      changesNetwork ? false,
     }:
     let
       checked = checkedFile {
@@ -110,7 +112,7 @@ in
           # The empty one takes back the paths of the packaged unit.
           LoadCredential = [ "" ] ++ lib.mapAttrsToList (name: from: "${name}:${from}") credentials;
         }
-        // lib.optionalAttrs (mesh.managedBy == "system") {
+        // lib.optionalAttrs (mesh.managedBy == "system" && !changesNetwork) {
           AmbientCapabilities = "";
           CapabilityBoundingSet = [ "" ] ++ capabilities;
         };

@@ -1,13 +1,19 @@
 //! The edge's configuration file.
 
-use crate::acme::config::AcmeConfig;
+use crate::{
+    acme::config::AcmeConfig,
+    forwards::{Bounds, Proto, keeper::Mesh},
+};
+use secrecy::SecretString;
 use serde::Deserialize;
 use std::{net::SocketAddr, path::PathBuf};
+use wisehosting_network::{InterfaceName, InvalidInterfaceName, IpNet};
 use wisehosting_node::{
     channel::{Identity, Role},
     config::{ConfigError, ControlPlaneEndpoint, LogConfig},
     mesh::MeshConfig,
     program::Settings,
+    secret,
 };
 
 /// The whole file.
@@ -24,6 +30,8 @@ pub struct Config {
     /// `[ingress]`.
     #[serde(default)]
     pub ingress: IngressConfig,
+    /// `[gateway]`; absent when this edge does only what the control plane tells it.
+    pub gateway: Option<GatewayConfig>,
     /// `[state]`.
     pub state: StateConfig,
 }
@@ -51,11 +59,49 @@ pub struct TlsConfig {
     pub certificates_dir: PathBuf,
 }
 
+/// `[gateway]`: what the edge is asked for by its own API, beside what the control plane tells it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where the API listens: this host's address in the mesh or a loopback address, and a port.
+    pub listen: SocketAddr,
+    /// File with the token that the API asks for; else the systemd credential `gateway.token`.
+    pub token_file: Option<PathBuf>,
+    /// The mesh interface, where there is no `[mesh]` to name it.
+    pub interface: Option<String>,
+    /// Networks behind the mesh interface that may be led to, beside the mesh of `[mesh]`.
+    #[serde(default)]
+    pub allowed_targets: Vec<IpNet>,
+}
+
+impl GatewayConfig {
+    /// The API's token.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn token(&self) -> Result<SecretString, ConfigError> {
+        secret::read("gateway.token", self.token_file.as_deref())
+    }
+
+    /// The interface behind which all targets are.
+    fn interface(&self, mesh: Option<&MeshConfig>) -> Result<InterfaceName, ConfigError> {
+        let invalid = |message: &str| Err(ConfigError::invalid("gateway.interface", message));
+        match (&self.interface, mesh) {
+            (None, Some(mesh)) => Ok(mesh.interface.clone()),
+            (Some(name), None) => {
+                name.parse().or_else(|error: InvalidInterfaceName| invalid(&error.to_string()))
+            }
+            (Some(_), Some(_)) => invalid("is set, and [mesh] names it already"),
+            (None, None) => invalid("is not set, and there is no [mesh]: name the mesh interface"),
+        }
+    }
+}
+
 /// `[state]`: what outlives a restart.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateConfig {
-    /// Holds the last good route table.
+    /// Holds the last good route table and the forwards.
     pub dir: PathBuf,
 }
 
@@ -66,6 +112,35 @@ impl Config {
     /// The API key cannot be read.
     pub fn identity(&self) -> Result<Identity, ConfigError> {
         Identity::read(Role::Edge, self.control_plane.clone(), env!("CARGO_PKG_VERSION"))
+    }
+
+    /// What the gateway may lead to.
+    ///
+    /// # Errors
+    /// A setting is missing, or contradicts the mesh.
+    pub fn gateway_mesh(&self, gateway: &GatewayConfig) -> Result<Mesh, ConfigError> {
+        let (mesh, listen) = (self.mesh.as_ref(), gateway.listen.ip());
+        let is_own = mesh.map_or(!listen.is_unspecified(), |mesh| mesh.address.addr() == listen);
+        if !is_own && !listen.is_loopback() {
+            let message = "is neither this host's address in the mesh nor a loopback address";
+            return Err(ConfigError::invalid("gateway.listen", message));
+        }
+        let interface = gateway.interface(mesh)?;
+        let targets: Vec<_> = mesh
+            .map(|mesh| mesh.address)
+            .into_iter()
+            .chain(gateway.allowed_targets.iter().copied())
+            .collect();
+        if targets.is_empty() {
+            let message = "is empty, and there is no [mesh]: name the networks that may be led to";
+            return Err(ConfigError::invalid("gateway.allowed_targets", message));
+        }
+        let doors = [Some(gateway.listen), self.ingress.http, self.ingress.https];
+        let tcp = doors.into_iter().flatten().map(|address| (Proto::Tcp, address.port()));
+        let udp = mesh.map(|mesh| (Proto::Udp, mesh.listen_port.get()));
+        let own_address = mesh.map(|mesh| mesh.address.addr()).or((!listen.is_loopback()).then_some(listen));
+        let bounds = Bounds { targets, own_address, own_ports: tcp.chain(udp).collect() };
+        Ok(Mesh { interface, bounds })
     }
 }
 
@@ -90,6 +165,10 @@ impl Settings for Config {
         {
             let message = format!("{} is not a directory", tls.certificates_dir.display());
             return Err(ConfigError::invalid("ingress.tls.certificates_dir", message));
+        }
+        if let Some(gateway) = &self.gateway {
+            self.gateway_mesh(gateway)?;
+            gateway.token()?;
         }
         self.identity().map(drop)
     }

@@ -2,12 +2,15 @@
 //!
 //! [`run`] is the program. The control plane's word reaches it through [`agent`]; visitors come in through [`ingress`],
 //! which finds an instance in the [`table`] in force and speaks HTTP to it through [`upstream`]. [`acme`] sees to it that
-//! host names have [`certificates`]. What is served never depends on the control plane being there.
+//! host names have [`certificates`]. The gateway's own [`api`] takes [`forwards`], ports that lead into the mesh by
+//! themselves. What is served never depends on the control plane being there.
 
 pub mod acme;
 pub mod agent;
+pub mod api;
 pub mod certificates;
 pub mod config;
+pub mod forwards;
 pub mod ingress;
 mod private_file;
 pub mod table;
@@ -17,11 +20,13 @@ use acme::{Acme, challenges::Challenges};
 use agent::Agent;
 use anyhow::Context;
 use certificates::{Certificates, Directories};
-use config::Config;
+use config::{Config, GatewayConfig};
+use forwards::{file::ForwardsFile, keeper::Keeper};
 use ingress::{Doors, Ingress};
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
-use tokio::runtime;
+use tokio::{net::TcpListener, runtime};
+use tokio_util::sync::CancellationToken;
 use wisehosting_domain::routes::RouteTable;
 use wisehosting_node::{
     channel,
@@ -65,6 +70,9 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
         let acme = Acme::new(acme.clone(), acme_dir(&config), challenges, certificates, clock);
         tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
     }
+    if let Some(gateway) = &config.gateway {
+        start_gateway(&config, gateway, &shutdown).await?;
+    }
     let (channel, events) =
         channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
     listen::notify_ready();
@@ -73,6 +81,28 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     if let Some(mesh) = mesh {
         mesh.stop().await;
     }
+    Ok(())
+}
+
+/// Puts the saved forwards in force, and then answers requests.
+async fn start_gateway(
+    config: &Config,
+    gateway: &GatewayConfig,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mesh = config.gateway_mesh(gateway)?;
+    let keeper = Keeper::start(mesh, ForwardsFile::new(&config.state.dir)).await?;
+    let listener = TcpListener::bind(gateway.listen)
+        .await
+        .with_context(|| format!("listen on {} for the gateway's API", gateway.listen))?;
+    let router = api::router(keeper.clone(), gateway.token()?);
+    tokio::spawn(keeper.watch(shutdown.clone()));
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(error = &error as &dyn Error, "the gateway's API has ended");
+        }
+    });
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test itself does")]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,6 +144,47 @@ async fn connections_and_datagrams_arrive_as_the_gateways_own() {
     socket.set_read_timeout(Some(SILENCE)).unwrap();
     socket.recv(&mut buffer).expect_err("a removed forward was answered");
     assert_eq!(hosts.ask_tcp(PUBLIC, 22_015).unwrap(), "10.50.0.1\n");
+}
+
+#[tokio::test]
+async fn connections_end_with_their_forward() {
+    let hosts = Hosts::new().await;
+    let listener = hosts.server.run(|| TcpListener::bind((SERVER, 80)).unwrap()).unwrap();
+    let connect = |port| {
+        let address = SocketAddr::new(PUBLIC.parse().unwrap(), port);
+        let stream = hosts.client.run(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        (stream, listener.accept().unwrap().0)
+    };
+    let kept = (Protocol::Tcp, 8_000, "10.50.0.2:80");
+    hosts.reconcile(&[kept, (Protocol::Tcp, 8_001, "10.50.0.2:80")]).await;
+    let (mut stays, mut served) = connect(8_000);
+    let (mut goes, _served) = connect(8_001);
+
+    hosts.reconcile(&[kept]).await;
+    goes.write_all(b"again").unwrap();
+    assert_eq!(goes.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    stays.write_all(b"again").unwrap();
+    served.read_exact(&mut [0; 5]).unwrap();
+
+    hosts.reconcile(&[]).await;
+    stays.write_all(b"again").unwrap();
+    assert_eq!(stays.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn datagrams_that_came_before_their_forward_take_it_and_follow_its_changes() {
+    let hosts = Hosts::new().await;
+    hosts.serve_udp(53);
+    let socket = hosts.client.run(|| UdpSocket::bind("203.0.113.9:0").unwrap()).unwrap();
+    socket.connect((PUBLIC, 5_353)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ask = || socket.send(b"hello").and_then(|_| socket.recv(&mut [0; 64]));
+    assert_eq!(ask().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    hosts.reconcile(&[(Protocol::Udp, 5_353, "10.50.0.2:53")]).await;
+    assert_eq!(ask().unwrap(), 5);
+    hosts.reconcile(&[(Protocol::Udp, 5_353, "10.50.0.2:54")]).await;
+    assert_eq!(ask().unwrap_err().kind(), ErrorKind::ConnectionRefused, "nobody is at the new target");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod acme;
 mod agent;
+mod forwards;
 mod ingress;
 mod program;
 mod smuggling;

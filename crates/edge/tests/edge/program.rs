@@ -151,6 +151,20 @@ fn a_bad_configuration_is_named_and_exits_with_78() {
     }
     let orders = "https = \"127.0.0.1:0\"\n[ingress.acme]\nterms_agreed = true";
     assert_eq!(Host::new(orders).check().status.code(), Some(0), "certificates may come by ACME alone");
+    let gateway = |lines: &str| format!("http = \"127.0.0.1:0\"\n[gateway]\n{lines}");
+    for (lines, named) in [
+        ("listen = \"0.0.0.0:1\"", "gateway.listen: is neither this host's address"),
+        ("listen = \"127.0.0.1:1\"", "gateway.interface: is not set"),
+        ("listen = \"127.0.0.1:1\"\ninterface = \"wh0\"", "gateway.allowed_targets: is empty"),
+        (
+            "listen = \"127.0.0.1:1\"\ninterface = \"wh0\"\nallowed_targets = [\"10.50.0.0/24\"]",
+            "gateway.token_file: is not set, and there is no systemd credential \"gateway.token\"",
+        ),
+    ] {
+        let output = Host::new(&gateway(lines)).check();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(78) && text.contains(named), "{text}");
+    }
     let nothing_to_serve = Host::new("").command().output().unwrap();
     assert_eq!(nothing_to_serve.status.code(), Some(78));
     let host = Host::new("http = \"127.0.0.1:0\"");

@@ -2,13 +2,14 @@
 //!
 //! Invariants: a change is one step, so no connection meets half of it, and touches no forward that stays; no table but
 //! ours is touched; when `reconcile` has returned without an error, the difference is empty; with nothing to forward, nothing of
-//! ours is left.
+//! ours is left, and no connection goes on by a forward that is gone.
 //!
 //! A host that forwards routes. So that this opens the way for nothing else, the table drops what would go from outside
 //! into the mesh, or the other way, and is no forward's. Routing is turned on link by link, and off again on those links
 //! alone, unless another program has turned it on for the whole host meanwhile.
 
 mod attribute;
+mod connection;
 mod rule;
 mod socket;
 mod table;
@@ -153,8 +154,9 @@ impl ForwardTable {
     /// As [`reconcile`](Self::reconcile).
     pub async fn replace(&self, desired: &Forwards) -> Result<(), NetworkError> {
         if !desired.targets.is_empty() {
-            let routed = self.observe()?.unwrap_or_default().routed;
-            self.apply(&ForwardsOp::ReplaceTable(routed), None, desired).await?;
+            let table = self.observe()?;
+            let routed = table.iter().flat_map(|table| table.routed.clone()).collect();
+            self.apply(&ForwardsOp::ReplaceTable(routed), table.as_ref(), desired).await?;
         }
         self.reconcile(desired).await.map(drop)
     }
@@ -195,24 +197,30 @@ impl ForwardTable {
         table: Option<&ObservedForwards>,
         desired: &Forwards,
     ) -> Result<(), NetworkError> {
-        match op {
+        let nothing = ObservedForwards::default();
+        let table = table.unwrap_or(&nothing);
+        let changed = match op {
             ForwardsOp::UpdateTable(routed) => {
-                table::update(&self.socket, table.unwrap_or(&ObservedForwards::default()), desired, routed)
-                    .map_err(|error| NetworkError::from_io("change", SUBJECT, error))
+                table::update(&self.socket, table, desired, routed).map_err(|error| ("change", error))
             }
-            ForwardsOp::ReplaceTable(routed) => table::replace(&self.socket, desired, routed)
-                .map_err(|error| NetworkError::from_io("replace", SUBJECT, error)),
-            ForwardsOp::RemoveTable => {
-                table::remove(&self.socket).map_err(|error| NetworkError::from_io("remove", SUBJECT, error))
+            ForwardsOp::ReplaceTable(routed) => {
+                table::replace(&self.socket, desired, routed).map_err(|error| ("replace", error))
             }
+            ForwardsOp::RemoveTable => table::remove(&self.socket).map_err(|error| ("remove", error)),
             ForwardsOp::SetRouting(link, routes) => {
-                match self.netlink.set_ipv4_routing(link, *routes).await {
+                return match self.netlink.set_ipv4_routing(link, *routes).await {
                     // One that has gone since the last look.
                     Err(NetworkError::NoSuchInterface { .. }) => Ok(()),
                     set => set,
-                }
+                };
             }
+        };
+        changed.map_err(|(operation, error)| NetworkError::from_io(operation, SUBJECT, error))?;
+        if table.targets == desired.targets {
+            return Ok(());
         }
+        connection::forget_stale(&self.socket, &table.targets, &desired.targets)
+            .map_err(|error| NetworkError::from_io("forget connections of", SUBJECT, error))
     }
 }
 

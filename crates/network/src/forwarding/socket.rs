@@ -14,11 +14,8 @@ use rtnetlink::packet_core::DefaultNla;
 
 use super::attribute::emitted;
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-const NFPROTO_INET: u8 = 1;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -34,6 +31,35 @@ const FAMILY_HEADER_BYTES: usize = 4;
 /// Of a batch and of its answers; 10,000 forwards need half of it.
 const BUFFER_BYTES: usize = 4 << 20;
 const ANSWER_BYTES: usize = 1 << 16;
+
+/// What a message is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// `NFNL_SUBSYS_NFTABLES`, of the family `inet`.
+    Tables,
+    /// `NFNL_SUBSYS_CTNETLINK`, over IPv4.
+    Connections,
+}
+
+impl Part {
+    fn subsystem(self) -> u16 {
+        match self {
+            Self::Tables => 10,
+            Self::Connections => 1,
+        }
+    }
+
+    fn family(self) -> u8 {
+        match self {
+            Self::Tables => 1,
+            Self::Connections => 2,
+        }
+    }
+
+    fn kind(self, kind: u16) -> u16 {
+        self.subsystem() << 8 | kind
+    }
+}
 
 /// One message of a batch: its kind (`NFT_MSG_*`), flags and attributes.
 pub(super) struct Message {
@@ -61,13 +87,15 @@ impl FilterSocket {
     pub(super) fn commit(&self, messages: &[Message]) -> io::Result<()> {
         let mut batch = Vec::new();
         // The empty ones say which part of the packet filter the batch is for.
-        write(&mut batch, BATCH_BEGIN, REQUEST, 0, SUBSYSTEM.to_be_bytes(), &[]);
+        let part = Part::Tables;
+        let resource = part.subsystem().to_be_bytes();
+        write(&mut batch, part, BATCH_BEGIN, REQUEST, 0, resource, &[]);
         for (number, message) in (1..).zip(messages) {
             let attributes = emitted(&message.attributes);
-            let kind = SUBSYSTEM << 8 | message.kind;
-            write(&mut batch, kind, REQUEST | ACK | message.flags, number, [0; 2], &attributes);
+            let flags = REQUEST | ACK | message.flags;
+            write(&mut batch, part, part.kind(message.kind), flags, number, [0; 2], &attributes);
         }
-        write(&mut batch, BATCH_END, REQUEST, 0, SUBSYSTEM.to_be_bytes(), &[]);
+        write(&mut batch, part, BATCH_END, REQUEST, 0, resource, &[]);
         self.send(&batch)?;
         let (mut answered, mut refusal) = (0, None);
         while answered < messages.len() {
@@ -92,21 +120,42 @@ impl FilterSocket {
         Ok(())
     }
 
-    /// The attributes of everything of a kind (`NFT_MSG_GET*`) that these ask for.
-    pub(super) fn dump(&self, kind: u16, attributes: &[DefaultNla]) -> io::Result<Vec<Vec<u8>>> {
-        let mut request = Vec::new();
-        write(&mut request, SUBSYSTEM << 8 | kind, REQUEST | DUMP, 1, [0; 2], &emitted(attributes));
-        self.send(&request)?;
-        let mut found = Vec::new();
+    /// Carries out a change of its own.
+    pub(super) fn request(&self, part: Part, kind: u16, attributes: &[DefaultNla]) -> io::Result<()> {
+        self.ask(part, kind, REQUEST | ACK, attributes)?;
         loop {
             for (kind, payload) in parse(&self.receive()?) {
-                match kind {
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => error_of(payload)?,
-                    _ => found.push(payload.get(FAMILY_HEADER_BYTES..).unwrap_or_default().to_vec()),
+                if kind == NLMSG_ERROR {
+                    return error_of(payload);
                 }
             }
         }
+    }
+
+    /// The attributes of everything of a kind (`NFT_MSG_GET*`) that these ask for, one after the other.
+    pub(super) fn dump(
+        &self,
+        part: Part,
+        kind: u16,
+        attributes: &[DefaultNla],
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.ask(part, kind, REQUEST | DUMP, attributes)?;
+        loop {
+            for (kind, payload) in parse(&self.receive()?) {
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => error_of(payload)?,
+                    _ => each(payload.get(FAMILY_HEADER_BYTES..).unwrap_or_default()),
+                }
+            }
+        }
+    }
+
+    fn ask(&self, part: Part, kind: u16, flags: u16, attributes: &[DefaultNla]) -> io::Result<()> {
+        let mut request = Vec::new();
+        write(&mut request, part, part.kind(kind), flags, 1, [0; 2], &emitted(attributes));
+        self.send(&request)
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -128,14 +177,22 @@ impl FilterSocket {
     }
 }
 
-fn write(buffer: &mut Vec<u8>, kind: u16, flags: u16, number: u32, resource: [u8; 2], attributes: &[u8]) {
+fn write(
+    buffer: &mut Vec<u8>,
+    part: Part,
+    kind: u16,
+    flags: u16,
+    number: u32,
+    resource: [u8; 2],
+    attributes: &[u8],
+) {
     let length = u32::try_from(HEADER_BYTES + FAMILY_HEADER_BYTES + attributes.len()).unwrap_or(u32::MAX);
     buffer.extend(length.to_ne_bytes());
     buffer.extend(kind.to_ne_bytes());
     buffer.extend(flags.to_ne_bytes());
     buffer.extend(number.to_ne_bytes());
     buffer.extend(0_u32.to_ne_bytes());
-    buffer.extend([NFPROTO_INET, 0]);
+    buffer.extend([part.family(), 0]);
     buffer.extend(resource);
     buffer.extend(attributes);
 }

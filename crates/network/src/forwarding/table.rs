@@ -28,7 +28,7 @@ use rtnetlink::packet_core::DefaultNla;
 
 use super::attribute::{bytes, find, name, nested, number, parse};
 use super::rule::{Rule, rules};
-use super::socket::{APPEND, CREATE, FilterSocket, Message};
+use super::socket::{APPEND, CREATE, FilterSocket, Message, Part};
 use super::{Forwards, ObservedForwards, Protocol};
 
 /// Nobody else's.
@@ -139,7 +139,8 @@ pub(super) fn observe(socket: &FilterSocket) -> io::Result<Option<ObservedForwar
     }
     let Some(elements) = read_elements(socket, ROUTED)? else { return Ok(None) };
     let routed = elements.iter().filter_map(|element| read_link(element)).collect();
-    let rules = socket.dump(GET_RULE, &[name(1, TABLE)])?.len();
+    let mut rules = 0;
+    socket.dump(Part::Tables, GET_RULE, &[name(1, TABLE)], |_| rules += 1)?;
     Ok(Some(ObservedForwards { targets, routed, rules }))
 }
 
@@ -189,12 +190,16 @@ fn pair(port: u16, target: SocketAddrV4) -> Vec<DefaultNla> {
 }
 
 fn read_elements(socket: &FilterSocket, set: &str) -> io::Result<Option<Vec<Vec<u8>>>> {
-    let messages = match socket.dump(GET_ELEMENT, &[name(1, TABLE), name(2, set)]) {
-        Err(error) if is_missing(&error) => return Ok(None),
-        messages => messages?,
-    };
-    let lists = messages.iter().filter_map(|message| find(message, 3));
-    Ok(Some(lists.flat_map(|list| parse(list).map(|(_, element)| element.to_vec())).collect()))
+    let mut elements = Vec::new();
+    let read = socket.dump(Part::Tables, GET_ELEMENT, &[name(1, TABLE), name(2, set)], |message| {
+        let list = find(message, 3).into_iter().flat_map(parse);
+        elements.extend(list.map(|(_, element)| element.to_vec()));
+    });
+    match read {
+        Ok(()) => Ok(Some(elements)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn read_pair(element: &[u8]) -> Option<(u16, SocketAddrV4)> {
@@ -222,6 +227,7 @@ pub(super) fn padded(link: &str) -> Vec<u8> {
     value
 }
 
-fn is_missing(error: &io::Error) -> bool {
+/// What is asked for is not there.
+pub(super) fn is_missing(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOENT as i32)
 }
