@@ -26,7 +26,7 @@ const APP: &str = "killed";
 /// Of a container: its instance.
 const LABEL: &str = "wisehosting.instance";
 /// Longer than a lost worker's lease, and what comes after it.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// A change that was announced while nobody listened is seen after this long.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 

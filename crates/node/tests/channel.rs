@@ -179,7 +179,7 @@ impl Fixture {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it happens in time")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it happens in time")
 }
 
 fn table(generation: u64) -> HubMessage {

@@ -41,7 +41,7 @@ use wisehosting_store::{
 };
 
 /// Longest wait for something that is to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Of one control plane to its database.
 const CONNECTIONS_MAX: u32 = 5;
 pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tower::ServiceExt as _;
 
 /// Longest wait for something that is to happen.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Somebody who sends requests, with these headers each time.
 #[derive(Clone)]

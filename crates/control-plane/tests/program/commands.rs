@@ -22,7 +22,7 @@ async fn a_printed_token_works_until_it_is_revoked_and_is_not_stored(pool: PgPoo
     site.printed_by(&["token", "revoke", "--email", "a@example.org", "--name", "laptop"]);
     let me = client.get(format!("{}/v1/me", control_plane.url)).bearer_auth(&token).send().await.unwrap();
     assert_eq!(me.status().as_u16(), 401);
-    assert_eq!(control_plane.stop(), Some(0));
+    assert_eq!(control_plane.stop().0, Some(0));
 }
 
 #[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for something that is to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wisehosting-control-plane");
 
 /// The folder with the configuration, its secrets, and a way to Postgres that can be taken away.
@@ -147,10 +147,14 @@ impl ControlPlane {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// Asks it to end, and waits until it has.
-    pub(crate) fn stop(mut self) -> Option<i32> {
+    /// Asks it to end, and waits until it has: its exit code, and all that it logged.
+    pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap().code()
+        let code = self.child.wait().unwrap().code();
+        let mut log = self.seen.take();
+        // The end of its standard error follows its own.
+        log.extend(self.log.iter());
+        (code, log)
     }
 }
 

@@ -49,7 +49,7 @@ async fn an_app_appears_and_its_log_grows_without_reload(pool: PgPool) {
         }
     }
     assert!(browser.wait().unwrap().success(), "the browser's side failed, see above");
-    assert_eq!(control_plane.stop(), Some(0));
+    assert_eq!(control_plane.stop().0, Some(0));
 }
 
 /// Plays the worker: what its reports leave in the database.

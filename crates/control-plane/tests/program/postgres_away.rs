@@ -24,5 +24,5 @@ async fn it_says_so_and_recovers_by_itself(pool: PgPool) {
 
     site.let_postgres_come();
     control_plane.until_health_is(200).await;
-    assert_eq!(control_plane.stop(), Some(0));
+    assert_eq!(control_plane.stop().0, Some(0));
 }

@@ -44,7 +44,7 @@ pub(crate) fn own_ip() -> IpAddr {
 
 /// Ends a test that hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it happens in time")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it happens in time")
 }
 
 /// A program behind the edge. It stops when dropped.

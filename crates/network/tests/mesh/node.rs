@@ -15,7 +15,7 @@ use wisehosting_network::{
 };
 
 /// Longer than any handshake takes, also one whose first packet was lost (that is tried again after 5 s).
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A bridge that joins the hosts.
 pub(crate) struct Underlay(NetworkNamespace);
