@@ -24,7 +24,11 @@ let
       address = "10.50.0.11";
       publicKey = "jq8rFdNj0pwOGXYu7c0heiie4iTnKTBERmTTxy60wVs=";
       privateKey = "d29ya2VyLTEtb2YtYS10ZXN0LWFuZC1vZi1ub3RoaW4=";
-      module.services.wisehosting.worker.enable = true;
+      module = {
+        services.wisehosting.worker.enable = true;
+        # What a scenario forwards to.
+        networking.firewall.interfaces.wh0.allowedTCPPorts = [ 20999 ];
+      };
     };
     worker-2 = {
       role = "worker";
@@ -38,7 +42,10 @@ let
       address = "10.50.0.30";
       publicKey = "84h2L0pYuDkmrH8eX8j+aXOuw0RtoofN2VrcXkxjnCo=";
       privateKey = "cHJveHktMS1vZi1hLXRlc3QtYW5kLW9mLW5vdGhpbmc=";
-      module.services.wisehosting.proxy.enable = true;
+      module.services.wisehosting.proxy = {
+        enable = true;
+        gateway.enable = true;
+      };
     };
   };
   apiKey = name: builtins.hashString "sha256" "API key of ${name}";

@@ -170,6 +170,8 @@ http = "0.0.0.0:80"
 https = "0.0.0.0:443"
 [ingress.tls]
 certificates_dir = "/var/lib/wisehosting-edge/certificates"
+[gateway]
+listen = "@address@:8082"
 [state]
 dir = "/var/lib/wisehosting-edge"
 """
