@@ -12,6 +12,17 @@ let
   wise = import ./lib { inherit config lib pkgs; };
   agent = import ./lib/agent.nix { inherit config lib; };
   unit = "wisehosting-edge";
+  runsEdge = cfg.ingress == "built-in" || cfg.gateway.enable;
+
+  # What the edge tells a Traefik beside it.
+  dynamicDirectory = "/var/lib/wisehosting-traefik";
+  entryPoints = {
+    web.address = ":${toString cfg.httpPort}";
+    websecure = {
+      address = ":${toString cfg.httpsPort}";
+      http.tls = { };
+    };
+  };
 in
 {
   imports = [ ./mesh.nix ];
@@ -25,8 +36,9 @@ in
       default = "built-in";
       description = ''
         What serves visitors. `built-in`: the edge, to which routes are pushed, and which goes on with the last ones while
-        the control plane is away. `traefik`: a Traefik that asks the control plane for its routes every second; it brings
-        its own certificates, and no edge runs.
+        the control plane is away. `traefik`: a Traefik, which brings its own certificates. With `gateway.enable` the edge
+        runs beside it and writes the routes that it watches; else no edge runs, and it asks the control plane for them every
+        second.
       '';
     };
 
@@ -81,7 +93,7 @@ in
     };
 
     gateway = {
-      enable = lib.mkEnableOption "the edge's own API, which forwards TCP and UDP ports into the mesh (docs/edge-api.md)";
+      enable = lib.mkEnableOption "the edge's own API, for TCP and UDP forwards, and for routes of Traefik (docs/edge-api.md)";
 
       port = mkOption {
         type = types.port;
@@ -104,7 +116,7 @@ in
       default = null;
       example = "/run/secrets/traefik.env";
       description = ''
-        With Traefik: a file with the line `WISEHOSTING_TRAEFIK_TOKEN=…`, the token that the control plane has in
+        With Traefik, if no edge runs beside it: a file with the line `WISEHOSTING_TRAEFIK_TOKEN=…`, the token that the control plane has in
         services.wisehosting.controlPlane.traefikTokenFile. A path outside of the Nix store.
       '';
     };
@@ -122,21 +134,11 @@ in
         ];
       }
 
-      (lib.mkIf (cfg.ingress == "built-in") {
+      (lib.mkIf runsEdge {
         services.wisehosting.proxy.settings = {
           control_plane = {
             url = cfg.controlPlaneUrl;
             name = node;
-          };
-          ingress = {
-            http = "0.0.0.0:${toString cfg.httpPort}";
-            https = "0.0.0.0:${toString cfg.httpsPort}";
-            tls.certificates_dir = cfg.certificatesDirectory;
-            acme = lib.mkIf cfg.acme.termsAgreed {
-              terms_agreed = true;
-              email = lib.mkIf (cfg.acme.email != null) cfg.acme.email;
-              public_addresses = cfg.acme.publicAddresses;
-            };
           };
           state.dir = "/var/lib/wisehosting-edge";
           mesh = lib.mkIf (mesh.managedBy == "program") mesh.settings;
@@ -149,20 +151,17 @@ in
           log.format = lib.mkDefault "journald";
         };
 
-        networking.firewall.interfaces.${mesh.interface}.allowedTCPPorts = lib.optional cfg.gateway.enable cfg.gateway.port;
+        networking.firewall.interfaces.${mesh.interface}.allowedTCPPorts =
+          lib.optional cfg.gateway.enable cfg.gateway.port;
 
         users.users.wisehosting-edge = {
           isSystemUser = true;
           group = "wisehosting-edge";
         };
         users.groups.wisehosting-edge = { };
-        systemd.tmpfiles.rules = [ "d ${cfg.certificatesDirectory} 0750 root wisehosting-edge" ];
-
-        systemd.sockets.wisehosting-edge-http = wise.socket [ (toString cfg.httpPort) ];
-        systemd.sockets.wisehosting-edge-https = wise.socket [ (toString cfg.httpsPort) ];
       })
 
-      (lib.mkIf (cfg.ingress == "built-in") (
+      (lib.mkIf runsEdge (
         wise.program {
           program = unit;
           file = "edge.toml";
@@ -171,11 +170,51 @@ in
             agent.credentials cfg
             // lib.optionalAttrs cfg.gateway.enable { "gateway.token" = cfg.gateway.tokenFile; };
           changesNetwork = cfg.gateway.enable;
-          checkEnvironment.WISEHOSTING_INGRESS__TLS__CERTIFICATES_DIR = "certificates";
+          checkEnvironment =
+            if cfg.ingress == "built-in" then
+              { WISEHOSTING_INGRESS__TLS__CERTIFICATES_DIR = "certificates"; }
+            else
+              { WISEHOSTING_INGRESS__TRAEFIK__DYNAMIC_DIR = "certificates"; };
         }
       ))
 
+      (lib.mkIf (cfg.ingress == "built-in") {
+        services.wisehosting.proxy.settings.ingress = {
+          http = "0.0.0.0:${toString cfg.httpPort}";
+          https = "0.0.0.0:${toString cfg.httpsPort}";
+          tls.certificates_dir = cfg.certificatesDirectory;
+          acme = lib.mkIf cfg.acme.termsAgreed {
+            terms_agreed = true;
+            email = lib.mkIf (cfg.acme.email != null) cfg.acme.email;
+            public_addresses = cfg.acme.publicAddresses;
+          };
+        };
+        systemd.tmpfiles.rules = [ "d ${cfg.certificatesDirectory} 0750 root wisehosting-edge" ];
+        systemd.sockets.wisehosting-edge-http = wise.socket [ (toString cfg.httpPort) ];
+        systemd.sockets.wisehosting-edge-https = wise.socket [ (toString cfg.httpsPort) ];
+      })
+
       (lib.mkIf (cfg.ingress == "traefik") {
+        services.traefik.enable = true;
+      })
+
+      (lib.mkIf (cfg.ingress == "traefik" && runsEdge) {
+        services.wisehosting.proxy.settings.ingress.traefik.dynamic_dir = dynamicDirectory;
+        systemd.tmpfiles.rules = [ "d ${dynamicDirectory} 0755 wisehosting-edge wisehosting-edge" ];
+        systemd.services.${unit}.serviceConfig.ReadWritePaths = [ dynamicDirectory ];
+        # Traefik has the ports.
+        systemd.sockets.wisehosting-edge-http.enable = false;
+        systemd.sockets.wisehosting-edge-https.enable = false;
+
+        # A file of one's own: NixOS would add a provider that cannot stand beside a directory.
+        services.traefik.staticConfigFile = (pkgs.formats.toml { }).generate "traefik.toml" {
+          inherit entryPoints;
+          providers.providersThrottleDuration = "100ms";
+          providers.file.directory = dynamicDirectory;
+        };
+      })
+
+      (lib.mkIf (cfg.ingress == "traefik" && !runsEdge) {
         assertions = [
           {
             assertion = cfg.traefikEnvironmentFile != null;
@@ -194,14 +233,9 @@ in
         services.wisehosting.mesh.managedBy = lib.mkDefault "system";
 
         services.traefik = {
-          enable = true;
           environmentFiles = lib.optional (cfg.traefikEnvironmentFile != null) cfg.traefikEnvironmentFile;
           staticConfigOptions = {
-            entryPoints.web.address = ":${toString cfg.httpPort}";
-            entryPoints.websecure = {
-              address = ":${toString cfg.httpsPort}";
-              http.tls = { };
-            };
+            inherit entryPoints;
             providers.http = {
               endpoint = "${cfg.controlPlaneUrl}/v1/traefik/proxy-config";
               pollInterval = "1s";

@@ -183,6 +183,25 @@ in
       "NixOS makes the mesh" = config.networking.wireguard.interfaces.wh0.ips == [ "10.50.0.30/24" ];
     };
 
+  "proxy with Traefik and a gateway".modules = with' proxy {
+    proxy.ingress = "traefik";
+    proxy.gateway.enable = true;
+  };
+  "proxy with Traefik and a gateway".expect =
+    { config, ... }:
+    {
+      "Traefik runs, and an edge that tells it the routes" =
+        config.services.traefik.enable
+        && config.services.wisehosting.proxy.settings.ingress == {
+          traefik.dynamic_dir = "/var/lib/wisehosting-traefik";
+        };
+      "the edge may write them" = config.systemd.services.wisehosting-edge.serviceConfig.ReadWritePaths == [
+        "/var/lib/wisehosting-traefik"
+      ];
+      "the ports are left to Traefik" = !config.systemd.sockets.wisehosting-edge-http.enable;
+      "the edge makes the mesh" = config.services.wisehosting.proxy.settings ? mesh;
+    };
+
   "proxy with a gateway".modules = with' proxy {
     proxy.gateway.enable = true;
     mesh.managedBy = "system";

@@ -43,6 +43,9 @@ function environment(file, folder) {
   if (file.text.includes('"certificates_dir"')) {
     changed.WISEHOSTING_INGRESS__TLS__CERTIFICATES_DIR = join(folder, 'certificates')
   }
+  if (file.text.includes('"dynamic_dir"')) {
+    changed.WISEHOSTING_INGRESS__TRAEFIK__DYNAMIC_DIR = join(folder, 'certificates')
+  }
   return { ...process.env, ...changed }
 }
 

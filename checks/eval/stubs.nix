@@ -97,6 +97,7 @@ in
       enable = bool;
       environmentFiles = of (types.listOf types.path) [ ];
       staticConfigOptions = any;
+      staticConfigFile = of (types.nullOr types.unspecified) null;
     };
 
     system.stateVersion = of types.str "26.05";
@@ -116,7 +117,13 @@ in
         stopIfChanged = of types.bool true;
       }
     );
-    systemd.sockets = named (unit // { listenStreams = strings; });
+    systemd.sockets = named (
+      unit
+      // {
+        enable = of types.bool true;
+        listenStreams = strings;
+      }
+    );
     systemd.timers = named (unit // { timerConfig = section; });
     systemd.tmpfiles.rules = strings;
 

@@ -13,3 +13,4 @@ pub mod routes;
 pub mod settings;
 pub mod source;
 pub mod state;
+pub mod traefik;

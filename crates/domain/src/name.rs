@@ -9,6 +9,8 @@ use std::{fmt, str::FromStr};
 const LABEL_LEN_MAX: usize = 63;
 /// Longest DNS name in its textual form (RFC 1035, section 2.3.4, less the root dot).
 const HOSTNAME_LEN_MAX: usize = 253;
+/// Longest [`Word`]; with an ending it is still a file name.
+const WORD_LEN_MAX: usize = 64;
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +24,11 @@ pub enum NameError {
     /// Not a host name.
     #[error("{0:?} is not a host name: use lower-case DNS labels joined by dots, 253 characters at most")]
     Hostname(String),
+    /// Not a word.
+    #[error(
+        "{0:?} is no name: use 1 to {WORD_LEN_MAX} letters, digits, '.', '_' or '-', a letter or digit first"
+    )]
+    Word(String),
 }
 
 fn is_label(text: &str, first: fn(&u8) -> bool) -> bool {
@@ -114,6 +121,27 @@ impl FromStr for Hostname {
     }
 }
 
+/// What an operator calls a thing, also in another program: a route, an entrypoint, a certificate resolver.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Word(String);
+
+text_type!(Word);
+
+impl FromStr for Word {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if starts_well && text.len() <= WORD_LEN_MAX && text.chars().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Word(text.to_owned()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +165,16 @@ mod tests {
         }
         for bad in ["", ".", "a.", ".a", "a..b", "A.b", "a`b", "a b.c", &"a.".repeat(127)] {
             assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_word_can_end_no_quotes() {
+        for good in ["a", "9", "vm-123", "Le_2.x", &"a".repeat(64)] {
+            assert!(good.parse::<Word>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", ".a", "a/b", "../a", "a b", "a`b", "a{{b", "a\n", "ä", &"a".repeat(65)] {
+            assert!(bad.parse::<Word>().is_err(), "{bad}");
         }
     }
 }

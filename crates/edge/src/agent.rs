@@ -5,7 +5,7 @@
 //! was restored from a backup.
 
 use crate::{
-    ingress::Ingress,
+    door::Door,
     table::{
         Generations, ServingTable,
         change::{new_upstreams, reachable_part},
@@ -34,10 +34,10 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// However often it wants one.
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Keeps the ingress at the newest table.
+/// Keeps what serves visitors at the newest table.
 #[derive(Debug)]
 pub struct Agent {
-    ingress: Ingress,
+    door: Door,
     generations: Arc<Generations>,
     serving: Arc<ServingTable>,
     file: TableFile,
@@ -51,10 +51,10 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent for an ingress that serves `serving`.
+    /// An agent for a door that serves `serving`.
     #[must_use]
     pub fn new(
-        ingress: Ingress,
+        door: impl Into<Door>,
         generations: Arc<Generations>,
         serving: Arc<ServingTable>,
         file: TableFile,
@@ -62,20 +62,21 @@ impl Agent {
     ) -> Self {
         let (heartbeat, cpu) = (every(HEARTBEAT_INTERVAL), CpuMeter::default());
         let unreached = BTreeMap::new();
-        Self { ingress, generations, serving, file, channel, newest: None, unreached, heartbeat, cpu }
+        let door = door.into();
+        Self { door, generations, serving, file, channel, newest: None, unreached, heartbeat, cpu }
     }
 
-    /// Follows the control plane until `shutdown`; gives the ingress back, which still serves.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: &CancellationToken) -> Ingress {
+    /// Follows the control plane until `shutdown`; gives the door back, which still serves.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: &CancellationToken) -> Door {
         let mut oldest = self.generations.oldest();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return self.ingress,
+                () = shutdown.cancelled() => return self.door,
                 Ok(()) = oldest.changed() => self.report_drained(&mut oldest),
                 _ = self.heartbeat.tick() => self.beat(),
                 event = events.recv() => match event {
                     Some(event) => self.take(event, &mut oldest).await,
-                    None => return self.ingress,
+                    None => return self.door,
                 }
             }
         }
@@ -125,7 +126,11 @@ impl Agent {
         let unreachable = unreachable(new_upstreams(in_force, &wanted, &self.unreached)).await;
         let table = reachable_part(in_force, wanted, &unreachable);
         if table != *in_force {
-            self.install(table.clone()).await;
+            if let Err(error) = self.install(table.clone()).await {
+                tracing::error!(error = &error as &dyn Error, generation, "cannot serve a new route table");
+                self.send(ErrorReport { message: format!("cannot serve route table {generation}: {error}") });
+                return;
+            }
             self.save(table).await;
         }
         self.unreached.clone_from(&unreachable);
@@ -137,16 +142,17 @@ impl Agent {
         self.send(RoutesAck { generation, problems });
     }
 
-    async fn install(&mut self, table: RouteTable) {
+    async fn install(&mut self, table: RouteTable) -> io::Result<()> {
         let table = Arc::new(ServingTable::new(table, &self.generations));
-        self.ingress.install(&table).await;
-        self.serving = table;
+        self.door.install(&table).await?;
+        self.door.retire(std::mem::replace(&mut self.serving, table));
         let table = self.serving.table();
         tracing::info!(
             generation = table.generation,
             hosts = table.routes.len(),
             "serving a new route table"
         );
+        Ok(())
     }
 
     /// Saves the table. A table that cannot be saved is in force all the same.

@@ -6,7 +6,11 @@ use crate::{
 };
 use secrecy::SecretString;
 use serde::Deserialize;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use wisehosting_domain::{name::Word, traefik::Front};
 use wisehosting_network::{InterfaceName, InvalidInterfaceName, IpNet};
 use wisehosting_node::{
     channel::{Identity, Role},
@@ -48,6 +52,57 @@ pub struct IngressConfig {
     pub tls: Option<TlsConfig>,
     /// `[ingress.acme]`: orders a certificate for each host name that has none.
     pub acme: Option<AcmeConfig>,
+    /// `[ingress.traefik]`: a Traefik on this host serves visitors, and this program tells it the routes. Then all the
+    /// rest of `[ingress]` is Traefik's own concern.
+    pub traefik: Option<TraefikConfig>,
+}
+
+/// `[ingress.traefik]`: by files that it watches.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraefikConfig {
+    /// The directory of Traefik's file provider. This program must be able to write there.
+    pub dynamic_dir: PathBuf,
+    /// Entrypoint of routes; without one, Traefik's default entrypoints.
+    pub entrypoint: Option<Word>,
+    /// Certificate resolver of routes; without one, TLS is as the entrypoint has it.
+    pub certresolver: Option<Word>,
+}
+
+impl TraefikConfig {
+    /// What routes have that name nothing else.
+    #[must_use]
+    pub fn front(&self) -> Front {
+        Front { entrypoint: self.entrypoint.clone(), certresolver: self.certresolver.clone() }
+    }
+}
+
+impl IngressConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Some(traefik) = &self.traefik {
+            if self.http.is_some() || self.https.is_some() || self.tls.is_some() || self.acme.is_some() {
+                let message = "is set beside other settings of [ingress]: Traefik has its own";
+                return Err(ConfigError::invalid("ingress.traefik", message));
+            }
+            return is_directory("ingress.traefik.dynamic_dir", &traefik.dynamic_dir);
+        }
+        if let Some(acme) = &self.acme {
+            acme.check()?;
+        } else if self.https.is_some() && self.tls.is_none() {
+            let message =
+                "is not set: name the directory with the certificates for ingress.https, or set ingress.acme";
+            return Err(ConfigError::invalid("ingress.tls.certificates_dir", message));
+        }
+        let Some(tls) = &self.tls else { return Ok(()) };
+        is_directory("ingress.tls.certificates_dir", &tls.certificates_dir)
+    }
+}
+
+fn is_directory(setting: &str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError::invalid(setting, format!("{} is not a directory", path.display())))
 }
 
 /// `[ingress.tls]`: what visitors are shown.
@@ -153,19 +208,7 @@ impl Settings for Config {
         if let Some(mesh) = &self.mesh {
             mesh.check()?;
         }
-        if let Some(acme) = &self.ingress.acme {
-            acme.check()?;
-        } else if self.ingress.https.is_some() && self.ingress.tls.is_none() {
-            let message =
-                "is not set: name the directory with the certificates for ingress.https, or set ingress.acme";
-            return Err(ConfigError::invalid("ingress.tls.certificates_dir", message));
-        }
-        if let Some(tls) = &self.ingress.tls
-            && !tls.certificates_dir.is_dir()
-        {
-            let message = format!("{} is not a directory", tls.certificates_dir.display());
-            return Err(ConfigError::invalid("ingress.tls.certificates_dir", message));
-        }
+        self.ingress.check()?;
         if let Some(gateway) = &self.gateway {
             self.gateway_mesh(gateway)?;
             gateway.token()?;

@@ -2,18 +2,20 @@
 //!
 //! [`run`] is the program. The control plane's word reaches it through [`agent`]; visitors come in through [`ingress`],
 //! which finds an instance in the [`table`] in force and speaks HTTP to it through [`upstream`]. [`acme`] sees to it that
-//! host names have [`certificates`]. The gateway's own [`api`] takes [`forwards`], ports that lead into the mesh by
-//! themselves. What is served never depends on the control plane being there.
+//! host names have [`certificates`]. Or a [`traefik`] beside it is the [`door`]. The gateway's own [`api`] takes
+//! [`forwards`], ports that lead into the mesh by themselves. What is served never depends on the control plane being there.
 
 pub mod acme;
 pub mod agent;
 pub mod api;
 pub mod certificates;
 pub mod config;
+pub mod door;
 pub mod forwards;
 pub mod ingress;
 mod private_file;
 pub mod table;
+pub mod traefik;
 pub mod upstream;
 
 use acme::{Acme, challenges::Challenges};
@@ -21,12 +23,14 @@ use agent::Agent;
 use anyhow::Context;
 use certificates::{Certificates, Directories};
 use config::{Config, GatewayConfig};
+use door::Door;
 use forwards::{file::ForwardsFile, keeper::Keeper};
 use ingress::{Doors, Ingress};
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
 use tokio::{net::TcpListener, runtime};
 use tokio_util::sync::CancellationToken;
+use traefik::{directory::Directory, pushed::Pushed, routes::HttpRoutes};
 use wisehosting_domain::routes::RouteTable;
 use wisehosting_node::{
     channel,
@@ -61,27 +65,46 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     let file = TableFile::open(&config.state.dir)?;
     let generations = Generations::new();
     let serving = Arc::new(ServingTable::new(last_good_table(&file), &generations));
-    let challenges = Arc::new(Challenges::default());
-    let certificates = certificates(&config, &challenges)?;
-    let doors = doors(&config, sockets, certificates.as_ref(), challenges.clone())?;
-    let ingress = Ingress::start(doors, thread_count(), &serving)?;
-    if let (Some(acme), Some(certificates)) = (&config.ingress.acme, certificates) {
-        let clock = Arc::new(SystemClock);
-        let acme = Acme::new(acme.clone(), acme_dir(&config), challenges, certificates, clock);
-        tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
-    }
+    let door = open_door(&config, sockets, &serving, &shutdown).await?;
     if let Some(gateway) = &config.gateway {
         start_gateway(&config, gateway, &shutdown).await?;
     }
     let (channel, events) =
         channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
     listen::notify_ready();
-    let ingress = Agent::new(ingress, generations, serving, file, channel).run(events, &shutdown).await;
-    ingress.shutdown(SHUTDOWN_GRACE).await;
+    let door = Agent::new(door, generations, serving, file, channel).run(events, &shutdown).await;
+    door.shutdown(SHUTDOWN_GRACE).await;
     if let Some(mesh) = mesh {
         mesh.stop().await;
     }
     Ok(())
+}
+
+/// Begins to serve the table, by this program or by Traefik.
+async fn open_door(
+    config: &Config,
+    sockets: PassedSockets,
+    serving: &Arc<ServingTable>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Door> {
+    if let Some(traefik) = &config.ingress.traefik {
+        let pushed = Pushed::new(Directory::new(&traefik.dynamic_dir), traefik.front());
+        // An edge that was never told any routes does not end those that Traefik has.
+        if serving.is_known() {
+            pushed.install(serving).await.context("write the routes for Traefik")?;
+        }
+        return Ok(Door::Traefik(pushed));
+    }
+    let challenges = Arc::new(Challenges::default());
+    let certificates = certificates(config, &challenges)?;
+    let doors = doors(config, sockets, certificates.as_ref(), challenges.clone())?;
+    let ingress = Ingress::start(doors, thread_count(), serving)?;
+    if let (Some(acme), Some(certificates)) = (&config.ingress.acme, certificates) {
+        let clock = Arc::new(SystemClock);
+        let acme = Acme::new(acme.clone(), acme_dir(config), challenges, certificates, clock);
+        tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
+    }
+    Ok(Door::BuiltIn(ingress))
 }
 
 /// Puts the saved forwards in force, and then answers requests.
@@ -91,11 +114,14 @@ async fn start_gateway(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mesh = config.gateway_mesh(gateway)?;
+    let routes = config.ingress.traefik.as_ref().map(|traefik| {
+        HttpRoutes::new(Directory::new(&traefik.dynamic_dir), mesh.bounds.clone(), traefik.front())
+    });
     let keeper = Keeper::start(mesh, ForwardsFile::new(&config.state.dir)).await?;
     let listener = TcpListener::bind(gateway.listen)
         .await
         .with_context(|| format!("listen on {} for the gateway's API", gateway.listen))?;
-    let router = api::router(keeper.clone(), gateway.token()?);
+    let router = api::router(keeper.clone(), routes, gateway.token()?);
     tokio::spawn(keeper.watch(shutdown.clone()));
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::spawn(async move {

@@ -11,4 +11,5 @@ mod deploy;
 mod jobs;
 mod outage;
 mod platform;
+mod traefik;
 mod violations;

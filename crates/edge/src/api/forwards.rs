@@ -68,8 +68,8 @@ fn problem(error: &KeeperError) -> Response {
         KeeperError::Refused(refusal) => {
             let reason = refusal.to_string();
             match refusal {
-                Refusal::Id => invalid("forward_id", &reason),
-                Refusal::Target(_) | Refusal::TargetIsGateway(_) => invalid("target_ip", &reason),
+                Refusal::Id(_) => invalid("forward_id", &reason),
+                Refusal::Target(_) => invalid("target_ip", &reason),
                 Refusal::PortForwarded { .. } | Refusal::PortOfGateway(_) => {
                     answer(StatusCode::CONFLICT, "port_taken", &format!("public_port: {reason}"))
                 }

@@ -3,8 +3,9 @@
 //! Invariant: everything but `GET /health` asks for the token, and nothing is said before it was right.
 
 mod forwards;
+mod routes;
 
-use crate::forwards::keeper::Keeper;
+use crate::{forwards::keeper::Keeper, traefik::routes::HttpRoutes};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Request, State, rejection::JsonRejection},
@@ -23,9 +24,10 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 /// The header of agents that do not speak `Authorization: Bearer`.
 const TOKEN_HEADER: &str = "x-agent-token";
 
-/// All routes.
-pub fn router(keeper: Keeper, token: SecretString) -> Router {
-    forwards::router(keeper)
+/// All of it. Routes of HTTP need a Traefik.
+pub fn router(forwards: Keeper, http_routes: Option<HttpRoutes>, token: SecretString) -> Router {
+    forwards::router(forwards)
+        .merge(routes::router(http_routes))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(async || answer(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
         .layer(from_fn_with_state(Arc::new(token), require_token))

@@ -14,10 +14,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
     num::NonZeroU16,
 };
+use wisehosting_domain::name::{NameError, Word};
 use wisehosting_network::{IpNet, Protocol};
-
-/// Longest identifier of a forward.
-const ID_LEN_MAX: usize = 64;
 
 /// A protocol as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,14 +56,11 @@ pub struct Forward {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Its name is no name.
-    #[error("use 1 to {ID_LEN_MAX} letters, digits, '.', '_' or '-', a letter or digit first")]
-    Id,
-    /// It leads out of the mesh.
-    #[error("{0} is not in the mesh, nor in a network of forwards.allowed_targets")]
-    Target(Ipv4Addr),
-    /// It leads to the gateway itself, past what protects the services there.
-    #[error("{0} is the gateway itself")]
-    TargetIsGateway(Ipv4Addr),
+    #[error(transparent)]
+    Id(NameError),
+    /// It leads where none may.
+    #[error(transparent)]
+    Target(TargetRefusal),
     /// Another forward has the port.
     #[error("port {port} is forwarded already, by {forward_id}")]
     PortForwarded {
@@ -77,6 +72,17 @@ pub enum Refusal {
     /// The gateway needs the port itself.
     #[error("port {0} is in use on the gateway itself")]
     PortOfGateway(NonZeroU16),
+}
+
+/// Why nothing may lead to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetRefusal {
+    /// It is out of the mesh.
+    #[error("{0} is not in the mesh, nor in a network of gateway.allowed_targets")]
+    Outside(Ipv4Addr),
+    /// It is the gateway's, and would lead past what protects the services there.
+    #[error("{0} is the gateway itself")]
+    Gateway(Ipv4Addr),
 }
 
 /// All forwards of a gateway.
@@ -94,22 +100,29 @@ pub struct Bounds {
     pub own_ports: BTreeSet<(Proto, u16)>,
 }
 
+impl Bounds {
+    /// Whether something may lead to `target`.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn check_target(&self, target: Ipv4Addr) -> Result<(), TargetRefusal> {
+        let address = IpAddr::V4(target);
+        if self.own_address == Some(address) {
+            return Err(TargetRefusal::Gateway(target));
+        }
+        let inside = self.targets.iter().any(|network| network.contains(&address));
+        inside.then_some(()).ok_or(TargetRefusal::Outside(target))
+    }
+}
+
 impl Book {
     /// The same with this forward, in the place of one of its name. Says whether there was none.
     ///
     /// # Errors
     /// It is refused.
     pub fn with(&self, forward: Forward, bounds: &Bounds) -> Result<(Self, bool), Refusal> {
-        if !is_id(&forward.forward_id) {
-            return Err(Refusal::Id);
-        }
-        let target = IpAddr::V4(forward.target_ip);
-        if bounds.own_address == Some(target) {
-            return Err(Refusal::TargetIsGateway(forward.target_ip));
-        }
-        if !bounds.targets.iter().any(|network| network.contains(&target)) {
-            return Err(Refusal::Target(forward.target_ip));
-        }
+        forward.forward_id.parse::<Word>().map_err(Refusal::Id)?;
+        bounds.check_target(forward.target_ip).map_err(Refusal::Target)?;
         let (proto, port) = (forward.proto, forward.public_port);
         let same_port = |other: &&Forward| (other.proto, other.public_port) == (proto, port);
         if let Some(other) = self.0.values().find(same_port)
@@ -149,12 +162,6 @@ impl Book {
         let target = |forward: &Forward| SocketAddrV4::new(forward.target_ip, forward.target_port.get());
         self.all().map(|f| ((f.proto.into(), f.public_port.get()), target(f))).collect()
     }
-}
-
-fn is_id(text: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    starts_well && text.len() <= ID_LEN_MAX && text.chars().all(allowed)
 }
 
 #[cfg(test)]
@@ -200,13 +207,13 @@ mod tests {
         let (book, _) = Book::default().with(forward("a", Proto::Tcp, 22_015), &bounds()).unwrap();
         let refusal = |forward: Forward| book.with(forward, &bounds()).unwrap_err();
         for id in ["", "-a", "a/b", "../a", "a b", &"a".repeat(65)] {
-            assert_eq!(refusal(forward(id, Proto::Tcp, 1)), Refusal::Id, "{id}");
+            assert!(matches!(refusal(forward(id, Proto::Tcp, 1)), Refusal::Id(_)), "{id}");
         }
         let mut outside = forward("b", Proto::Tcp, 1);
         outside.target_ip = Ipv4Addr::new(192, 0, 2, 1);
-        assert_eq!(refusal(outside.clone()), Refusal::Target(outside.target_ip));
+        assert_eq!(refusal(outside.clone()), Refusal::Target(TargetRefusal::Outside(outside.target_ip)));
         outside.target_ip = Ipv4Addr::new(10, 50, 0, 30);
-        assert_eq!(refusal(outside.clone()), Refusal::TargetIsGateway(outside.target_ip));
+        assert_eq!(refusal(outside.clone()), Refusal::Target(TargetRefusal::Gateway(outside.target_ip)));
         let port = NonZeroU16::new(22_015).unwrap();
         let taken = Refusal::PortForwarded { port, forward_id: "a".to_owned() };
         assert_eq!(refusal(forward("b", Proto::Tcp, 22_015)), taken);

@@ -19,15 +19,15 @@ const TOKEN: &str = "a token of the gateway";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client outside, the gateway, and a server in the mesh that knows no way but to its own network.
-struct Hosts {
+pub(crate) struct Hosts {
     client: NetworkNamespace,
     gateway: NetworkNamespace,
     server: NetworkNamespace,
-    directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 /// The gateway's program; killed when it is dropped.
-struct Gateway(Child);
+pub(crate) struct Gateway(Child);
 
 impl Drop for Gateway {
     fn drop(&mut self) {
@@ -38,6 +38,12 @@ impl Drop for Gateway {
 
 impl Hosts {
     async fn new() -> Self {
+        let tls = "tls.certificates_dir = \"{path}\"";
+        Self::with_ingress(&format!("http = \"127.0.0.1:80\"\nhttps = \"127.0.0.1:443\"\n{tls}")).await
+    }
+
+    /// With this in `[ingress]`, where `{path}` is the directory.
+    pub(crate) async fn with_ingress(ingress: &str) -> Self {
         let [client, gateway, server] = [(); 3].map(|()| NetworkNamespace::create().unwrap());
         join((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
         join((&server, "wh0", "10.50.0.11/24"), (&gateway, "wh0", "10.50.0.30/24")).await;
@@ -53,9 +59,7 @@ url = "http://127.0.0.1:1"
 name = "proxy-1"
 api_key_file = "{path}/key"
 [ingress]
-http = "127.0.0.1:80"
-https = "127.0.0.1:443"
-tls.certificates_dir = "{path}"
+{}
 [gateway]
 listen = "{API}"
 token_file = "{path}/token"
@@ -63,14 +67,15 @@ interface = "wh0"
 allowed_targets = ["10.50.0.0/24"]
 [state]
 dir = "{path}/state"
-"#
+"#,
+            ingress.replace("{path}", &path.to_string())
         );
         fs::write(directory.path().join("edge.toml"), config).unwrap();
         Self { client, gateway, server, directory }
     }
 
     /// Starts the program and waits until its API answers.
-    fn start(&self) -> Gateway {
+    pub(crate) fn start(&self) -> Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wisehosting-edge"));
         command.arg("--config").arg(self.directory.path().join("edge.toml"));
         command.stderr(Stdio::null());
@@ -99,11 +104,11 @@ dir = "{path}/state"
         (status, serde_json::from_str(body).unwrap_or_default())
     }
 
-    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         self.request(TOKEN, method, path, body)
     }
 
-    fn refusal(&self, path: &str, body: &Value) -> (u16, String) {
+    pub(crate) fn refusal(&self, path: &str, body: &Value) -> (u16, String) {
         let (status, body) = self.ask("POST", path, body);
         (status, body["error"]["message"].as_str().unwrap_or_default().to_owned())
     }
@@ -232,9 +237,15 @@ async fn what_is_not_allowed_is_refused_with_a_reason() {
             "target_ip: 10.50.0.30 is the gateway",
         ),
         ("/tcp/forwards", with("public_port", json!(0)), 422, "public_port"),
-        ("/tcp/forwards", with("forward_id", json!("../x")), 422, "forward_id: use 1 to 64"),
+        (
+            "/tcp/forwards",
+            with("forward_id", json!("../x")),
+            422,
+            "forward_id: \"../x\" is no name: use 1 to 64",
+        ),
         ("/tcp/forwards", with("colour", json!("red")), 422, "unknown field"),
         ("/udp/forwards", ssh(), 422, "proto: it is another one"),
+        ("/http/routes", ssh(), 409, "this edge serves HTTP itself"),
     ] {
         let (got, message) = hosts.refusal(path, &body);
         assert!(got == status && message.contains(words), "{got} {message}");

@@ -9,3 +9,4 @@ mod ingress;
 mod program;
 mod smuggling;
 mod surroundings;
+mod traefik;

@@ -141,6 +141,12 @@ fn a_bad_configuration_is_named_and_exits_with_78() {
             "[ingress.acme]\nterms_agreed = true\ndirectory = \"http://a\"",
             "ingress.acme.directory: is not an https",
         ),
+        ("traefik.dynamic_dir = \"/no\"", "ingress.traefik.dynamic_dir: /no is not a directory"),
+        ("traefik.dynamic_dir = \"/tmp\"\ntraefik.entrypoint = \"a b\"", "\"a b\" is no name"),
+        (
+            "http = \"127.0.0.1:0\"\ntraefik.dynamic_dir = \"/tmp\"",
+            "ingress.traefik: is set beside other settings",
+        ),
         ("http = \"here\"", "edge.toml:7: ingress.http: "),
         ("htpp = \"127.0.0.1:0\"", "edge.toml:7: ingress.htpp: unknown field"),
     ] {

@@ -1,0 +1,238 @@
+//! Traefik as the ingress: the files that it is given, and a real one that reads them. Needs root.
+
+use crate::{
+    forwards::Hosts,
+    surroundings::{Instance, own_ip, table, within},
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::sleep};
+use tokio_util::sync::CancellationToken;
+use wisehosting_domain::{routes::RouteTable, traefik::Front};
+use wisehosting_edge::{
+    agent::Agent,
+    door::Door,
+    forwards::Bounds,
+    table::{Generations, ServingTable, file::TableFile},
+    traefik::{HttpRoute, directory::Directory, pushed::Pushed, routes::HttpRoutes},
+};
+use wisehosting_node::channel::{Event, memory};
+use wisehosting_protocol::{
+    message::{AgentMessage, HubMessage},
+    payload::{Registered, Routes},
+};
+
+/// What must not get into a file of Traefik's.
+const POISON: [&str; 6] =
+    ["a`) || Host(`b", "*.example.org", "a.example.org\n", "{{a}}", "A.example.org", ""];
+
+fn route(id: &str, hostname: &str, target: &str) -> Value {
+    json!({ "route_id": id, "hostname": hostname, "target_url": target, "entrypoint": "websecure", "certresolver": "dns" })
+}
+
+/// The names of the files in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn routes_are_files_beside_the_control_planes() {
+    let hosts = Hosts::with_ingress("traefik.dynamic_dir = \"{path}/dynamic\"").await;
+    let dynamic = hosts.directory.path().join("dynamic");
+    fs::create_dir(&dynamic).unwrap();
+    fs::write(dynamic.join("operator.yml"), "http: {}").unwrap();
+    let app = Instance::named("app").await;
+    let saved = TableFile::open(&hosts.directory.path().join("state")).unwrap();
+    saved.save(&table(3, &[("app.example.org", &[&app.upstream])])).unwrap();
+    let gateway = hosts.start();
+
+    let vm = route("vm-123", "vm-123.example.org", "http://10.50.0.12:8080");
+    assert_eq!(hosts.ask("POST", "/http/routes", &vm), (201, vm.clone()));
+    assert_eq!(hosts.ask("POST", "/http/routes", &vm).0, 200);
+    let text = fs::read_to_string(dynamic.join("vm-123.yml")).unwrap();
+    let expected = json!({ "http": {
+        "routers": { "route-vm-123": {
+            "entryPoints": ["websecure"], "rule": "Host(`vm-123.example.org`)", "service": "route-vm-123",
+            "tls": { "certResolver": "dns" },
+        } },
+        "services": { "route-vm-123": { "loadBalancer": { "servers": [{ "url": "http://10.50.0.12:8080" }] } } },
+    } });
+    assert_eq!(serde_json::from_str::<Value>(text.lines().nth(1).unwrap()).unwrap(), expected);
+
+    let taken = |hostname| route("other", hostname, "http://10.50.0.12:8080");
+    for (body, status, words) in [
+        (route("a/b", "a.example.org", "http://10.50.0.12:80"), 422, "route_id: \"a/b\" is no name"),
+        (route("a", "a.example.org", "http://192.0.2.1:80"), 422, "target_url: 192.0.2.1 is not in the mesh"),
+        (route("a", "a.example.org", "http://10.50.0.30:8082"), 422, "10.50.0.30 is the gateway itself"),
+        (route("a", "a.example.org", "http://10.50.0.12:80/x"), 422, "target_url: use http://ADDRESS:PORT"),
+        (route("operator", "a.example.org", "http://10.50.0.12:80"), 409, "route_id: a file of this name"),
+        (route("wisehosting", "a.example.org", "http://10.50.0.12:80"), 409, "route_id: a file of this name"),
+        (taken("vm-123.example.org"), 409, "is routed already, by vm-123"),
+        (taken("app.example.org"), 409, "is routed already, by the control plane"),
+    ] {
+        let (got, message) = hosts.refusal("/http/routes", &body);
+        assert!(got == status && message.contains(words), "{got} {message}");
+    }
+    for hostname in POISON {
+        let (got, message) = hosts.refusal("/http/routes", &taken(hostname));
+        assert!(got == 422 && message.contains("is not a host name"), "{got} {message}");
+    }
+    assert_eq!(names(&dynamic), ["operator.yml", "vm-123.yml", "wisehosting.yml"]);
+
+    drop(gateway);
+    let _gateway = hosts.start();
+    assert_eq!(hosts.ask("GET", "/http/routes", &Value::Null), (200, json!({ "routes": [vm] })));
+    assert_eq!(hosts.ask("DELETE", "/http/routes/vm-123", &Value::Null).0, 204);
+    for id in ["vm-123", "operator", "..%2Fedge"] {
+        assert_eq!(hosts.ask("DELETE", &format!("/http/routes/{id}"), &Value::Null).0, 404, "{id}");
+    }
+    assert_eq!(names(&dynamic), ["operator.yml", "wisehosting.yml"]);
+}
+
+/// An agent whose door is the directory; it is fed with tables.
+async fn agent(directory: &Path) -> (memory::FarEnd, CancellationToken) {
+    let (handle, events, hub) = memory::channel();
+    let generations = Generations::new();
+    let serving = Arc::new(ServingTable::new(RouteTable::default(), &generations));
+    let (file, pushed) = (
+        TableFile::open(&directory.join("state")).unwrap(),
+        Pushed::new(Directory::new(directory), Front::default()),
+    );
+    let agent = Agent::new(Door::Traefik(pushed), generations, serving, file, handle);
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move { agent.run(events, &stop).await });
+    let registered = Registered { version: "hub".to_owned(), heartbeat_interval_ms: 15_000 };
+    hub.events.send(Event::Connected(registered)).await.unwrap();
+    (hub, shutdown)
+}
+
+/// Sends a table, and gives the first answer that is no heartbeat.
+async fn push(hub: &mut memory::FarEnd, table: RouteTable) -> AgentMessage {
+    hub.events.send(Event::Message(HubMessage::Routes(Routes { table }))).await.unwrap();
+    within(hub.sent.recv()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_table_that_is_written_is_acknowledged_and_older_requests_get_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = Instance::named("app").await;
+    let (mut hub, shutdown) = agent(directory.path()).await;
+    let first = table(1, &[("app.example.org", &[&app.upstream])]);
+    let answer = push(&mut hub, first.clone()).await;
+    assert!(matches!(&answer, AgentMessage::RoutesAck(ack) if ack.generation == 1), "{answer:?}");
+    let text = fs::read_to_string(directory.path().join("wisehosting.yml")).unwrap();
+    assert!(text.contains("Host(`app.example.org`)") && text.contains(&app.upstream.address.to_string()));
+    let answer = within(hub.sent.recv()).await.unwrap();
+    assert!(matches!(&answer, AgentMessage::RoutesDrained(drained) if drained.generation == 0), "{answer:?}");
+
+    // A directory that is gone cannot take a table, and nothing says that it did.
+    let away = directory.path().join("away");
+    fs::remove_file(directory.path().join("wisehosting.yml")).unwrap();
+    fs::create_dir(directory.path().join("wisehosting.yml")).unwrap();
+    fs::write(directory.path().join("wisehosting.yml/in-the-way"), "").unwrap();
+    let answer = push(&mut hub, RouteTable { generation: 2, ..first.clone() }).await;
+    assert!(matches!(&answer, AgentMessage::Error(_)), "{answer:?}");
+    fs::rename(directory.path().join("wisehosting.yml"), away).unwrap();
+    let _ = within(hub.sent.recv()).await;
+    let answer = push(&mut hub, RouteTable { generation: 3, ..RouteTable::default() }).await;
+    assert!(matches!(&answer, AgentMessage::RoutesAck(ack) if ack.generation == 3), "{answer:?}");
+    assert!(!directory.path().join("wisehosting.yml").exists(), "no route, no file");
+    shutdown.cancel();
+}
+
+/// Traefik's process; killed when it is dropped.
+struct Traefik {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Traefik {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Traefik {
+    fn start(directory: &Path) -> Self {
+        let program = env::var_os("WISEHOSTING_TRAEFIK").expect("WISEHOSTING_TRAEFIK names the program");
+        let address = SocketAddr::new(own_ip(), 8080);
+        let dynamic = directory.join("dynamic").display().to_string();
+        let settings = format!(
+            "entryPoints: {{ web: {{ address: \"{address}\" }} }}\n\
+             providers: {{ providersThrottleDuration: 100ms, file: {{ directory: \"{dynamic}\" }} }}\n"
+        );
+        let file = directory.join("traefik.yml");
+        fs::write(&file, settings).unwrap();
+        let mut command = Command::new(program);
+        command.arg(format!("--configFile={}", file.display())).stdout(Stdio::null());
+        Self { process: command.spawn().unwrap(), address }
+    }
+
+    async fn visit(&self, host: &str) -> Option<(StatusCode, String)> {
+        TcpStream::connect(self.address).await.ok()?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        Some(crate::surroundings::parse(&crate::surroundings::exchange(self.address, &request).await))
+    }
+
+    async fn answers(&self, host: &str, status: StatusCode, text: &str) {
+        let looking = async {
+            while !matches!(self.visit(host).await, Some((got, body)) if got == status && body.contains(text))
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(looking).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Traefik, which takes long to build: set WISEHOSTING_TRAEFIK to the program"]
+async fn a_real_traefik_follows_the_files() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dynamic = temporary.path().join("dynamic");
+    fs::create_dir(&dynamic).unwrap();
+    let (app, vm, other) =
+        (Instance::named("app").await, Instance::named("vm").await, Instance::named("other").await);
+    let bounds = Bounds { targets: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
+    let directory = Directory::new(&dynamic);
+    let routes = HttpRoutes::new(directory.clone(), bounds, Front::default());
+    let to = |instance: &Instance| HttpRoute {
+        route_id: "vm".parse().unwrap(),
+        hostname: "vm.example.org".parse().unwrap(),
+        target_url: format!("http://{}", instance.upstream.address).parse().unwrap(),
+        entrypoint: Some("web".parse().unwrap()),
+        certresolver: None,
+    };
+    let pushed = Pushed::new(directory, Front::default());
+    let serving = |table| ServingTable::new(table, &Generations::new());
+    pushed.install(&serving(table(1, &[("app.example.org", &[&app.upstream])]))).await.unwrap();
+    let traefik = Traefik::start(temporary.path());
+    traefik.answers("app.example.org", StatusCode::OK, "app").await;
+
+    routes.put(to(&vm)).await.unwrap();
+    traefik.answers("vm.example.org", StatusCode::OK, "vm").await;
+    routes.put(to(&other)).await.unwrap();
+    traefik.answers("vm.example.org", StatusCode::OK, "other").await;
+    for hostname in POISON {
+        serde_json::from_value::<HttpRoute>(route("bad", hostname, "http://127.0.0.1:80")).unwrap_err();
+    }
+    pushed.install(&serving(table(2, &[("app.example.org", &[&other.upstream])]))).await.unwrap();
+    traefik.answers("app.example.org", StatusCode::OK, "other").await;
+    traefik.answers("vm.example.org", StatusCode::OK, "other").await;
+    routes.remove("vm".parse().unwrap()).await.unwrap();
+    traefik.answers("vm.example.org", StatusCode::NOT_FOUND, "").await;
+    traefik.answers("app.example.org", StatusCode::OK, "other").await;
+}
