@@ -70,7 +70,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.limit_bandwidth(&container).await?;
         self.reach(DeploymentState::Checking);
         self.log.say(&format!("Started; waiting for an answer on port {port}")).await;
-        self.prove(&container, address, port).await?;
+        let (proven, ()) = tokio::join!(self.prove(&container, address, port), write_to_disk());
+        proven?;
         self.log.say("Healthy").await;
         Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
     }
@@ -277,6 +278,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
         texts
     }
+}
+
+/// Waits until what was made is on the disk. Podman waits for its lists, not for the layers that stand in them: after a loss
+/// of power in between it could not list a single container any more.
+async fn write_to_disk() {
+    // It fails only if it panics, which it does not.
+    let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
 }
 
 /// The path stands in a request as it is.
