@@ -30,4 +30,4 @@ with subtest("it brings back what was lost, keys and all, and no app has noticed
     deploy("kept", "2")
     wait_until_served("kept", "2")
 
-control_plane_1.succeed("wisehosting apps delete kept")
+control_plane_1.succeed("wisehosting delete kept")

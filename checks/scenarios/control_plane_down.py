@@ -17,4 +17,4 @@ with subtest("when it is back, everything goes on"):
     deploy("calm", "2")
     wait_until_served("calm", "2")
 
-control_plane_1.succeed("wisehosting apps delete calm")
+control_plane_1.succeed("wisehosting delete calm")

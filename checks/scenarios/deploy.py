@@ -28,5 +28,5 @@ with subtest("a sign-in link, and a token that is lost"):
     sign_in()
 
 with subtest("an app that is deleted is not served"):
-    control_plane_1.succeed("wisehosting apps delete first")
+    control_plane_1.succeed("wisehosting delete first")
     control_plane_1.wait_until_fails(request("first"))

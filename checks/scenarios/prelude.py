@@ -73,10 +73,10 @@ def publish(app, version):
     return f"http://control-plane-1:3000/cgi-bin/git/{app}/.git"
 
 
-def deploy(app, version):
-    """Publishes this version, deploys it, and waits until the proxy serves it."""
+def deploy(app, version, options=""):
+    """Publishes this version, deploys it, and waits until it is live."""
     repository = publish(app, version)
-    return control_plane_1.succeed(f"wisehosting deploy {repository} --name {app} --health-timeout 300")
+    return control_plane_1.succeed(f"wisehosting deploy {repository} --name {app} --health-timeout 300 {options}")
 
 
 def request(app):
@@ -91,3 +91,30 @@ def serves(app, version):
 
 def wait_until_served(app, version):
     control_plane_1.wait_until_succeeds(serves(app, version))
+
+
+def start_visitor(app, name, options=""):
+    """Somebody who asks for an app five times a second, and leaves at the first request that fails."""
+    control_plane_1.succeed(
+        f"rm --force /run/visitor-{name};"
+        f" systemd-run --quiet --unit visitor-{name} --property StandardError=file:/run/visitor-{name}"
+        f" $(command -v curl) --fail --fail-early --silent --show-error --output /dev/null --rate 5/s {options}"
+        f" --write-out '%{{stderr}}%{{http_code}}\n' --header 'Host: {app}.{PUBLIC_DOMAIN}' 'http://proxy-1/?[1-1000000]'"
+    )
+    control_plane_1.wait_for_file(f"/run/visitor-{name}")
+
+
+def end_visitor(name):
+    """Fails if one of the visitor's requests has failed, up to one that begins now."""
+    answers = f"/run/visitor-{name}"
+    before = int(control_plane_1.succeed(f"grep --count . {answers} || true"))
+    control_plane_1.wait_until_succeeds(
+        f"[[ $(grep --count . {answers}) -gt {before} ]] || ! systemctl is-active --quiet visitor-{name}"
+    )
+    control_plane_1.succeed(
+        f"systemctl is-active --quiet visitor-{name} || {{ tail --lines 3 {answers}; false; }}",
+        f"systemctl stop visitor-{name}",
+    )
+    # The last one may have been cut off.
+    control_plane_1.fail(f"head --lines=-1 {answers} | grep --invert-match '^200$'")
+    print(f"{name}: {before} requests")

@@ -9,4 +9,4 @@ for machine in (proxy_1, control_plane_1, worker_1):
         start_platform()
         wait_until_served("patient", "1")
 
-control_plane_1.succeed("wisehosting apps delete patient")
+control_plane_1.succeed("wisehosting delete patient")

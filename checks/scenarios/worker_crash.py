@@ -15,4 +15,4 @@ with subtest("it comes back with its apps, and takes new work"):
     deploy("fallen", "2")
     wait_until_served("fallen", "2")
 
-control_plane_1.succeed("wisehosting apps delete fallen")
+control_plane_1.succeed("wisehosting delete fallen")

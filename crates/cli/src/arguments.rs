@@ -200,3 +200,27 @@ pub(crate) struct Logs {
     #[arg(long, default_value_t = 100)]
     pub(crate) tail: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_documentation_tells_to_type_is_understood() {
+        let pages = [include_str!("../../../docs/operating.md"), include_str!("../../../README.md")];
+        let typed = pages.iter().flat_map(|page| page.lines()).filter_map(|line| line.strip_prefix("# "));
+        let ours = typed.filter_map(|line| {
+            let (program, _) = line.split_once(' ')?;
+            // Up to a remark, and with a word in the place of what the reader is to think of.
+            let command =
+                line.split("  #").next()?.replace("<url or path of a git repository>", "REPOSITORY");
+            (program.rsplit('/').next()? == "wisehosting").then_some(command)
+        });
+        let ours: Vec<String> = ours.collect();
+        assert!(ours.len() > 5, "{ours:?}");
+        for command in ours {
+            let understood = Arguments::try_parse_from(command.split_whitespace());
+            assert!(understood.is_ok(), "{command}: {}", understood.unwrap_err());
+        }
+    }
+}
