@@ -120,6 +120,7 @@ pub(crate) struct Worker {
     pub(crate) cpu_millis: u32,
     pub(crate) cpu_millis_used: u32,
     pub(crate) instances: i64,
+    pub(crate) draining: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -188,7 +188,9 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
                 f64::from(worker.cpu_millis) / 1000.0
             );
             let load = format!("{}, {memory}, {cpus}", count(worker.instances, "instance"));
-            vec![worker.name, "worker".to_owned(), state(worker.connected), worker.address, load]
+            let draining = if worker.draining { ", draining" } else { "" };
+            let state = state(worker.connected) + draining;
+            vec![worker.name, "worker".to_owned(), state, worker.address, load]
         })
         .collect();
     rows.extend(proxies.edges.into_iter().map(|edge| {

@@ -8,7 +8,7 @@ use wisehosting_control_plane::{
     auth::token,
     config::{Config, Secrets},
 };
-use wisehosting_domain::id::UserId;
+use wisehosting_domain::{id::UserId, name::Label};
 use wisehosting_node::{
     clock::{Clock, SystemClock},
     random,
@@ -16,6 +16,7 @@ use wisehosting_node::{
 use wisehosting_store::{
     StoreError, Transaction, pool,
     users::{self, User},
+    workers,
 };
 
 const LOGIN_LINK: Duration = Duration::minutes(15);
@@ -67,6 +68,24 @@ pub(crate) async fn revoke_token(config: &Config, email: &str, name: &str) -> an
     }
     pool::commit(db).await?;
     println!("the token {name:?} of {email} is revoked");
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+pub(crate) async fn drain(config: &Config, worker: &Label, drained: bool) -> anyhow::Result<()> {
+    let mut db = open_database(config).await?;
+    match workers::drain(&mut db, worker, drained.then(|| SystemClock.now())).await {
+        Err(StoreError::NotFound { .. }) => anyhow::bail!("the configuration declares no worker {worker}"),
+        done => done?,
+    }
+    pool::commit(db).await?;
+    if drained {
+        println!(
+            "{worker} gets no new apps, and is drained within minutes: `wisehosting workers` shows how far that is"
+        );
+    } else {
+        println!("{worker} gets new apps again");
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use wisehosting_control_plane::{config::Config, openapi};
+use wisehosting_domain::name::Label;
 use wisehosting_node::{
     config::{self, ConfigError},
     listen::PassedSockets,
@@ -37,6 +38,9 @@ enum Command {
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Empty workers, and fill them again.
+    #[command(subcommand)]
+    Worker(Worker),
 }
 
 #[derive(Args)]
@@ -66,6 +70,21 @@ enum Token {
     },
 }
 
+#[derive(Subcommand)]
+enum Worker {
+    /// Move all apps of a worker to others, and give it no new ones until it is resumed. No request is lost.
+    Drain(OneWorker),
+    /// Give a worker that was drained new apps again. Those that were moved stay where they are.
+    Resume(OneWorker),
+}
+
+#[derive(Args)]
+struct OneWorker {
+    /// The worker's name.
+    #[arg(long)]
+    name: Label,
+}
+
 fn main() -> ExitCode {
     // First, while there is one thread: it changes the environment.
     let sockets = PassedSockets::from_environment();
@@ -82,6 +101,8 @@ fn main() -> ExitCode {
                 Command::Token(Token::Revoke { user, name }) => {
                     commands::revoke_token(&config, &user.email, &name)
                 }
+                Command::Worker(Worker::Drain(OneWorker { name })) => commands::drain(&config, &name, true),
+                Command::Worker(Worker::Resume(OneWorker { name })) => commands::drain(&config, &name, false),
                 Command::Run | Command::Openapi => {
                     config.check()?;
                     log::init(&config.log)?;

@@ -93,6 +93,8 @@ pub struct Instance {
     pub state: InstanceState,
     /// Set while it drains.
     pub draining: Option<Draining>,
+    /// Whether its worker is being emptied, and nobody has repeated its deployment since.
+    pub to_move: bool,
 }
 
 /// Since when an instance drains.
@@ -145,6 +147,8 @@ pub enum Action {
     Drain(InstanceId),
     /// Give its worker a stop job.
     Stop(InstanceId),
+    /// Queue a deployment that repeats it: on another worker, since its own is being emptied.
+    Repeat(DeploymentId),
     /// Call off what a worker still does for it.
     Cancel(DeploymentId),
     /// Tell a worker to remove all that it has of the app.
@@ -203,6 +207,16 @@ fn plan_service(app: &App, edges: &Edges, policy: Policy) -> Vec<Action> {
         stop_drained(deployment, edges, policy, &mut actions);
     }
     actions
+        .extend(serving.filter(|serving| is_to_move(app, serving)).map(|serving| Action::Repeat(serving.id)));
+    actions
+}
+
+/// Whether what serves has to move to another worker, and no newer deployment may do that by itself.
+fn is_to_move(app: &App, serving: &Deployment) -> bool {
+    let overtaken = |d: &Deployment| d.state.is_in_progress() && d.number > serving.number;
+    serving.state == DeploymentState::Live
+        && serving.instances.iter().any(|instance| instance.to_move)
+        && !app.deployments.iter().any(overtaken)
 }
 
 /// For an app that is not to serve: out of the routes, then drained and stopped.

@@ -24,7 +24,7 @@ fn iid(n: i32) -> InstanceId {
 }
 
 fn deployment(n: i32, state: DeploymentState, instance: InstanceState) -> Deployment {
-    let instance = Instance { id: iid(n), state: instance, draining: None };
+    let instance = Instance { id: iid(n), state: instance, draining: None, to_move: false };
     Deployment { id: did(n), number: n, state, called_off: false, instances: vec![instance] }
 }
 
@@ -297,7 +297,7 @@ impl World {
                 self.stopped.push(*id);
                 self.instance(*id).state = InstanceState::Stopped;
             }
-            Cancel(_) | Retire(_) | Delete(_) | Remove => unreachable!("the app is to serve"),
+            Repeat(_) | Cancel(_) | Retire(_) | Delete(_) | Remove => unreachable!("the app is to serve"),
         }
     }
 
@@ -359,4 +359,28 @@ fn a_failed_switch_goes_back_and_comes_to_rest() {
     assert_eq!(world.step(), [Stop(iid(2))]);
     assert_eq!(world.step(), []);
     assert_eq!(world.app.routed.map(|routed| routed.deployment_id), Some(did(1)));
+}
+
+#[test]
+fn what_serves_on_a_worker_that_is_being_emptied_is_repeated_once_nothing_newer_is_under_way() {
+    let edges = connected(&[edge("a", 4, 4)]);
+    let leaving = |mut deployment: Deployment| {
+        deployment.instances[0].to_move = true;
+        deployment
+    };
+    for (deployments, expected) in [
+        (vec![leaving(live(1))], vec![Repeat(did(1))]),
+        (vec![live(1)], vec![]),
+        (vec![leaving(live(1)), building(2)], vec![]),
+        (vec![leaving(live(1)), leaving(routing(2))], vec![Route(did(2))]),
+        (vec![leaving(failed(1)), live(2)], vec![Drain(iid(1))]),
+    ] {
+        let number = if deployments.len() > 1 && deployments[0].state.is_final() { 2 } else { 1 };
+        assert_eq!(steps(&app(routed(number, 4, 9), &deployments), &edges), expected, "{deployments:?}");
+    }
+    let stopped = App {
+        goal: Goal::Rest,
+        ..app(None, &[leaving(deployment(1, DeploymentState::Stopped, InstanceState::Healthy))])
+    };
+    assert_eq!(steps(&stopped, &edges), [Drain(iid(1))]);
 }

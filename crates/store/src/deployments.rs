@@ -11,6 +11,7 @@ use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, UserId},
     name::Label,
     settings::Settings,
+    source::Source,
     state::{DeploymentState, InstanceState},
 };
 
@@ -65,6 +66,17 @@ pub struct Built {
     pub image_id: Option<String>,
     /// The deployment whose image it starts again; none if it is to be built.
     pub repeats: Option<DeploymentId>,
+}
+
+impl Deployment {
+    /// What a deployment that repeats this one is to bring into service: the commit that was built, with these settings
+    /// or its own.
+    #[must_use]
+    pub fn repeated(self, settings: Option<Settings>) -> Settings {
+        let commit = self.built.commit.and_then(|commit| commit.parse().ok());
+        let source = Source { commit, ..self.snapshot.source.clone() };
+        Settings { source, ..settings.unwrap_or(self.snapshot) }
+    }
 }
 
 /// When a deployment reached a state.
@@ -229,6 +241,18 @@ pub async fn last_in_service(
     );
     let row = query.fetch_optional(connection).await.map_err(doing(operation))?;
     row.map(Deployment::try_from).transpose().map_err(inconsistent(operation))
+}
+
+/// What a deployment that repeats this one is to bring into service: its settings, and the commit that was built. For the
+/// platform itself, whoever its owner is.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn to_repeat(connection: &mut PgConnection, id: DeploymentId) -> Result<Settings, StoreError> {
+    let operation = "load what a deployment repeats";
+    let row =
+        select_deployments!("WHERE d.id = $1", id.0).fetch_one(connection).await.map_err(doing(operation))?;
+    Deployment::try_from(row).map(|deployment| deployment.repeated(None)).map_err(inconsistent(operation))
 }
 
 /// One deployment of the owner.

@@ -174,7 +174,8 @@ pub async fn enqueue_deploy(
     pool::notify(conn, changes::JOBS).await
 }
 
-/// Queues a job that stops an instance, unless it has one already, and tells the scheduler once that is committed.
+/// Queues a job that stops an instance, unless it has one already, and tells the scheduler once that is committed. On a
+/// removed worker nobody could: such an instance has failed.
 ///
 /// # Errors
 /// The database is away.
@@ -186,12 +187,14 @@ pub async fn enqueue_stop(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "WITH stopping AS (
-             UPDATE instances SET state = 'stopping' WHERE id = $2 AND state NOT IN ('stopping', 'stopped')
-             RETURNING id, worker, deployment_id
+             UPDATE instances i SET state = CASE WHEN w.removed_at IS NULL THEN 'stopping' ELSE 'failed' END
+             FROM workers w
+             WHERE w.name = i.worker AND i.id = $2 AND i.state NOT IN ('stopping', 'stopped')
+             RETURNING i.id, i.worker, i.deployment_id, w.removed_at
          )
          INSERT INTO jobs (id, kind, state, app_id, deployment_id, instance_id, worker, created_at)
          SELECT $1, 'stop', 'pending', d.app_id, d.id, s.id, s.worker, $3
-         FROM stopping s JOIN deployments d ON d.id = s.deployment_id",
+         FROM stopping s JOIN deployments d ON d.id = s.deployment_id WHERE s.removed_at IS NULL",
         id.0,
         instance_id.0,
         now

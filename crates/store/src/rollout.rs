@@ -13,7 +13,8 @@ use wisehosting_domain::{
     rollout::{App, Deployment, Draining, Goal, Instance, Leftovers, Routed},
 };
 
-/// The apps that are not at rest: something of them waits to be routed, promoted, drained, stopped or deleted.
+/// The apps that are not at rest: something of them waits to be routed, promoted, moved, drained,
+/// stopped or deleted.
 ///
 /// # Errors
 /// The database is away.
@@ -29,6 +30,9 @@ pub async fn restless(conn: &mut PgConnection) -> Result<Vec<AppId>, StoreError>
            SELECT d.app_id FROM instances i JOIN deployments d ON d.id = i.deployment_id
            WHERE i.state = 'draining'
               OR i.state = 'healthy' AND d.state IN ('superseded', 'stopped', 'failed', 'cancelled')
+           UNION
+           SELECT d.app_id FROM instances_to_move i JOIN deployments d ON d.id = i.deployment_id
+           WHERE d.state = 'live'
            ORDER BY 1"#
     )
     .fetch_all(conn)
@@ -69,6 +73,7 @@ struct InstanceRow {
     state: Option<String>,
     draining_generation: Option<i64>,
     draining_at: Option<OffsetDateTime>,
+    to_move: bool,
 }
 
 impl InstanceRow {
@@ -81,7 +86,8 @@ impl InstanceRow {
             }),
             _ => None,
         };
-        Ok(Some(Instance { id: InstanceId(id), state: state.parse().map_err(inconsistent(LOAD))?, draining }))
+        let state = state.parse().map_err(inconsistent(LOAD))?;
+        Ok(Some(Instance { id: InstanceId(id), state, draining, to_move: self.to_move }))
     }
 }
 
@@ -121,7 +127,8 @@ pub async fn lock(conn: &mut PgConnection, app_id: AppId, watch: Watch) -> Resul
         r#"SELECT d.id AS deployment_id, d.number, d.state AS deployment_state,
                   EXISTS (SELECT FROM jobs WHERE deployment_id = d.id AND cancel_requested_at IS NOT NULL)
                       AS "called_off!", i.id AS "id?", i.state AS "state?",
-                  i.draining_generation, i.draining_at
+                  i.draining_generation, i.draining_at,
+                  EXISTS (SELECT FROM instances_to_move WHERE id = i.id) AS "to_move!"
            FROM deployments d
            LEFT JOIN instances i ON i.deployment_id = d.id AND i.state NOT IN ('stopped', 'failed')
            WHERE d.app_id = $1 AND (i.id IS NOT NULL OR d.state NOT IN ('superseded', 'stopped', 'failed', 'cancelled'))

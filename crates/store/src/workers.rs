@@ -3,7 +3,6 @@
 use crate::{
     DeclaredNode, StoreError,
     error::{doing, inconsistent},
-    routes,
 };
 use sqlx::PgConnection;
 use std::net::IpAddr;
@@ -27,6 +26,8 @@ pub struct Worker {
     pub used: Share,
     /// Instances that count against it.
     pub instances: i64,
+    /// Whether it is being emptied: an operator said so, or the configuration does not name it any more.
+    pub draining: bool,
 }
 
 /// An amount of memory and processor time.
@@ -48,6 +49,7 @@ struct Row {
     memory_bytes_used: i64,
     cpu_millis_used: i64,
     instances: i64,
+    draining: bool,
 }
 
 impl Row {
@@ -67,12 +69,13 @@ impl Row {
                 cpu_millis: self.cpu_millis_used.try_into().map_err(inconsistent(operation))?,
             },
             instances: self.instances,
+            draining: self.draining,
         })
     }
 }
 
-/// Makes the table say what the configuration says; a worker that is no longer declared may not connect, and its
-/// instances count as lost.
+/// Makes the table say what the configuration says. A worker that is no longer declared may not connect; what serves there
+/// goes on until the rollout has moved it.
 ///
 /// # Errors
 /// The database is away.
@@ -94,7 +97,8 @@ pub async fn declare(
         sqlx::query!(
             "INSERT INTO workers (name, address) VALUES ($1, $2::text::inet)
              ON CONFLICT (name) DO UPDATE
-             SET address = excluded.address, removed_at = NULL",
+             SET address = excluded.address, removed_at = NULL,
+                 draining_at = CASE WHEN workers.removed_at IS NULL THEN workers.draining_at END",
             worker.name.as_str(),
             worker.address.to_string()
         )
@@ -105,10 +109,10 @@ pub async fn declare(
     give_up_removed(conn, now).await
 }
 
-/// Ends the stop jobs and the instances of removed workers: nobody is left who could. A deploy that runs there is ended
-/// by its lease. Should such a worker be declared again, what it still runs is stopped as left behind.
+/// Ends the stop jobs of removed workers, and what they were to stop: nobody is left who could. A deploy that runs there is
+/// ended by its lease. Should such a worker be declared again, what it still runs is stopped as left behind.
 async fn give_up_removed(conn: &mut PgConnection, now: OffsetDateTime) -> Result<(), StoreError> {
-    let lost = sqlx::query!(
+    sqlx::query!(
         "WITH ended AS (
              UPDATE jobs SET state = 'failed', message = 'its worker was removed', finished_at = $1,
                     lease_expires_at = NULL
@@ -119,19 +123,36 @@ async fn give_up_removed(conn: &mut PgConnection, now: OffsetDateTime) -> Result
          UPDATE instances SET state = 'failed'
          FROM workers w
          WHERE w.name = instances.worker AND w.removed_at IS NOT NULL
-           AND instances.state IN ('healthy', 'draining', 'stopping')",
+           AND instances.state = 'stopping'",
         now
     )
     .execute(&mut *conn)
     .await
-    .map_err(doing("give up what removed workers ran"))?;
-    if lost.rows_affected() > 0 {
-        routes::next_generation(conn).await?;
-    }
-    Ok(())
+    .map_err(doing("give up what removed workers were to stop"))
+    .map(|_| ())
 }
 
-/// The declared workers, by name.
+/// Empties a declared worker: it gets no new instances, and the rollout moves those that it has. Or ends that.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: no worker of this name is declared.
+pub async fn drain(
+    conn: &mut PgConnection,
+    name: &Label,
+    draining_since: Option<OffsetDateTime>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE workers SET draining_at = $2 WHERE name = $1 AND removed_at IS NULL RETURNING name",
+        name.as_str(),
+        draining_since
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(doing("drain a worker"))
+    .map(drop)
+}
+
+/// The declared workers, and those that are not declared any more and not yet empty; by name.
 ///
 /// # Errors
 /// The database is away.
@@ -141,11 +162,11 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Worker>, StoreError> {
         r#"SELECT w.name, host(w.address) AS "address!", w.version, w.last_seen_at, w.memory_bytes, w.cpu_millis,
                   coalesce(sum(i.memory_bytes), 0)::bigint AS "memory_bytes_used!",
                   coalesce(sum(i.cpu_millis), 0)::bigint AS "cpu_millis_used!",
-                  count(i.id) AS "instances!"
+                  count(i.id) AS "instances!",
+                  w.removed_at IS NOT NULL OR w.draining_at IS NOT NULL AS "draining!"
            FROM workers w
            LEFT JOIN instances i ON i.worker = w.name AND i.state NOT IN ('stopped', 'failed')
-           WHERE w.removed_at IS NULL
-           GROUP BY w.name ORDER BY w.name"#
+           GROUP BY w.name HAVING w.removed_at IS NULL OR count(i.id) > 0 ORDER BY w.name"#
     )
     .fetch_all(conn)
     .await

@@ -329,7 +329,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** List the workers, by name. */
+        /** List the workers, by name: those that are declared, and those that no longer are but still have instances. */
         get: operations["list_workers"];
         put?: never;
         post?: never;
@@ -869,6 +869,11 @@ export interface components {
              * @description Sum of the CPU limits of its instances.
              */
             cpu_millis_used: number;
+            /**
+             * @description Whether its apps are being moved to other workers, and it gets no new ones: an operator drains it, or it is no longer
+             *     declared.
+             */
+            draining: boolean;
             /**
              * Format: int64
              * @description How many instances it has.
@@ -1834,7 +1839,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description All declared workers. */
+            /** @description The workers. */
             200: {
                 headers: {
                     [name: string]: unknown;

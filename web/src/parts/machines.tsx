@@ -31,13 +31,14 @@ export function Machines() {
   );
 }
 
-function Machine(props: { role: string; machine: Worker | Edge; children: ReactNode }) {
+function Machine(props: { role: string; machine: Worker | Edge; draining?: boolean; children: ReactNode }) {
   const { name, connected, observed_at: observedAt, address } = props.machine;
   return (
     <li className="card">
       <div className="row">
         <h3>{name}</h3>
         <span className="end">
+          {props.draining && <State word="Draining" tone="busy" />}
           <State word={connected ? 'Connected' : 'Away'} tone={connected ? 'good' : 'bad'} />
         </span>
       </div>
@@ -61,7 +62,7 @@ function Machine(props: { role: string; machine: Worker | Edge; children: ReactN
 function WorkerCard({ worker }: { worker: Worker }) {
   const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed } = worker;
   return (
-    <Machine role="Worker" machine={worker}>
+    <Machine role="Worker" machine={worker} draining={worker.draining}>
       {memory > 0 && (
         <dl className="use">
           <Use of="Memory" used={used} all={memory} show={bytes} />

@@ -7,8 +7,6 @@ use axum::{Json, extract::State, http::StatusCode};
 use wisehosting_domain::{
     id::{DeploymentId, JobId},
     name::Label,
-    settings::Settings,
-    source::{Commit, Source},
 };
 use wisehosting_node::random;
 use wisehosting_store::{apps, deployments, jobs, pool};
@@ -97,12 +95,9 @@ async fn repeat(
     }
     let last = deployments::last_in_service(&mut db, user.id, app.id).await?;
     let last = last.ok_or(Error::NeverServed(app.name))?;
-    let commit: Option<Commit> = last.built.commit.and_then(|commit| commit.parse().ok());
-    let snapshot = Settings { source: Source { commit, ..last.snapshot.source }, ..app.settings };
-
-    let id = DeploymentId(random::uuid());
+    let (id, repeats) = (DeploymentId(random::uuid()), last.id);
     let now = state.clock.now();
-    deployments::create(&mut db, app.id, id, &snapshot, Some(last.id), now).await?;
+    deployments::create(&mut db, app.id, id, &last.repeated(Some(app.settings)), Some(repeats), now).await?;
     jobs::enqueue_deploy(&mut db, JobId(random::uuid()), app.id, id, now).await?;
     let deployment = load(&mut db, user.id, id, &state.config.apps).await?;
     pool::commit(db).await?;

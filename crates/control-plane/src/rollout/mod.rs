@@ -13,7 +13,7 @@ use wisehosting_domain::{
 };
 use wisehosting_node::random;
 use wisehosting_store::{
-    PgConnection, StoreError, deployment_state,
+    PgConnection, StoreError, deployment_state, deployments,
     jobs::{self, Cancel},
     pool,
     rollout::{self as store, Watch},
@@ -130,6 +130,7 @@ async fn carry_out(
         Action::Fail(id, reason) => deployment_state::fail(conn, *id, reason, now).await.map(|_| ()),
         Action::Drain(id) => store::drain(conn, *id, now).await,
         Action::Stop(id) => jobs::enqueue_stop(conn, JobId(random::uuid()), *id, now).await,
+        Action::Repeat(id) => repeat(conn, app_id, *id, now).await,
         Action::Cancel(id) => {
             let cancel = jobs::request_cancel(conn, *id, now).await?;
             if cancel == Cancel::Done {
@@ -146,6 +147,19 @@ async fn carry_out(
             store::remove(conn, app_id).await
         }
     }
+}
+
+/// Queues a deployment of what is in service; the scheduler gives it to a worker that takes new instances.
+async fn repeat(
+    conn: &mut PgConnection,
+    app_id: AppId,
+    repeated: DeploymentId,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    let snapshot = deployments::to_repeat(conn, repeated).await?;
+    let id = DeploymentId(random::uuid());
+    deployments::create(conn, app_id, id, &snapshot, Some(repeated), now).await?;
+    jobs::enqueue_deploy(conn, JobId(random::uuid()), app_id, id, now).await
 }
 
 async fn advance_to(

@@ -101,8 +101,12 @@ impl Scheduler {
         if let Some(worker) = &job.worker {
             return Ok(Ok(worker.clone()));
         }
-        let workers: Vec<placement::Worker> =
-            workers::list(conn).await?.into_iter().map(|worker| candidate(worker, connected, now)).collect();
+        let workers: Vec<placement::Worker> = workers::list(conn)
+            .await?
+            .into_iter()
+            .filter(|worker| !worker.draining)
+            .map(|worker| candidate(worker, connected, now))
+            .collect();
         let image_at = job.content.image.as_ref().map(|image| &image.worker);
         let chosen =
             place(&workers, &job.content.settings.limits, image_at).map(|worker| worker.name.clone());

@@ -44,13 +44,16 @@ pub struct Worker {
     cpu_millis_used: u32,
     /// How many instances it has.
     instances: i64,
+    /// Whether its apps are being moved to other workers, and it gets no new ones: an operator drains it, or it is no longer
+    /// declared.
+    draining: bool,
 }
 
-/// List the workers, by name.
+/// List the workers, by name: those that are declared, and those that no longer are but still have instances.
 #[utoipa::path(
     get, path = "/v1/workers", tag = "nodes", operation_id = "list_workers",
     responses(
-        (status = 200, description = "All declared workers.", body = WorkerList),
+        (status = 200, description = "The workers.", body = WorkerList),
         (status = 401, description = "Not signed in.", body = ErrorBody),
     ),
 )]
@@ -69,6 +72,7 @@ pub async fn list_workers(
         cpu_millis: worker.capacity.cpu_millis,
         cpu_millis_used: worker.used.cpu_millis,
         instances: worker.instances,
+        draining: worker.draining,
     });
     Ok(Json(WorkerList { workers: workers.collect() }))
 }

@@ -1,6 +1,10 @@
 //! Simulated agents: the real channel of a worker or an edge, driven by the test.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +33,8 @@ pub(crate) struct Agent {
     events: mpsc::Receiver<Event>,
     /// What came while something else was waited for.
     set_aside: VecDeque<HubMessage>,
+    /// A deploy job that is given away while its worker connects is sent twice.
+    jobs: HashSet<JobId>,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 }
@@ -63,7 +69,8 @@ impl Agent {
         let shutdown = CancellationToken::new();
         let clock: Arc<dyn Clock> = platform.clock.clone();
         let (handle, events) = channel::spawn(identity, clock.clone(), register, shutdown.clone()).unwrap();
-        let mut agent = Self { handle, events, set_aside: VecDeque::new(), clock, shutdown };
+        let mut agent =
+            Self { handle, events, set_aside: VecDeque::new(), jobs: HashSet::new(), clock, shutdown };
         let first = agent.event().await;
         assert!(matches!(first, Event::Connected(_)), "{first:?}");
         agent
@@ -81,9 +88,13 @@ impl Agent {
     }
 
     async fn received(&mut self) -> HubMessage {
-        match self.event().await {
-            Event::Message(message) => message,
-            event => panic!("no message but {event:?}"),
+        loop {
+            match self.event().await {
+                Event::Message(HubMessage::Job(job))
+                    if matches!(job.work, Work::Deploy(_)) && !self.jobs.insert(job.job_id) => {}
+                Event::Message(message) => return message,
+                event => panic!("no message but {event:?}"),
+            }
         }
     }
 
@@ -170,9 +181,13 @@ impl Agent {
 
 /// A healthy instance at this port of worker-1.
 pub(crate) fn deployed(port: u16) -> Outcome {
+    deployed_at(([10, 50, 0, 11], port).into())
+}
+
+pub(crate) fn deployed_at(address: SocketAddr) -> Outcome {
     Outcome::Deployed {
         commit: "0123456789012345678901234567890123456789".parse().unwrap(),
         image_id: "sha256:00".to_owned(),
-        address: ([10, 50, 0, 11], port).into(),
+        address,
     }
 }

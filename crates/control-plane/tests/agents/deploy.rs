@@ -21,7 +21,7 @@ use crate::{
     platform::{Platform, USER},
 };
 
-fn upstreams(table: &RouteTable, hostname: &str) -> Vec<SocketAddr> {
+pub(crate) fn upstreams(table: &RouteTable, hostname: &str) -> Vec<SocketAddr> {
     let hostname: Hostname = hostname.parse().unwrap();
     let route = table.routes.get(&hostname);
     route.into_iter().flat_map(|route| &route.upstreams).map(|upstream| upstream.address).collect()
@@ -32,7 +32,7 @@ fn at(port: u16) -> Vec<SocketAddr> {
 }
 
 /// An app that is live on port 20001.
-async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) -> DeploymentId {
+pub(crate) async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) -> DeploymentId {
     platform.create_app("hello").await;
     let first = platform.deploy("hello").await;
     let job = worker.deploy_job().await;
@@ -45,7 +45,7 @@ async fn live_app(platform: &Platform, worker: &mut Agent, edge: &mut Agent) -> 
 }
 
 /// Both agents; the edge has the table that was there before.
-async fn agents(platform: &Platform) -> (Agent, Agent) {
+pub(crate) async fn agents(platform: &Platform) -> (Agent, Agent) {
     let worker = Agent::worker(platform, "worker-1").await;
     let mut edge = Agent::edge(platform, "proxy-1").await;
     assert!(edge.table().await.routes.is_empty());

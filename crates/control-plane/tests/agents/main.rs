@@ -8,6 +8,7 @@
 mod agent;
 mod channel;
 mod deploy;
+mod drain;
 mod jobs;
 mod outage;
 mod platform;

@@ -44,6 +44,7 @@ async fn a_wrong_command_says_what_is_wrong(pool: PgPool) {
         (vec!["token", "create", "--email", "a@example.org", "--name", "laptop"], "choose another name"),
         (vec!["token", "revoke", "--email", "a@example.org", "--name", "phone"], "has no token named"),
         (vec!["login-link", "--email", "somebody"], "is not an address"),
+        (vec!["worker", "drain", "--name", "worker-9"], "declares no worker worker-9"),
     ] {
         let output = site.command(&arguments);
         let error = String::from_utf8_lossy(&output.stderr);

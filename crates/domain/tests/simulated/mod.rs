@@ -64,6 +64,8 @@ struct StoredInstance {
     /// Whether its worker has a container of it.
     container: bool,
     reachable: bool,
+    /// Its worker is being emptied.
+    to_move: bool,
 }
 
 pub(crate) struct World {
@@ -147,6 +149,7 @@ impl World {
                 self.app = AppModel::Deleted;
                 self.note("the app is deleted");
             }
+            4 if self.random.once_in(10) => self.drain_worker(),
             4..=9 => self.worker_goes_on(true),
             10..=14 => self.edges_go_on(true),
             _ => return self.plan_and_do(),
@@ -197,6 +200,13 @@ impl World {
         self.note("the worker was removed, and declared again without its containers");
     }
 
+    /// An operator wants the worker to be empty; there is another.
+    fn drain_worker(&mut self) {
+        let instances = self.deployments.iter_mut().filter_map(|d| d.instance.as_mut());
+        instances.filter(|i| i.state == InstanceState::Healthy).for_each(|instance| instance.to_move = true);
+        self.note("the worker is being emptied");
+    }
+
     fn edges_go_on(&mut self, with_faults: bool) {
         let newest = self.table();
         for edge in &mut self.edges {
@@ -215,10 +225,15 @@ impl World {
 }
 
 impl Stored {
+    fn is_to_move(&self) -> bool {
+        self.instance.as_ref().is_some_and(|instance| instance.to_move)
+    }
+
     /// One step of its job, or the end of it.
     fn go_on(&mut self, end: u64, reachable: bool) -> &'static str {
-        let instance =
-            |state, container| Some(StoredInstance { state, draining: None, container, reachable });
+        let instance = |state, container| {
+            Some(StoredInstance { state, draining: None, container, reachable, to_move: false })
+        };
         let (state, made, event) = match (self.state, self.called_off, end) {
             (Queued, false, _) => (Building, instance(InstanceState::Starting, false), "given to the worker"),
             (_, true, _) => (Cancelled, instance(InstanceState::Failed, false), "called off"),
@@ -257,7 +272,7 @@ impl World {
                 d.state == Routing
                     || d.state == Live && self.routed.is_none_or(|(number, ..)| number != d.number)
                     || instance == Some(InstanceState::Draining)
-                    || instance == Some(InstanceState::Healthy) && d.state.is_final()
+                    || instance == Some(InstanceState::Healthy) && (d.state.is_final() || d.is_to_move())
             })
     }
 
@@ -286,7 +301,8 @@ impl World {
     fn instance(&self, number: i32, stored: &StoredInstance) -> Instance {
         let draining =
             stored.draining.map(|(generation, at_ms)| Draining { generation, age_ms: self.age_ms(at_ms) });
-        Instance { id: instance_id(number), state: stored.state, draining }
+        let to_move = stored.to_move;
+        Instance { id: instance_id(number), state: stored.state, draining, to_move }
     }
 
     fn plan_and_do(&mut self) -> Result<(), String> {
@@ -320,6 +336,10 @@ impl World {
             Action::Stop(id) => {
                 self.check_stop(number(id.0))?;
                 self.instance_of(number(id.0))?.state = InstanceState::Stopping;
+            }
+            Action::Repeat(id) => {
+                self.instance_of(number(id.0))?.to_move = false;
+                self.deploy();
             }
             Action::Cancel(id) => {
                 if self.stored(number(id.0)).state == Queued {

@@ -6,7 +6,7 @@ use wisehosting_domain::{
     state::{DeploymentState::*, InstanceState, JobState},
 };
 use wisehosting_store::{
-    DeclaredNode, MIGRATOR, StoreError,
+    DeclaredNode, MIGRATOR, PgConnection, StoreError,
     build_log::{self, Line},
     deployment_state, deployments,
     instances::{self, Before, Observation},
@@ -129,18 +129,51 @@ async fn a_removed_worker_leaves_nothing_open(pool: PgPool) {
     jobs::enqueue_stop(&mut conn, JobId(id(30)), stopping, NOW).await.unwrap();
     let before = routes::load(&mut conn).await.unwrap();
 
+    deployment_state::advance(&mut conn, deployment, Live, NOW).await.unwrap();
+
     let worker_2 = DeclaredNode { name: label("worker-2"), address: [10, 50, 0, 12].into() };
+    let states = async |conn: &mut PgConnection| {
+        let instances = deployments::instances(conn, USER, deployment).await.unwrap();
+        instances.iter().map(|instance| instance.state).collect::<Vec<_>>()
+    };
     for round in 1..=2 {
         workers::declare(&mut conn, std::slice::from_ref(&worker_2), at(round)).await.unwrap();
         let job = jobs::lock(&mut conn, &label("worker-1"), JobId(id(30))).await.unwrap().unwrap();
         assert_eq!(job.state, JobState::Failed);
-        let instances = deployments::instances(&mut conn, USER, deployment).await.unwrap();
-        assert!(instances.iter().all(|instance| instance.state == InstanceState::Failed), "{instances:?}");
-        let table = routes::load(&mut conn).await.unwrap();
-        assert_eq!(table.generation, before.generation + 1, "a new table, once");
-        assert!(table.routes.is_empty(), "{table:?}");
+        assert_eq!(states(&mut conn).await, [InstanceState::Healthy, InstanceState::Failed]);
+        assert_eq!(routes::load(&mut conn).await.unwrap(), before, "what serves goes on until it has moved");
+        let listed = workers::list(&mut conn).await.unwrap();
+        assert_eq!((listed[0].name.as_str(), listed[0].draining, listed[0].instances), ("worker-1", true, 1));
+        assert_eq!(rollout::restless(&mut conn).await.unwrap(), [app]);
     }
     assert!(!before.routes.is_empty());
+
+    jobs::enqueue_stop(&mut conn, JobId(id(31)), serving, at(3)).await.unwrap();
+    assert_eq!(states(&mut conn).await, [InstanceState::Failed; 2]);
+    assert!(jobs::lock(&mut conn, &label("worker-1"), JobId(id(31))).await.unwrap().is_none());
+    assert_eq!(workers::list(&mut conn).await.unwrap().len(), 1);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_worker_is_drained_until_it_is_resumed_or_declared_anew(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    let draining = async |conn: &mut PgConnection| workers::list(conn).await.unwrap()[0].draining;
+    let declared = |name: &str, last| DeclaredNode { name: label(name), address: [10, 50, 0, last].into() };
+    let both = [declared("worker-1", 11), declared("worker-2", 12)];
+
+    workers::drain(&mut conn, &label("worker-1"), Some(NOW)).await.unwrap();
+    workers::declare(&mut conn, &both, at(1)).await.unwrap();
+    assert!(draining(&mut conn).await, "a restart of the control plane changes nothing");
+    workers::drain(&mut conn, &label("worker-1"), None).await.unwrap();
+    assert!(!draining(&mut conn).await);
+
+    workers::drain(&mut conn, &label("worker-1"), Some(NOW)).await.unwrap();
+    workers::declare(&mut conn, &both[1..], at(2)).await.unwrap();
+    let gone = workers::drain(&mut conn, &label("worker-1"), None).await;
+    assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
+    workers::declare(&mut conn, &both, at(3)).await.unwrap();
+    assert!(!draining(&mut conn).await);
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

@@ -1,0 +1,10 @@
+-- Set while an operator wants a worker to be empty.
+ALTER TABLE workers ADD COLUMN draining_at timestamptz;
+
+-- Instances that serve on a worker which is to be empty, and whose deployment nobody has repeated since.
+CREATE VIEW instances_to_move AS
+SELECT i.id, i.deployment_id
+FROM instances i JOIN workers w ON w.name = i.worker
+WHERE i.state = 'healthy' AND (w.removed_at IS NOT NULL OR w.draining_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM deployments d
+                  WHERE d.repeats = i.deployment_id AND d.created_at >= greatest(w.removed_at, w.draining_at));
