@@ -1,6 +1,6 @@
 //! Public TCP and UDP ports that lead into the mesh: what is asked for, what is refused, and how it is kept.
 //!
-//! [`keeper`] puts what the [`api`](crate::api) is asked for in force and on disk ([`file`]); this module decides, and does nothing.
+//! [`keeper`] puts what the [`api`](crate::api) is asked for in force and on disk ([`mod@file`]); this module decides, and does nothing.
 //! Invariant: a book of forwards has no two for the same port, none for a port of the gateway's own, and none that leads
 //! anywhere but into the allowed networks.
 
