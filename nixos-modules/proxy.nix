@@ -38,7 +38,7 @@ in
         What serves visitors. `built-in`: the edge, to which routes are pushed, and which goes on with the last ones while
         the control plane is away. `traefik`: a Traefik, which brings its own certificates. With `gateway.enable` the edge
         runs beside it and writes the routes that it watches; else no edge runs, and it asks the control plane for them every
-        second.
+        second: then leave apiKeySha256 out of the node, or each deploy waits for an edge that never comes.
       '';
     };
 
