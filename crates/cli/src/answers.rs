@@ -31,6 +31,41 @@ pub(crate) struct App {
     pub(crate) live: Option<Deployment>,
     pub(crate) latest: Option<Deployment>,
     pub(crate) violation: Option<Violation>,
+    pub(crate) usage: Option<AppUsage>,
+}
+
+/// What an app uses, all its instances together.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct AppUsage {
+    pub(crate) cpu_millis: u32,
+    pub(crate) memory_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct AppStats {
+    pub(crate) instances: Vec<InstanceStats>,
+}
+
+/// An instance with its limits.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InstanceStats {
+    pub(crate) instance_id: String,
+    pub(crate) worker: String,
+    pub(crate) state: String,
+    pub(crate) cpu_millis_max: u32,
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) usage: Option<InstanceUsage>,
+}
+
+/// What it uses now.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InstanceUsage {
+    pub(crate) cpu_millis: Option<u32>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) processes: u32,
+    pub(crate) received_bytes_per_s: Option<u64>,
+    pub(crate) sent_bytes_per_s: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
 }
 
 /// A limit that was broken.
@@ -121,6 +156,16 @@ pub(crate) struct Worker {
     pub(crate) cpu_millis_used: u32,
     pub(crate) instances: i64,
     pub(crate) draining: bool,
+    pub(crate) usage: Option<WorkerUsage>,
+}
+
+/// What a worker's machine uses.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct WorkerUsage {
+    pub(crate) cpu_millis: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) disk_bytes_used: u64,
 }
 
 #[derive(Debug, Deserialize)]

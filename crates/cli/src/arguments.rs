@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Deployments(Deployments),
     /// Show what an app writes, or the log of its newest build.
     Logs(Logs),
+    /// Show what apps use now, or what each instance of one does.
+    Stats(Stats),
     /// List the workers and the proxies.
     Workers,
     /// Print completions for a shell.
@@ -199,6 +201,15 @@ pub(crate) struct Logs {
     /// How many of the last lines.
     #[arg(long, default_value_t = 100)]
     pub(crate) tail: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Only this app, instance by instance.
+    pub(crate) app: Option<String>,
+    /// Show it again every ten seconds, until it is interrupted.
+    #[arg(long, short)]
+    pub(crate) watch: bool,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     control::cancel_deployment,
     error::CliError,
     output::{Output, Style},
-    sizes::{count, in_bits_per_s, in_mebibytes},
+    sizes::{count, in_bits_per_s, in_cores, in_mebibytes},
 };
 
 pub(crate) async fn apps(client: &Client, command: Option<Apps>, output: Output) -> Result<(), CliError> {
@@ -190,13 +190,22 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
             let load = format!("{}, {memory}, {cpus}", count(worker.instances, "instance"));
             let draining = if worker.draining { ", draining" } else { "" };
             let state = state(worker.connected) + draining;
-            vec![worker.name, "worker".to_owned(), state, worker.address, load]
+            let used = worker.usage.map_or(String::new(), |usage| {
+                format!(
+                    "{}, {}, disk {} of {}",
+                    in_cores(usage.cpu_millis),
+                    in_mebibytes(usage.memory_bytes),
+                    in_mebibytes(usage.disk_bytes_used),
+                    in_mebibytes(usage.disk_bytes)
+                )
+            });
+            vec![worker.name, "worker".to_owned(), state, worker.address, load, used]
         })
         .collect();
     rows.extend(proxies.edges.into_iter().map(|edge| {
         let serves = format!("serves route table {}", edge.acked_generation);
-        vec![edge.name, "proxy".to_owned(), state(edge.connected), edge.address, serves]
+        vec![edge.name, "proxy".to_owned(), state(edge.connected), edge.address, serves, String::new()]
     }));
-    output.table(&["HOST", "ROLE", "STATE", "ADDRESS", ""], &rows);
+    output.table(&["HOST", "ROLE", "STATE", "ADDRESS", "PROMISED", "IN USE"], &rows);
     Ok(())
 }

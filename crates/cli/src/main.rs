@@ -13,6 +13,7 @@ mod error;
 mod inspect;
 mod output;
 mod sizes;
+mod stats;
 mod up;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Apps { command } => inspect::apps(&connect()?, command, output).await,
         Command::Deployments(options) => inspect::deployments(&connect()?, &options, output).await,
         Command::Logs(options) => inspect::logs(&connect()?, &options, output).await,
+        Command::Stats(options) => stats::stats(&connect()?, &options, output).await,
         Command::Workers => inspect::workers(&connect()?, output).await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();

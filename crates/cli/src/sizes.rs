@@ -71,6 +71,24 @@ pub(crate) fn in_bits_per_s(bits: u64) -> String {
     unit.map_or_else(|| format!("{bits} bit/s"), |(name, size)| format!("{} {name}/s", bits / size))
 }
 
+/// Bytes in a second as bits for people, rounded down to three digits at most.
+pub(crate) fn in_rough_bits_per_s(bytes: u64) -> String {
+    let bits = bytes.saturating_mul(8);
+    match BIT_UNITS.iter().rev().find(|(_, size)| bits >= *size) {
+        Some((name, size)) if bits < 10 * size => {
+            format!("{}.{} {name}/s", bits / size, bits % size * 10 / size)
+        }
+        Some((name, size)) => format!("{} {name}/s", bits / size),
+        None => format!("{bits} bit/s"),
+    }
+}
+
+/// Thousandths of a core for people.
+pub(crate) fn in_cores(millis: u32) -> String {
+    let cores = f64::from(millis) / 1000.0;
+    format!("{cores} core{}", if millis == 1_000 { "" } else { "s" })
+}
+
 /// `1 instance`, `2 instances`.
 pub(crate) fn count(number: i64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
@@ -114,6 +132,20 @@ mod tests {
         for wrong in ["", "mbit", "10", "10MB", "0mbit", "-1mbit", "1.5mbit", "99999999999gbit"] {
             assert!(bandwidth(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_measured_is_shown_roughly() {
+        for (bytes, shown) in [
+            (0, "0 bit/s"),
+            (124, "992 bit/s"),
+            (125, "1.0 kbit/s"),
+            (156_250, "1.2 mbit/s"),
+            (12_500_000, "100 mbit/s"),
+        ] {
+            assert_eq!(in_rough_bits_per_s(bytes), shown);
+        }
+        assert_eq!([in_cores(0), in_cores(250), in_cores(1_000)], ["0 cores", "0.25 cores", "1 core"]);
     }
 
     #[test]

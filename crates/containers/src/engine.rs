@@ -2,7 +2,14 @@
 //!
 //! Invariant: an operation either does all of what it says or leaves nothing behind that did not exist before.
 
-use std::{collections::BTreeMap, error::Error, fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use wisehosting_domain::limits::Limits;
@@ -294,6 +301,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// All containers, running or not, that carry a label of this name.
     fn containers(&self, label: &str) -> impl Future<Output = Result<Vec<Container>, EngineError>> + Send;
+
+    /// What each container that carries a label of this name has written to its own disk and not removed, in bytes. The
+    /// engine counts it file by file: not a question for every second.
+    fn written_bytes(
+        &self,
+        label: &str,
+    ) -> impl Future<Output = Result<HashMap<ContainerId, u64>, EngineError>> + Send;
+
+    /// The folder in which the engine keeps images and containers.
+    fn storage_dir(&self) -> impl Future<Output = Result<PathBuf, EngineError>> + Send;
 
     /// Tells `changed` that one of the containers that carry a label of this name was started, ended or was removed, each
     /// time that it happens. Returns when the engine goes away; what happens after that is not told.

@@ -9,7 +9,7 @@ use crate::engine::{
     ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -237,6 +237,16 @@ impl Engine for FakeEngine {
         let state = self.answering()?;
         let all = state.containers.values().map(|found| &found.container);
         Ok(all.filter(|container| container.labels.contains_key(label)).cloned().collect())
+    }
+
+    /// Programs here never write.
+    async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
+        let containers = self.containers(label).await?;
+        Ok(containers.into_iter().map(|container| (container.id, 0)).collect())
+    }
+
+    async fn storage_dir(&self) -> Result<PathBuf, EngineError> {
+        self.answering().map(|_| PathBuf::from("/"))
     }
 
     async fn events(&self, _: &str, changed: &Notify) -> Result<(), EngineError> {

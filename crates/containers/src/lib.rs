@@ -16,4 +16,4 @@ pub use engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
     ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
 };
-pub use podman::Podman;
+pub use podman::{Cgroups, ContainerUsage, Podman};

@@ -8,8 +8,11 @@ mod answers;
 mod bridge;
 mod build;
 mod build_cgroup;
+mod cgroups;
 mod context;
 mod logs;
+
+pub use cgroups::{Cgroups, ContainerUsage};
 
 use crate::engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId, LogLine,
@@ -185,6 +188,23 @@ impl Engine for Podman {
             }
         }
         Ok(containers)
+    }
+
+    async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().all(true).size(true).filters(&filters).build();
+        let listed = self.docker()?.list_containers(Some(options)).await;
+        let listed = answers::with_stopped_as_exited(listed)
+            .map_err(|e| self.failure("count what containers have written", e))?;
+        Ok(listed.into_iter().filter_map(answers::written_bytes).collect())
+    }
+
+    async fn storage_dir(&self) -> Result<PathBuf, EngineError> {
+        let info = self.docker()?.info().await.map_err(|e| self.failure("describe itself", e))?;
+        info.docker_root_dir.map(PathBuf::from).ok_or_else(|| EngineError::Refused {
+            operation: "describe itself",
+            message: "it did not say where it keeps images".to_owned(),
+        })
     }
 
     async fn events(&self, label: &str, changed: &Notify) -> Result<(), EngineError> {

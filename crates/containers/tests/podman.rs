@@ -367,3 +367,27 @@ fn a_container_starts_again_after_a_power_cut() {
         assert!(answers(spec.published).await);
     });
 }
+
+#[test]
+fn what_a_container_has_written_is_counted() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let script =
+            "/bin/busybox dd if=/dev/zero of=/written bs=1M count=3; echo done; exec /bin/busybox sleep 1000";
+        let image = image(&podman, &host.dir().join("app"), "", script).await;
+        let labels = BTreeMap::from([("test.counted".to_owned(), "yes".to_owned())]);
+        let id = podman.run(&ContainerSpec { labels, ..spec(&image) }).await.expect("a container");
+        let (lines, mut received) = mpsc::channel(16);
+        let follow = podman.logs(&id, LogQuery { follow: true, ..LogQuery::default() }, lines);
+        tokio::select! {
+            result = follow => panic!("it ended: {result:?}"),
+            () = async { while received.recv().await.expect("a line").text != "done" {} } => {}
+        }
+        let written = podman.written_bytes("test.counted").await.expect("counted");
+        assert_eq!(written.keys().collect::<Vec<_>>(), [&id]);
+        assert!((3 * MIB..4 * MIB).contains(&written[&id]), "{written:?}");
+        assert!(podman.written_bytes("test.other").await.expect("counted").is_empty());
+        assert!(podman.storage_dir().await.expect("a folder").starts_with(host.dir()));
+    });
+}

@@ -23,6 +23,7 @@ pub mod router;
 pub mod routes;
 pub mod scheduler;
 pub mod state;
+pub mod stats;
 pub mod tasks;
 mod violations;
 mod web;

@@ -28,6 +28,7 @@ pub(crate) fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(apps::list_apps::list_apps, apps::create_app::create_app))
         .routes(routes!(apps::get_app::get_app, apps::update_app::update_app, apps::delete_app::delete_app))
         .routes(routes!(apps::runtime_log::get_runtime_log))
+        .routes(routes!(apps::stats::get_app_stats))
         .routes(routes!(apps::restart_app::restart_app))
         .routes(routes!(apps::restart_app::start_app))
         .routes(routes!(apps::stop_app::stop_app))

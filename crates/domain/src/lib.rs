@@ -14,3 +14,4 @@ pub mod settings;
 pub mod source;
 pub mod state;
 pub mod traefik;
+pub mod usage;

@@ -14,6 +14,8 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use crate::{Netlink, NetworkError, NetworkNamespace};
 
+/// What the kernel calls one end of a pair.
+const VETH: &str = "veth";
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_FORWARDING: u16 = 1;
@@ -35,6 +37,19 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Whether IPv4 packets that come in by it are routed on; unknown where the link has no IPv4.
     pub routes_ipv4: Option<bool>,
+    /// What came in by it since it was made.
+    pub received_bytes: u64,
+    /// What went out.
+    pub sent_bytes: u64,
+}
+
+impl Link {
+    /// Whether these are the two ends of a veth pair, each in its own namespace: each knows the number of the other.
+    #[must_use]
+    pub fn is_pair_with(&self, other: &Self) -> bool {
+        let is_veth = |link: &Self| link.kind.as_deref() == Some(VETH);
+        is_veth(self) && is_veth(other) && self.peer == Some(other.index) && other.peer == Some(self.index)
+    }
 }
 
 /// One end of a veth pair that is to be made.
@@ -216,6 +231,8 @@ impl From<LinkMessage> for Link {
             kind: None,
             peer: None,
             routes_ipv4: None,
+            received_bytes: 0,
+            sent_bytes: 0,
         };
         for attribute in message.attributes {
             match attribute {
@@ -223,6 +240,9 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::AfSpecUnspec(families) => link.routes_ipv4 = routes_ipv4(&families),
+                LinkAttribute::Stats64(stats) => {
+                    (link.received_bytes, link.sent_bytes) = (stats.rx_bytes, stats.tx_bytes);
+                }
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.into_iter().find_map(kind),
                 _ => {}
             }

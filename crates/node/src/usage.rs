@@ -1,8 +1,9 @@
-//! How much of this host is in use, from `/proc`.
+//! How much of this host is in use, from `/proc` and the file systems.
 //!
 //! Invariant: a figure that cannot be read is 0, which is never a reason to stop reporting.
 
-use std::{fs, sync::Mutex, thread};
+use nix::sys::statvfs::statvfs;
+use std::{fs, path::Path, sync::Mutex, thread};
 use wisehosting_protocol::payload::Capacity;
 
 /// What the host has.
@@ -21,6 +22,23 @@ pub fn capacity() -> Capacity {
 pub fn memory_bytes() -> u64 {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     (kib(&memory, "MemTotal:").saturating_sub(kib(&memory, "MemAvailable:"))) * 1_024
+}
+
+/// How full a file system is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Its size.
+    pub bytes: u64,
+    /// What is in use.
+    pub bytes_used: u64,
+}
+
+/// The file system that this folder is in.
+#[must_use]
+pub fn disk(folder: &Path) -> Disk {
+    let Ok(stat) = statvfs(folder) else { return Disk::default() };
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Disk { bytes: bytes(stat.blocks()), bytes_used: bytes(stat.blocks().saturating_sub(stat.blocks_free())) }
 }
 
 /// Measures processor time from one question to the next.
@@ -86,5 +104,12 @@ mod tests {
     fn memory_is_read_by_name() {
         assert_eq!(kib("MemTotal:       16384 kB\nMemFree: 1 kB\n", "MemTotal:"), 16_384);
         assert!(capacity().memory_bytes > memory_bytes());
+    }
+
+    #[test]
+    fn a_file_system_has_a_size() {
+        let disk = disk(Path::new("/"));
+        assert!(0 < disk.bytes_used && disk.bytes_used <= disk.bytes, "{disk:?}");
+        assert_eq!(super::disk(Path::new("/nowhere/at/all")), Disk::default());
     }
 }

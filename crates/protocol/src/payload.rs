@@ -10,6 +10,7 @@ use wisehosting_domain::{
     routes::RouteTable,
     source::{Commit, Source},
     state::{DeploymentState, JobKind, ViolationKind},
+    usage::Usage,
 };
 
 /// Agent to hub, first message: who speaks, and what it still has from before.
@@ -283,12 +284,30 @@ pub struct BuildLog {
     pub lines: Vec<LogLine>,
 }
 
-/// Worker to hub: what the instances use.
+/// Worker to hub: what the instances use, and what of the host a heartbeat does not say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppStats {
+    /// When it was read, by the worker's clock: milliseconds since the Unix epoch.
+    pub observed_at_ms: u64,
+    /// The host.
+    pub host: HostStats,
     /// One entry per running instance.
     pub instances: Vec<InstanceStats>,
+}
+
+/// What a worker's host uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostStats {
+    /// Size of the file system that holds images and containers; 0 if it cannot be told.
+    pub disk_bytes: u64,
+    /// How much of it is in use.
+    pub disk_bytes_used: u64,
+    /// What came in over the mesh since its interface was made; 0 if it cannot be told.
+    pub mesh_received_bytes: u64,
+    /// What went out there.
+    pub mesh_sent_bytes: u64,
 }
 
 /// What one instance uses.
@@ -297,10 +316,8 @@ pub struct AppStats {
 pub struct InstanceStats {
     /// Which instance.
     pub instance_id: InstanceId,
-    /// Processor time since its start, in microseconds.
-    pub cpu_us: u64,
-    /// Memory in use.
-    pub memory_bytes: u64,
+    /// What it uses.
+    pub usage: Usage,
 }
 
 /// Hub to edge: serve this table.

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use std::net::SocketAddr;
 use time::OffsetDateTime;
 use wisehosting_domain::{
-    id::{AppId, DeploymentId, InstanceId},
+    id::{AppId, DeploymentId, InstanceId, UserId},
     limits::Limits,
     name::Label,
     state::InstanceState,
@@ -161,4 +161,57 @@ pub async fn app_of(
     .await
     .map_err(doing("look up the app of an instance"))?;
     Ok(app.map(AppId))
+}
+
+/// An instance that has a place on a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Which.
+    pub id: InstanceId,
+    /// Of which app.
+    pub app_id: AppId,
+    /// Number of its deployment.
+    pub deployment: i32,
+    /// Where.
+    pub worker: Label,
+    /// How far it is.
+    pub state: InstanceState,
+    /// The memory that it may use.
+    pub memory_bytes: u64,
+    /// The processor time that it may use, in thousandths of a core.
+    pub cpu_millis: u32,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The instances of all of the owner's apps that have a place on a worker, oldest first.
+///
+/// # Errors
+/// The database is away.
+pub async fn placed(conn: &mut PgConnection, owner: UserId) -> Result<Vec<Placed>, StoreError> {
+    let operation = "list the instances of a user";
+    let rows = sqlx::query!(
+        "SELECT i.id, d.app_id, d.number, i.worker, i.state, i.memory_bytes, i.cpu_millis
+         FROM instances i JOIN deployments d ON d.id = i.deployment_id JOIN apps a ON a.id = d.app_id
+         WHERE a.owner_id = $1 AND a.deleted_at IS NULL AND i.state NOT IN ('stopped', 'failed')
+         ORDER BY i.created_at, i.id",
+        owner.0
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing(operation))?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Placed {
+                id: InstanceId(row.id),
+                app_id: AppId(row.app_id),
+                deployment: row.number,
+                worker: row.worker.parse()?,
+                state: row.state.parse()?,
+                memory_bytes: row.memory_bytes.try_into()?,
+                cpu_millis: row.cpu_millis.try_into()?,
+            })
+        })
+        .collect::<Result<_, BoxError>>()
+        .map_err(inconsistent(operation))
 }

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a control plane that is away changes nothing here but who listens.
 
-use crate::{host::Host, instances::RunningCount, jobs::Jobs};
+use crate::{host::Host, instances::Running, jobs::Jobs};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::{Interval, MissedTickBehavior, interval},
 };
 use wisehosting_containers::Engine;
@@ -23,8 +23,8 @@ pub struct Agent<E> {
     pub host: Arc<Host<E>>,
     /// The jobs.
     pub jobs: Jobs<E>,
-    /// How many instances run.
-    pub running: RunningCount,
+    /// The instances that run.
+    pub running: watch::Receiver<Vec<Running>>,
     /// Calls for a report of every instance's state.
     pub report_all: Arc<Notify>,
 }
@@ -74,7 +74,7 @@ impl<E: Engine> Agent<E> {
         self.host.outbox.offer(Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: cpu.millis(),
-            instances: self.running.get(),
+            instances: u32::try_from(self.running.borrow().len()).unwrap_or(u32::MAX),
             running_jobs: self.jobs.running(),
         });
     }

@@ -16,18 +16,16 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
-use wisehosting_containers::{Container, ContainerState, Engine};
+use wisehosting_containers::{Container, ContainerId, ContainerState, Engine};
 use wisehosting_domain::{id::InstanceId, state::ViolationKind};
 use wisehosting_protocol::payload::{AppStatus, Violation};
 
@@ -38,16 +36,15 @@ const LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// Before the engine's events are asked for again when it went away.
 const EVENTS_PAUSE: Duration = Duration::from_secs(2);
 
-/// How many instances run, for the heartbeat.
-#[derive(Clone, Debug, Default)]
-pub struct RunningCount(Arc<AtomicU32>);
-
-impl RunningCount {
-    /// As of the last look.
-    #[must_use]
-    pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// An instance that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Which.
+    pub instance: InstanceId,
+    /// Its container.
+    pub container: ContainerId,
+    /// The file that stands for its network namespace.
+    pub network_namespace: Option<PathBuf>,
 }
 
 /// The instances on this host.
@@ -55,7 +52,7 @@ pub struct Instances<E> {
     host: Arc<Host<E>>,
     jobs: Jobs<E>,
     calls: Calls,
-    running: RunningCount,
+    running: watch::Sender<Vec<Running>>,
     known: HashMap<InstanceId, Known>,
     violations: Violations,
     memory_kills: MemoryKills,
@@ -109,7 +106,7 @@ impl<E: Engine> Instances<E> {
             host,
             jobs,
             calls: Calls { changed, report_all },
-            running: RunningCount::default(),
+            running: watch::Sender::default(),
             known: HashMap::new(),
             violations,
             memory_kills: MemoryKills::new(),
@@ -118,10 +115,10 @@ impl<E: Engine> Instances<E> {
         }
     }
 
-    /// How many run.
+    /// Those that run, as of the last look.
     #[must_use]
-    pub fn running(&self) -> RunningCount {
-        self.running.clone()
+    pub fn running(&self) -> watch::Receiver<Vec<Running>> {
+        self.running.subscribe()
     }
 
     /// Watches for ever.
@@ -157,11 +154,15 @@ impl<E: Engine> Instances<E> {
         self.violations.retain(&found);
         self.violations.tell(&self.host.outbox);
         self.memory_kills.look(Instant::now());
-        let mut running = 0;
+        let mut running = Vec::new();
         for container in &containers {
             let Some(instance) = host::instance_of(container) else { continue };
             if container.state == ContainerState::Running {
-                running += 1;
+                running.push(Running {
+                    instance,
+                    container: container.id.clone(),
+                    network_namespace: container.network_namespace.clone(),
+                });
                 self.limit_bandwidth(instance, container).await;
                 self.follow(instance, container).await;
             }
@@ -170,7 +171,7 @@ impl<E: Engine> Instances<E> {
                 next = due.map_or(next, |due| next.min(due));
             }
         }
-        self.running.0.store(running, Ordering::Relaxed);
+        self.running.send_replace(running);
         self.forget_gone(&found);
         self.first_look = false;
         next

@@ -22,7 +22,9 @@ pub mod outbox;
 mod preset;
 pub mod restart;
 mod runtime_log;
+pub mod stats;
 mod stop;
+pub mod usage;
 pub mod violations;
 mod workspace;
 
@@ -35,6 +37,7 @@ use jobs::Jobs;
 use journal::Journal;
 use outbox::Outbox;
 use restart::RestartPolicy;
+use stats::Stats;
 use std::{
     error::Error,
     sync::{Arc, OnceLock},
@@ -103,11 +106,13 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
     recover(&jobs).await;
 
     let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
+    let mesh = config.mesh.as_ref().map(|mesh| mesh.interface.to_string());
+    let stats = Stats::new(host.clone(), instances.running(), mesh);
     let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
     let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
     // It is set once: this is the only place.
     let _ = channel.set(handle);
-    tokio::join!(agent.listen(events), instances.watch());
+    tokio::join!(agent.listen(events), instances.watch(), stats.tell(stats::TELL_EVERY));
     Ok(())
 }
 

@@ -1,8 +1,11 @@
-// What the pages know, and when it is asked for again: only when the control plane says that it changed.
+// What the pages know, and when it is asked for again: when the control plane says that it changed, and what is measured
+// as often as it is.
 import { QueryClient } from '@tanstack/react-query';
 import { type ChangeEvent, mayPass } from './client';
 
 const RETRY_MS = 2_000;
+/** How often the control plane hears what apps and machines use. */
+export const USAGE_MS = 10_000;
 
 export const queryClient = new QueryClient({
   defaultOptions: {

@@ -130,6 +130,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/apps/{name}/stats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show what an app's instances use: what their workers say every ten seconds, kept in memory for ten minutes. */
+        get: operations["get_app_stats"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/apps/{name}/stop": {
         parameters: {
             query?: never;
@@ -373,6 +390,7 @@ export interface components {
             url: string;
             /** @description All addresses that lead to it, without and with TLS. */
             urls: string[];
+            usage?: components["schemas"]["AppUsage"] | null;
             violation?: components["schemas"]["Violation"] | null;
         };
         /** @description Apps, by name. */
@@ -427,6 +445,25 @@ export interface components {
          * @enum {string}
          */
         AppState: "idle" | "deploying" | "live" | "down" | "degraded" | "failed" | "stopped";
+        /** @description What an app's instances use. */
+        AppStats: {
+            /** @description Each of them, oldest first. */
+            instances: components["schemas"]["InstanceStats"][];
+            usage?: components["schemas"]["AppUsage"] | null;
+        };
+        /** @description What an app uses, all its instances together. */
+        AppUsage: {
+            /**
+             * Format: int32
+             * @description Processor time, in thousandths of a core; those instances that have just started do not count yet.
+             */
+            cpu_millis: number;
+            /**
+             * Format: int64
+             * @description Memory.
+             */
+            memory_bytes: number;
+        };
         /** @description A part of a build log. */
         BuildLog: {
             /** @description In order; 2000 at most. */
@@ -691,6 +728,95 @@ export interface components {
              */
             worker: string;
         };
+        /** @description One instance: its limits, and what it uses. */
+        InstanceStats: {
+            /**
+             * Format: int32
+             * @description The processor time that it may use, in thousandths of a core.
+             */
+            cpu_millis_max: number;
+            /**
+             * Format: int32
+             * @description Number of its deployment within the app.
+             */
+            deployment: number;
+            /** @description What it used in the last ten minutes, oldest first. */
+            history: components["schemas"]["UsagePoint"][];
+            /**
+             * Format: uuid
+             * @description Which.
+             */
+            instance_id: string;
+            /**
+             * Format: int64
+             * @description The memory that it may use.
+             */
+            memory_bytes_max: number;
+            /**
+             * @description How far it is: `starting`, `healthy`, `draining` or `stopping`.
+             * @example healthy
+             */
+            state: string;
+            usage?: components["schemas"]["InstanceUsage"] | null;
+            /**
+             * @description Name of its worker.
+             * @example worker-1
+             */
+            worker: string;
+        };
+        /** @description What an instance uses now. A rate is over the last ten seconds, and none just after the start. */
+        InstanceUsage: {
+            /**
+             * Format: int32
+             * @description Processor time, in thousandths of a core.
+             */
+            cpu_millis?: number | null;
+            /**
+             * Format: int64
+             * @description Processor time since its start.
+             */
+            cpu_us: number;
+            /**
+             * Format: int64
+             * @description What it has written to its own disk and not removed; it is counted every minute at most.
+             */
+            disk_bytes?: number | null;
+            /**
+             * Format: int64
+             * @description Memory, without what the kernel keeps of files and can take back at once.
+             */
+            memory_bytes: number;
+            /**
+             * Format: date-time
+             * @description When its worker told it.
+             */
+            observed_at: string;
+            /**
+             * Format: int32
+             * @description Processes and threads.
+             */
+            processes: number;
+            /**
+             * Format: int64
+             * @description Received since its start.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Received in a second.
+             */
+            received_bytes_per_s?: number | null;
+            /**
+             * Format: int64
+             * @description Sent since its start.
+             */
+            sent_bytes: number;
+            /**
+             * Format: int64
+             * @description Sent in a second.
+             */
+            sent_bytes_per_s?: number | null;
+        };
         /** @description What an instance may use. */
         LimitsBody: {
             /**
@@ -835,6 +961,24 @@ export interface components {
             /** @description An https:// or http:// address without credentials. */
             repository?: string | null;
         };
+        /** @description What an instance used at a time. */
+        UsagePoint: {
+            /**
+             * Format: date-time
+             * @description When.
+             */
+            at: string;
+            /**
+             * Format: int32
+             * @description Processor time in the seconds before, in thousandths of a core.
+             */
+            cpu_millis: number;
+            /**
+             * Format: int64
+             * @description Memory.
+             */
+            memory_bytes: number;
+        };
         /** @description A limit that an instance broke. Its worker keeps it from running until the app is deployed again. */
         Violation: {
             /**
@@ -899,12 +1043,46 @@ export interface components {
              * @description When its agent last said anything.
              */
             observed_at?: string | null;
+            usage?: components["schemas"]["WorkerUsage"] | null;
             /** @description Version of its agent. */
             version?: string | null;
         };
         /** @description Workers, by name. */
         WorkerList: {
             workers: components["schemas"]["Worker"][];
+        };
+        /** @description What a worker's machine uses, with all that runs on it. */
+        WorkerUsage: {
+            /**
+             * Format: int32
+             * @description Processor time, in thousandths of a core.
+             */
+            cpu_millis: number;
+            /**
+             * Format: int64
+             * @description Size of the file system that holds images and containers; 0 if it is not known.
+             */
+            disk_bytes: number;
+            /**
+             * Format: int64
+             * @description How much of it is in use.
+             */
+            disk_bytes_used: number;
+            /**
+             * Format: int64
+             * @description Memory.
+             */
+            memory_bytes: number;
+            /**
+             * Format: int64
+             * @description What came in over the mesh since its interface was made; 0 if it is not known.
+             */
+            mesh_received_bytes: number;
+            /**
+             * Format: int64
+             * @description What went out there.
+             */
+            mesh_sent_bytes: number;
         };
     };
     responses: never;
@@ -1393,6 +1571,47 @@ export interface operations {
             };
             /** @description It is not stopped, or has never been in service. */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    get_app_stats: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the app. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its instances. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AppStats"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description You have no such app. */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

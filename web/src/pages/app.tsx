@@ -3,7 +3,7 @@ import { useMutation, useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { Link, useLocation } from 'wouter';
 import { type App, api, type DeploymentSummary } from '../api/client';
-import { keys, queryClient } from '../api/queries';
+import { keys, queryClient, USAGE_MS } from '../api/queries';
 import { useRuntimeLog } from '../api/streams';
 import { bitRate, bytes, cores, duration, shortCommit } from '../format';
 import { DeploymentView } from '../parts/deployment';
@@ -13,7 +13,7 @@ import { AppStateWord, DeploymentStateWord } from '../parts/state';
 import { Ago } from '../parts/time';
 
 export function AppPage({ name, deploymentId }: { name: string; deploymentId?: string }) {
-  const app = useQuery({ queryKey: keys.app(name), queryFn: () => api.app(name) });
+  const app = useQuery({ queryKey: keys.app(name), queryFn: () => api.app(name), refetchInterval: USAGE_MS });
   const deployments = useQuery({ queryKey: keys.deployments(name), queryFn: () => api.deployments(name) });
   if (app.error && !app.data) return <Notice error={app.error} />;
   if (!app.data) return <p className="quiet">Loading…</p>;
@@ -63,6 +63,11 @@ function AppHeader({ app }: { app: App }) {
           </a>
         ))}
       </p>
+      {app.usage && (
+        <p className="quiet">
+          Uses {cores(app.usage.cpu_millis)} and {bytes(app.usage.memory_bytes)} of memory
+        </p>
+      )}
       {deploy.error && <Notice error={deploy.error} />}
       {app.violation && <Notice error={app.violation.message} />}
     </header>

@@ -2,14 +2,15 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link } from 'wouter';
 import { type App, api } from '../api/client';
-import { keys } from '../api/queries';
+import { keys, USAGE_MS } from '../api/queries';
+import { bytes, cores } from '../format';
 import { Machines } from '../parts/machines';
 import { Notice } from '../parts/notice';
 import { AppStateWord } from '../parts/state';
 import { Ago } from '../parts/time';
 
 export function Overview() {
-  const { data, error } = useQuery({ queryKey: keys.apps, queryFn: api.apps });
+  const { data, error } = useQuery({ queryKey: keys.apps, queryFn: api.apps, refetchInterval: USAGE_MS });
   return (
     <>
       <section aria-labelledby="apps">
@@ -69,6 +70,11 @@ function AppCard({ app }: { app: App }) {
           </>
         )}
       </p>
+      {app.usage && (
+        <p className="quiet">
+          Uses {cores(app.usage.cpu_millis)}, {bytes(app.usage.memory_bytes)}
+        </p>
+      )}
     </li>
   );
 }

@@ -2,14 +2,14 @@
 import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { api, type Edge, type Worker } from '../api/client';
-import { keys } from '../api/queries';
+import { keys, USAGE_MS } from '../api/queries';
 import { bytes, cores } from '../format';
 import { Notice } from './notice';
 import { State } from './state';
 import { Ago } from './time';
 
 export function Machines() {
-  const workers = useQuery({ queryKey: keys.workers, queryFn: api.workers });
+  const workers = useQuery({ queryKey: keys.workers, queryFn: api.workers, refetchInterval: USAGE_MS });
   const edges = useQuery({ queryKey: keys.edges, queryFn: api.edges });
   const error = workers.error ?? edges.error;
   return (
@@ -60,7 +60,7 @@ function Machine(props: { role: string; machine: Worker | Edge; draining?: boole
 }
 
 function WorkerCard({ worker }: { worker: Worker }) {
-  const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed } = worker;
+  const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed, usage } = worker;
   return (
     <Machine role="Worker" machine={worker} draining={worker.draining}>
       {memory > 0 && (
@@ -68,6 +68,12 @@ function WorkerCard({ worker }: { worker: Worker }) {
           <Use of="Memory" used={used} all={memory} show={bytes} />
           <Use of="CPU" used={cpuUsed} all={cpu} show={cores} />
         </dl>
+      )}
+      {usage && (
+        <p className="quiet">
+          Uses {cores(usage.cpu_millis)}, {bytes(usage.memory_bytes)}
+          {usage.disk_bytes > 0 && `, ${bytes(usage.disk_bytes_used)} of ${bytes(usage.disk_bytes)} of disk`}
+        </p>
       )}
     </Machine>
   );
@@ -79,7 +85,7 @@ function Use({ of, used, all, show }: { of: string; used: number; all: number; s
     <>
       <dt>{of}</dt>
       <dd>
-        <meter min={0} max={all} value={Math.min(used, all)} aria-label={`${of} in use`} />
+        <meter min={0} max={all} value={Math.min(used, all)} aria-label={`${of} promised`} />
         {show(used)} of {show(all)}
       </dd>
     </>

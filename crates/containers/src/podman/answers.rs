@@ -9,7 +9,7 @@ use bollard::{
     errors::Error,
     models::{
         ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum as Status,
-        HostConfig, ImageInspect, ImageSummary,
+        ContainerSummary, HostConfig, ImageInspect, ImageSummary,
     },
 };
 use serde::de::DeserializeOwned;
@@ -146,6 +146,11 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
     }
+}
+
+/// A container and what it has written.
+pub(super) fn written_bytes(found: ContainerSummary) -> Option<(ContainerId, u64)> {
+    Some((ContainerId::new(found.id?), u64::try_from(found.size_rw?).ok()?))
 }
 
 fn state(state: &EngineState) -> ContainerState {

@@ -2,9 +2,9 @@
 
 use axum::{Json, extract::State};
 use wisehosting_domain::name::Label;
-use wisehosting_store::{apps, deployments, violations};
+use wisehosting_store::{apps, deployments, instances, violations};
 
-use super::App;
+use super::{App, AppUsage};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -30,5 +30,7 @@ pub async fn get_app(
     let app = apps::get(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
     let current = deployments::current(&mut db, user.id).await?;
     let down = violations::down(&mut db, user.id).await?;
-    Ok(Json(App::new(app, &current, &down, &state.config.apps)))
+    let placed = instances::placed(&mut db, user.id).await?;
+    let usage = AppUsage::of(app.id, &placed, state.hub.stats(), state.clock.now());
+    Ok(Json(App { usage, ..App::new(app, &current, &down, &state.config.apps) }))
 }

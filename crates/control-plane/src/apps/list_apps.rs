@@ -3,9 +3,9 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
-use wisehosting_store::{apps, deployments, violations};
+use wisehosting_store::{apps, deployments, instances, violations};
 
-use super::App;
+use super::{App, AppUsage};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -33,6 +33,12 @@ pub async fn list_apps(
     let current = deployments::current(&mut db, user.id).await?;
     let down = violations::down(&mut db, user.id).await?;
     let apps = apps::list(&mut db, user.id).await?;
-    let apps = apps.into_iter().map(|app| App::new(app, &current, &down, &state.config.apps)).collect();
+    let placed = instances::placed(&mut db, user.id).await?;
+    let now = state.clock.now();
+    let apps = apps.into_iter().map(|app| {
+        let usage = AppUsage::of(app.id, &placed, state.hub.stats(), now);
+        App { usage, ..App::new(app, &current, &down, &state.config.apps) }
+    });
+    let apps = apps.collect();
     Ok(Json(AppList { apps }))
 }

@@ -7,6 +7,7 @@ pub mod list_apps;
 pub mod restart_app;
 pub mod runtime_log;
 mod settings;
+pub mod stats;
 pub mod stop_app;
 pub mod update_app;
 mod url;
@@ -21,6 +22,7 @@ use wisehosting_store::{apps, deployments::Deployment, violations::Down};
 use crate::{config::AppsConfig, deployments::DeploymentSummary, violations::Violation};
 
 pub use settings::{AppSettings, LimitsBody, LimitsPatch};
+pub use stats::AppUsage;
 pub use url::urls;
 
 /// An app and what it is doing.
@@ -46,6 +48,8 @@ pub struct App {
     pub latest: Option<DeploymentSummary>,
     /// Why it is down, if that is because a limit was broken.
     pub violation: Option<Violation>,
+    /// What it uses now; only where apps are listed or shown, and none if nothing was heard of it lately.
+    pub usage: Option<AppUsage>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -110,6 +114,7 @@ impl App {
             live: live.map(DeploymentSummary::from),
             latest: latest.map(DeploymentSummary::from),
             violation: down.and_then(|down| down.violation.clone()).map(Violation::from),
+            usage: None,
             created_at: app.created_at,
             name: app.name.into(),
         }

@@ -28,7 +28,7 @@ use wisehosting_domain::{
 };
 use wisehosting_protocol::{message::HubMessage, timing::Timing};
 
-use crate::nodes::Role;
+use crate::{nodes::Role, stats::Stats};
 
 /// Messages that wait for one node.
 const QUEUE_LEN: usize = 256;
@@ -47,6 +47,7 @@ struct Inner {
     timing: Timing,
     links: Mutex<HashMap<Node, Link>>,
     table: watch::Sender<Option<Arc<RouteTable>>>,
+    stats: Stats,
 }
 
 /// A worker or an edge.
@@ -109,6 +110,12 @@ impl Hub {
 
     fn timing(&self) -> Timing {
         self.0.timing
+    }
+
+    /// What workers say that they and their instances use.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.0.stats
     }
 
     /// Queues a message for a worker. One whose queue is full is cut off.

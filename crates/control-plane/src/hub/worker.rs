@@ -58,8 +58,9 @@ impl<'a> WorkerAgent<'a> {
             AgentMessage::Violation(violation) => self.violation(violation).await?,
             AgentMessage::RuntimeLog(log) => self.runtime_log(log).await?,
             AgentMessage::BuildLog(log) => self.build_log(log).await?,
-            // Nothing asks for these figures yet.
-            AgentMessage::AppStats(_) => {}
+            AgentMessage::AppStats(stats) => {
+                self.state.hub.stats().told(self.name(), stats, self.state.clock.now());
+            }
             AgentMessage::Error(error) => {
                 tracing::warn!(worker.name = %self.name(), message = error.message, "a worker reports");
             }
@@ -117,6 +118,7 @@ impl<'a> WorkerAgent<'a> {
 
     async fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let now = self.state.clock.now();
+        self.state.hub.stats().heartbeat(self.name(), heartbeat, now);
         let mut connection = pool::acquire(&self.state.pool).await?;
         let lease = now + leases::LEASE;
         workers::heartbeat(&mut connection, self.name(), &heartbeat.running_jobs, now, lease).await?;

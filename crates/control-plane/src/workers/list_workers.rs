@@ -10,6 +10,7 @@ use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
     state::AppState,
+    stats::HostNow,
 };
 
 /// Workers, by name.
@@ -47,6 +48,39 @@ pub struct Worker {
     /// Whether its apps are being moved to other workers, and it gets no new ones: an operator drains it, or it is no longer
     /// declared.
     draining: bool,
+    /// What its machine uses now; none if it was not heard of for a while.
+    usage: Option<WorkerUsage>,
+}
+
+/// What a worker's machine uses, with all that runs on it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WorkerUsage {
+    /// Memory.
+    memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    cpu_millis: u32,
+    /// Size of the file system that holds images and containers; 0 if it is not known.
+    disk_bytes: u64,
+    /// How much of it is in use.
+    disk_bytes_used: u64,
+    /// What came in over the mesh since its interface was made; 0 if it is not known.
+    mesh_received_bytes: u64,
+    /// What went out there.
+    mesh_sent_bytes: u64,
+}
+
+impl From<HostNow> for WorkerUsage {
+    fn from(HostNow { load, told }: HostNow) -> Self {
+        let told = told.unwrap_or_default();
+        Self {
+            memory_bytes: load.memory_bytes,
+            cpu_millis: load.cpu_millis,
+            disk_bytes: told.disk_bytes,
+            disk_bytes_used: told.disk_bytes_used,
+            mesh_received_bytes: told.mesh_received_bytes,
+            mesh_sent_bytes: told.mesh_sent_bytes,
+        }
+    }
 }
 
 /// List the workers, by name: those that are declared, and those that no longer are but still have instances.
@@ -61,8 +95,10 @@ pub async fn list_workers(
     State(state): State<AppState>,
     SignedIn { mut db, .. }: SignedIn,
 ) -> Result<Json<WorkerList>, Problem> {
+    let now = state.clock.now();
     let workers = workers::list(&mut db).await?.into_iter().map(|worker| Worker {
         connected: state.hub.is_connected(&worker.name),
+        usage: state.hub.stats().host(&worker.name, now).map(WorkerUsage::from),
         name: worker.name.into(),
         observed_at: worker.last_seen_at,
         address: worker.address.to_string(),

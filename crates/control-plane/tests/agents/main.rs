@@ -12,5 +12,6 @@ mod drain;
 mod jobs;
 mod outage;
 mod platform;
+mod stats;
 mod traefik;
 mod violations;

@@ -1,9 +1,7 @@
 //! The links of one container: observed, compared, shaped.
 
-use crate::{Link, Netlink, NetworkError, NetworkNamespace, TokenBucket};
+use crate::{Netlink, NetworkError, NetworkNamespace, TokenBucket};
 
-/// What the kernel calls one end of a pair.
-const VETH: &str = "veth";
 /// One round shapes, one finds it right; another program may have been at work in between.
 const MAX_ROUNDS: usize = 3;
 
@@ -112,7 +110,7 @@ impl<'a> Container<'a> {
         let hosts = self.host.links().await?;
         let mut observed = Vec::new();
         for link in self.inside.links().await? {
-            let Some(other) = hosts.iter().find(|other| are_a_pair(&link, other)) else { continue };
+            let Some(other) = hosts.iter().find(|other| link.is_pair_with(other)) else { continue };
             for (side, name) in [(Side::Container, &link.name), (Side::Host, &other.name)] {
                 let bucket = self.side(side).token_bucket(name).await?;
                 observed.push(ShapedLink { side, name: name.clone(), bucket });
@@ -127,10 +125,4 @@ impl<'a> Container<'a> {
             ShapingOp::Remove(side, name) => self.side(*side).delete_token_bucket(name).await,
         }
     }
-}
-
-/// Each end of a pair knows the number of the other.
-fn are_a_pair(link: &Link, other: &Link) -> bool {
-    let is_veth = |link: &Link| link.kind.as_deref() == Some(VETH);
-    is_veth(link) && is_veth(other) && link.peer == Some(other.index) && other.peer == Some(link.index)
 }

@@ -7,4 +7,5 @@ mod git;
 mod images;
 mod instances;
 mod jobs;
+mod stats;
 mod support;

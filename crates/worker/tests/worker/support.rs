@@ -34,11 +34,14 @@ use wisehosting_worker::{
     journal::Journal,
     outbox::Outbox,
     restart::RestartPolicy,
+    stats::Stats,
     violations::Violations,
 };
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const STATS_EVERY: Duration = Duration::from_millis(500);
 
 /// A worker at work.
 pub(crate) struct Worker {
@@ -110,6 +113,7 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
     jobs.recover().await.expect("recovered");
     let violations = Violations::open(&dir.join("state")).expect("the violations");
     let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
+    let stats = Stats::new(host.clone(), instances.running(), Some("lo".to_owned()));
     let agent = Agent { host, jobs, running: instances.running(), report_all };
     let (events, received) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -117,6 +121,7 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
         tokio::select! {
             () = agent.listen(received) => {}
             () = instances.watch() => {}
+            () = stats.tell(STATS_EVERY) => {}
         }
     });
     let worker = Worker { events, said, heard: Vec::new() };
@@ -274,8 +279,13 @@ pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
 
 /// What a server answers.
 pub(crate) async fn get(address: SocketAddr) -> String {
+    get_path(address, "/").await
+}
+
+/// What a server answers at a path.
+pub(crate) async fn get_path(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("asked");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("asked");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answered");
     answer

@@ -2,6 +2,7 @@
 
 mod deployments;
 mod logs;
+mod stats;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
