@@ -160,7 +160,7 @@ fn job() -> Value {
 fn log_lines(count: usize) -> Value {
     let text = "GET /posts/2026/a-title-of-some-length 200 12 ms \"Mozilla/5.0\"";
     let line = json!({ "at": "2026-09-21T14:26:39.123456789Z", "stream": "stdout", "text": text });
-    json!({ "instance_id": id(3), "lines": vec![line; count] })
+    json!({ "instance_id": id(3), "after": null, "cursor": "2026-09-21T14:26:39.123456789+00:00,0,,", "lines": vec![line; count] })
 }
 
 fn routes(hosts: u64) -> Value {

@@ -137,6 +137,8 @@ pub(crate) struct Log {
 #[derive(Debug, Deserialize)]
 pub(crate) struct LogLine {
     pub(crate) number: u64,
+    /// None in the log of a build.
+    pub(crate) app: Option<String>,
     pub(crate) text: String,
 }
 

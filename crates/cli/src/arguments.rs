@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use wisehosting_lab::state::DEFAULT_STATE_DIR;
 
-use crate::sizes;
+use crate::sizes::{self, Moment};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -66,7 +66,7 @@ pub(crate) enum Command {
     },
     /// List deployments, or cancel one.
     Deployments(Deployments),
-    /// Show what an app writes, or the log of its newest build.
+    /// Show what apps write, or the log of an app's newest build.
     Logs(Logs),
     /// Show what apps use now, or what each instance of one does.
     Stats(Stats),
@@ -190,17 +190,21 @@ pub(crate) struct Deployments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Name of the app.
-    pub(crate) app: String,
-    /// The log of its newest build instead.
-    #[arg(long)]
+    /// Names of the apps; of several the lines are put in the order of their times.
+    #[arg(required = true, value_name = "APP")]
+    pub(crate) apps: Vec<String>,
+    /// The log of the app's newest build instead.
+    #[arg(long, conflicts_with = "since")]
     pub(crate) build: bool,
-    /// Go on with what is written from now on.
+    /// Go on with what is written from now on, until interrupted.
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// How many of the last lines.
-    #[arg(long, default_value_t = 100)]
-    pub(crate) tail: usize,
+    /// How many of the last lines: 100 if neither this nor --since is given.
+    #[arg(long)]
+    pub(crate) tail: Option<usize>,
+    /// Only what was written since: so long ago (90s, 10m, 2h, 7d), or a time such as 2026-01-02T03:04:05Z.
+    #[arg(long, value_name = "TIME", value_parser = sizes::moment)]
+    pub(crate) since: Option<Moment>,
 }
 
 #[derive(Debug, Args)]

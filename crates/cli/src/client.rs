@@ -46,10 +46,13 @@ impl Client {
         self.answer(self.request(Method::DELETE, path)).await
     }
 
-    /// Opens a stream of server-sent events.
-    pub(crate) async fn events(&self, path: &str) -> Result<Events, CliError> {
-        let request =
+    /// Opens a stream of server-sent events, after the one with the id `last`.
+    pub(crate) async fn events(&self, path: &str, last: Option<&str>) -> Result<Events, CliError> {
+        let mut request =
             self.request(Method::GET, path).header("accept", "text/event-stream").timeout(STREAM_TIMEOUT);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
         let response = self.send(request).await?;
         let bytes = response.bytes_stream().map(|chunk| chunk.ok().map(|bytes| bytes.to_vec()));
         Ok(Events { bytes: Box::pin(bytes), buffer: Vec::new() })
@@ -118,6 +121,7 @@ pub(crate) fn segment(text: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) name: String,
+    pub(crate) id: Option<String>,
     pub(crate) data: String,
 }
 
@@ -152,7 +156,7 @@ fn take_event(buffer: &mut Vec<u8>) -> Option<Event> {
         let data = values("data");
         if !data.is_empty() {
             let name = values("event").pop().unwrap_or_else(|| "message".to_owned());
-            return Some(Event { name, data: data.join("\n") });
+            return Some(Event { name, id: values("id").pop(), data: data.join("\n") });
         }
     }
 }
@@ -171,7 +175,10 @@ mod tests {
     fn events_are_taken_whole_and_comments_skipped() {
         let mut buffer = b": keep-alive\n\nevent: log\nid: 3\ndata: {\"a\":\ndata: 1}\n\nevent: st".to_vec();
         let event = take_event(&mut buffer).unwrap();
-        assert_eq!(event, Event { name: "log".to_owned(), data: "{\"a\":\n1}".to_owned() });
+        assert_eq!(
+            event,
+            Event { name: "log".to_owned(), id: Some("3".to_owned()), data: "{\"a\":\n1}".to_owned() }
+        );
         assert_eq!(take_event(&mut buffer), None);
         buffer.extend(b"ate\ndata: x\n\n");
         assert_eq!(take_event(&mut buffer).unwrap().name, "state");

@@ -152,7 +152,7 @@ impl<'a> Follow<'a> {
         let mut failures = 0;
         loop {
             let after = self.last_line.map(|line| format!("?after={line}")).unwrap_or_default();
-            match self.client.events(&format!("/v1/deployments/{id}/events{after}")).await {
+            match self.client.events(&format!("/v1/deployments/{id}/events{after}"), None).await {
                 Ok(mut events) => {
                     while let Some(event) = events.next().await {
                         failures = 0;

@@ -1,10 +1,8 @@
-//! The commands that look: apps, deployments, logs, workers.
-
-use serde_json::Value;
+//! The commands that look: apps, deployments, workers.
 
 use crate::{
-    answers::{App, AppList, Deployment, DeploymentList, EdgeList, Log, WorkerList},
-    arguments::{Apps, Deployments, Logs},
+    answers::{App, AppList, Deployment, DeploymentList, EdgeList, WorkerList},
+    arguments::{Apps, Deployments},
     client::{Client, segment},
     control::cancel_deployment,
     error::CliError,
@@ -109,61 +107,6 @@ pub(crate) async fn deployments(
         .collect();
     output.table(&["APP", "", "STATE", "COMMIT", "ASKED FOR", "ID", ""], &rows);
     Ok(())
-}
-
-pub(crate) async fn logs(client: &Client, options: &Logs, output: Output) -> Result<(), CliError> {
-    if options.build {
-        return build_log(client, options, output).await;
-    }
-    let path = format!("/v1/apps/{}/logs?tail={}", segment(&options.app), options.tail);
-    if !options.follow {
-        let answer = client.get(&path).await?;
-        output.value(&answer);
-        show_lines(&client.read(answer)?, output);
-        return Ok(());
-    }
-    let mut events = client.events(&format!("{path}&follow=true")).await?;
-    while let Some(event) = events.next().await {
-        show_event(client, &event.data, output)?;
-    }
-    Ok(())
-}
-
-/// The build log of the newest deployment.
-async fn build_log(client: &Client, options: &Logs, output: Output) -> Result<(), CliError> {
-    let answer = client.get(&format!("/v1/apps/{}/deployments?limit=1", segment(&options.app))).await?;
-    let list: DeploymentList = client.read(answer)?;
-    let Some(newest) = list.deployments.first() else {
-        return Err(CliError::Failed(format!("{} was never deployed", options.app)));
-    };
-    if !options.follow {
-        let answer = client.get(&format!("/v1/deployments/{}/log", newest.id)).await?;
-        output.value(&answer);
-        let Log { mut lines } = client.read(answer)?;
-        lines.drain(..lines.len().saturating_sub(options.tail));
-        show_lines(&Log { lines }, output);
-        return Ok(());
-    }
-    let mut events = client.events(&format!("/v1/deployments/{}/events", newest.id)).await?;
-    while let Some(event) = events.next().await {
-        if event.name == "log" {
-            show_event(client, &event.data, output)?;
-        }
-    }
-    Ok(())
-}
-
-fn show_event(client: &Client, data: &str, output: Output) -> Result<(), CliError> {
-    let value: Value = serde_json::from_str(data).unwrap_or_default();
-    output.value(&value);
-    show_lines(&client.read(value)?, output);
-    Ok(())
-}
-
-fn show_lines(log: &Log, output: Output) {
-    for line in &log.lines {
-        output.line(&line.text);
-    }
 }
 
 pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliError> {

@@ -11,6 +11,7 @@ mod control;
 mod deploy;
 mod error;
 mod inspect;
+mod logs;
 mod output;
 mod sizes;
 mod stats;
@@ -57,7 +58,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Delete { app } => control::delete(&connect()?, &app, output).await,
         Command::Apps { command } => inspect::apps(&connect()?, command, output).await,
         Command::Deployments(options) => inspect::deployments(&connect()?, &options, output).await,
-        Command::Logs(options) => inspect::logs(&connect()?, &options, output).await,
+        Command::Logs(options) => logs::logs(&connect()?, &options, output).await,
         Command::Stats(options) => stats::stats(&connect()?, &options, output).await,
         Command::Workers => inspect::workers(&connect()?, output).await,
         Command::Completions { shell } => {

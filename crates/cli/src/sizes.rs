@@ -1,5 +1,7 @@
 //! Values with units, as they are typed and as they are shown.
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 const UNITS: [(&str, u64); 8] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
@@ -52,6 +54,31 @@ pub(crate) fn bandwidth(text: &str) -> Result<Bandwidth, String> {
     bandwidth.ok_or_else(|| "write a whole number with a unit, such as 500kbit or 10mbit, or none".to_owned())
 }
 
+/// A moment, as it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// So many seconds before now.
+    Ago(i64),
+    /// Then.
+    At(OffsetDateTime),
+}
+
+const TIME_UNITS: [(&str, i64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+
+/// A moment from a text such as `10m` or `2026-01-02T03:04:05Z`.
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Ok(Moment::At(at));
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = TIME_UNITS.iter().find(|(name, _)| *name == &text[digits.len()..]);
+    let seconds = unit.and_then(|(_, seconds)| i64::from(digits.parse::<u32>().ok()?).checked_mul(*seconds));
+    let wrong = || {
+        "write how long ago, such as 90s, 10m, 2h or 7d, or a time such as 2026-01-02T03:04:05Z".to_owned()
+    };
+    seconds.map(Moment::Ago).ok_or_else(wrong)
+}
+
 /// Name and value from `KEY=VALUE`.
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -97,6 +124,15 @@ pub(crate) fn count(number: i64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_a_time_or_so_long_ago() {
+        assert_eq!(moment("10m"), Ok(Moment::Ago(600)));
+        assert_eq!(moment("1970-01-01T00:00:00Z"), Ok(Moment::At(OffsetDateTime::UNIX_EPOCH)));
+        for wrong in ["", "m", "10", "-5s", "5w", "yesterday"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn memory_is_given_with_or_without_a_unit() {

@@ -7,7 +7,6 @@
 mod support;
 
 use std::{
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -17,10 +16,10 @@ use std::{
 
 use reqwest::Method;
 use serde_json::Value;
-use support::{command, repository::Repository, state_dir, visitor};
+use support::{command, lab::start_lab, repository::Repository, state_dir, visitor};
 use tokio::time::{sleep, timeout};
 use wisehosting_containers::{Engine as _, Podman};
-use wisehosting_lab::{Lab, LabOptions, ports::Port};
+use wisehosting_lab::Lab;
 
 const APP: &str = "killed";
 /// Of a container: its instance.
@@ -104,20 +103,6 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
     })
     .await;
     lab.stop().await.unwrap();
-}
-
-async fn start_lab(state_dir: &Path) -> Lab {
-    let init = Path::new(env!("CARGO_BIN_EXE_wisehosting"));
-    let options = LabOptions {
-        state_dir: state_dir.to_owned(),
-        bin_dir: init.parent().unwrap().to_owned(),
-        init: init.to_owned(),
-        control_plane_port: Port::Prefer(0),
-        http_port: Port::Prefer(0),
-        https_port: Port::Prefer(0),
-        progress: Arc::new(|_| {}),
-    };
-    Lab::start(options).await.unwrap()
 }
 
 /// Kills a program and starts it again. Postgres does not start while a process of the killed one is left.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an operation either does all of what it says or leaves nothing behind that did not exist before.
 
+use crate::log::{LogBatch, LogPosition};
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
@@ -10,7 +11,6 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use wisehosting_domain::limits::Limits;
 
@@ -157,37 +157,6 @@ pub struct Container {
     pub network_namespace: Option<PathBuf>,
 }
 
-/// Which of a container's log lines are wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogQuery {
-    /// Only the newest so many; all if none.
-    pub tail: Option<usize>,
-    /// Only those written at this moment or later.
-    pub since: Option<OffsetDateTime>,
-    /// Whether to wait for further lines until the container ends.
-    pub follow: bool,
-}
-
-/// Where a program wrote a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// One line that a program wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    /// When the engine read it. Podman 4 says it in whole seconds.
-    pub at: OffsetDateTime,
-    /// Where it was written.
-    pub stream: LogStream,
-    /// Without its line end.
-    pub text: String,
-}
-
 /// Why the engine did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -265,7 +234,7 @@ pub enum BuildError {
 /// A container engine on this host.
 ///
 /// Log lines go into bounded channels: a receiver that does not read holds the operation up, one that is gone ends the
-/// transfer of lines but not the operation.
+/// transfer of lines, which is the end of reading a container's log, but not of a build.
 pub trait Engine: Send + Sync + 'static {
     /// Makes the network if it is not there yet.
     fn ensure_network(&self, network: &Network) -> impl Future<Output = Result<(), EngineError>> + Send;
@@ -323,11 +292,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends and removes a container with its anonymous volumes. One that is gone is no error.
     fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Sends log lines in the order in which they were written; returns after the last.
-    fn logs(
+    /// Sends what a container has written from a position on; returns after the last. With `follow` that is when its
+    /// program has ended, and a container that is removed meanwhile is read to its end. Only one at a time may follow a
+    /// container.
+    fn log(
         &self,
         id: &ContainerId,
-        query: LogQuery,
-        lines: mpsc::Sender<LogLine>,
+        from: LogPosition,
+        follow: bool,
+        batches: mpsc::Sender<LogBatch>,
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
 }

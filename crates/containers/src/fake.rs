@@ -4,9 +4,12 @@
 //! a script of `echo <words>` and `exit <n>`; any other command runs until it is stopped. Invariant: it keeps the
 //! promises of [`Engine`] that the contract suite checks, and does nothing by itself: no time passes in it.
 
-use crate::engine::{
-    Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
+use crate::{
+    engine::{
+        Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
+        ImageId, Network, StoredImage,
+    },
+    log::{LogBatch, LogLine, LogPosition, LogStream},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -274,13 +277,13 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn logs(
+    async fn log(
         &self,
         id: &ContainerId,
-        query: LogQuery,
-        lines: mpsc::Sender<LogLine>,
+        mut position: LogPosition,
+        follow: bool,
+        batches: mpsc::Sender<LogBatch>,
     ) -> Result<(), EngineError> {
-        let mut sent = 0;
         loop {
             let changed = self.changed.notified();
             let (log, running) = {
@@ -288,17 +291,16 @@ impl Engine for FakeEngine {
                 let found = state.container(id)?;
                 (found.log.clone(), found.container.state == ContainerState::Running)
             };
-            if sent == 0 {
-                sent = query.tail.map_or(0, |tail| log.len().saturating_sub(tail));
-            }
-            for line in log.iter().skip(sent) {
-                let wanted = query.since.is_none_or(|since| line.at >= since);
-                if wanted && lines.send(line.clone()).await.is_err() {
+            let read = usize::try_from(position.offset).unwrap_or(usize::MAX);
+            let lines: Vec<LogLine> = log.into_iter().skip(read).collect();
+            position.offset += lines.len() as u64;
+            if !lines.is_empty() {
+                let batch = LogBatch { lost: false, lines, position: position.clone() };
+                if batches.send(batch).await.is_err() {
                     return Ok(());
                 }
             }
-            sent = log.len();
-            if !query.follow || !running {
+            if !follow || !running {
                 return Ok(());
             }
             changed.await;

@@ -7,6 +7,7 @@
 pub mod engine;
 #[cfg(feature = "testing")]
 pub mod fake;
+pub mod log;
 pub mod podman;
 pub mod service;
 #[cfg(feature = "testing")]
@@ -14,6 +15,7 @@ pub mod testing;
 
 pub use engine::{
     Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogLine, LogQuery, LogStream, Network, StoredImage,
+    ImageId, Network, StoredImage,
 };
+pub use log::{LogBatch, LogLine, LogPosition, LogStream};
 pub use podman::{Cgroups, ContainerUsage, Podman};

@@ -14,9 +14,12 @@ mod logs;
 
 pub use cgroups::{Cgroups, ContainerUsage};
 
-use crate::engine::{
-    Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId, LogLine,
-    LogQuery, Network, StoredImage,
+use crate::{
+    engine::{
+        Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId,
+        Network, StoredImage,
+    },
+    log::{LogBatch, LogPosition},
 };
 use answers::Failure;
 use bollard::{
@@ -48,13 +51,14 @@ const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "S
 #[derive(Clone, Debug)]
 pub struct Podman {
     socket: PathBuf,
+    rotations: logs::Rotations,
 }
 
 impl Podman {
     /// The engine whose socket has this path. Nothing is opened yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), rotations: logs::Rotations::default() }
     }
 
     /// Whether the engine answers.
@@ -232,13 +236,14 @@ impl Engine for Podman {
         self.remove_if_there(&self.docker()?, id).await
     }
 
-    async fn logs(
+    async fn log(
         &self,
         id: &ContainerId,
-        query: LogQuery,
-        lines: mpsc::Sender<LogLine>,
+        from: LogPosition,
+        follow: bool,
+        batches: mpsc::Sender<LogBatch>,
     ) -> Result<(), EngineError> {
-        logs::run(self, id, query, lines).await
+        logs::run(self, id, from, follow, batches).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration
 use tokio::{sync::mpsc, time::sleep};
 use wisehosting_containers::{
     Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogQuery, Network,
+    ImageId, LogPosition, Network,
     fake::FakeEngine,
     testing::{ADDRESS, on_host, write_app},
 };
@@ -91,14 +91,21 @@ async fn exited(engine: &impl Engine, id: &ContainerId) -> i64 {
     }
 }
 
-async fn log_texts(engine: &impl Engine, id: &ContainerId, query: LogQuery) -> Vec<String> {
-    let (lines, mut received) = mpsc::channel(64);
-    engine.logs(id, query, lines).await.expect("the log");
+/// The texts of a log from a position on, and the position after them.
+async fn log_texts(
+    engine: &impl Engine,
+    id: &ContainerId,
+    mut position: LogPosition,
+    follow: bool,
+) -> (Vec<String>, LogPosition) {
+    let (batches, mut received) = mpsc::channel(64);
+    engine.log(id, position.clone(), follow, batches).await.expect("the log");
     let mut texts = Vec::new();
-    while let Some(line) = received.recv().await {
-        texts.push(line.text);
+    while let Some(batch) = received.recv().await {
+        texts.extend(batch.lines.into_iter().map(|line| line.text));
+        position = batch.position;
     }
-    texts
+    (texts, position)
 }
 
 async fn a_failed_build_names_its_step(engine: &impl Engine, dir: &Path) {
@@ -138,19 +145,23 @@ async fn a_container_lives_from_run_to_remove(engine: &impl Engine, image: &Imag
     assert_eq!(engine.containers(LABEL).await.expect("a list"), [found]);
     assert!(engine.containers("another.label").await.expect("a list").is_empty());
 
-    let follow = LogQuery { follow: true, ..LogQuery::default() };
-    let (followed, stopped) =
-        tokio::join!(log_texts(engine, &id, follow), engine.stop(&id, Duration::from_secs(10)));
+    let ((followed, position), stopped) = tokio::join!(
+        log_texts(engine, &id, LogPosition::default(), true),
+        engine.stop(&id, Duration::from_secs(10))
+    );
     stopped.expect("stopped");
     assert_eq!(followed, ["hello", "world"]);
-    let newest = LogQuery { tail: Some(1), ..LogQuery::default() };
-    assert_eq!(log_texts(engine, &id, newest).await, ["world"]);
+    assert_eq!(log_texts(engine, &id, position.clone(), false).await.0, [""; 0]);
 
     assert_eq!(exited(engine, &id).await, 0);
     engine.stop(&id, Duration::ZERO).await.expect("stopped before");
     engine.start(&id).await.expect("started again");
     engine.start(&id).await.expect("running before");
     assert_eq!(engine.container(&id).await.expect("the container").state, ContainerState::Running);
+    let ((followed, _), removed) =
+        tokio::join!(log_texts(engine, &id, position, true), engine.stop(&id, Duration::from_secs(10)));
+    removed.expect("stopped");
+    assert_eq!(followed, ["hello", "world"], "what it wrote since it was started again");
 
     engine.remove(&id).await.expect("removed");
     engine.remove(&id).await.expect("removed before");
@@ -179,7 +190,7 @@ async fn an_exit_code_is_kept(engine: &impl Engine, dir: &Path) {
     assert!(image.exposed_ports.is_empty());
     let id = engine.run(&spec("crash", &image.id, 20_002)).await.expect("a container");
     assert_eq!(exited(engine, &id).await, 3);
-    assert_eq!(log_texts(engine, &id, LogQuery::default()).await, ["boom"]);
+    assert_eq!(log_texts(engine, &id, LogPosition::default(), false).await.0, ["boom"]);
     engine.remove(&id).await.expect("removed");
     engine.remove_image(&image.id).await.expect("removed");
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
 use tokio::{net::TcpStream, sync::mpsc, time::sleep};
 use wisehosting_containers::{
-    Build, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId, LogQuery,
+    Build, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId, LogPosition,
     Network, Podman,
     testing::{ADDRESS, on_host, write_app},
 };
@@ -74,13 +74,15 @@ async fn output(podman: &Podman, image: &ImageId) -> String {
 
 async fn output_of(podman: &Podman, spec: &ContainerSpec) -> String {
     let id = podman.run(spec).await.expect("a container");
-    let (lines, mut received) = mpsc::channel(1_000);
-    podman.logs(&id, LogQuery { follow: true, ..LogQuery::default() }, lines).await.expect("its log");
+    let (batches, mut received) = mpsc::channel(1_000);
+    podman.log(&id, LogPosition::default(), true, batches).await.expect("its log");
     podman.remove(&id).await.expect("removed");
     let mut output = String::new();
-    while let Some(line) = received.recv().await {
-        output.push_str(&line.text);
-        output.push('\n');
+    while let Some(batch) = received.recv().await {
+        for line in batch.lines {
+            output.push_str(&line.text);
+            output.push('\n');
+        }
     }
     output
 }
@@ -191,9 +193,10 @@ fn containers_of_another_network_are_out_of_reach() {
         server.name = "server".to_owned();
         let id = podman.run(&server).await.expect("a container");
         assert!(answers(server.published).await);
-        let (lines, mut received) = mpsc::channel(10);
-        podman.logs(&id, LogQuery::default(), lines).await.expect("its log");
-        let inside = received.recv().await.expect("its address").text.trim().parse().expect("an address");
+        let (batches, mut received) = mpsc::channel(10);
+        podman.log(&id, LogPosition::default(), false, batches).await.expect("its log");
+        let said = received.recv().await.expect("its address").lines.remove(0);
+        let inside = said.text.trim().parse().expect("an address");
         let inside = SocketAddr::new(inside, server.port);
 
         let mut visitor = spec(&image_of("visitor", VISITOR).await);
@@ -378,11 +381,14 @@ fn what_a_container_has_written_is_counted() {
         let image = image(&podman, &host.dir().join("app"), "", script).await;
         let labels = BTreeMap::from([("test.counted".to_owned(), "yes".to_owned())]);
         let id = podman.run(&ContainerSpec { labels, ..spec(&image) }).await.expect("a container");
-        let (lines, mut received) = mpsc::channel(16);
-        let follow = podman.logs(&id, LogQuery { follow: true, ..LogQuery::default() }, lines);
+        let (batches, mut received) = mpsc::channel(16);
+        let follow = podman.log(&id, LogPosition::default(), true, batches);
+        let done = async {
+            while received.recv().await.expect("lines").lines.iter().all(|line| line.text != "done") {}
+        };
         tokio::select! {
             result = follow => panic!("it ended: {result:?}"),
-            () = async { while received.recv().await.expect("a line").text != "done" {} } => {}
+            () = done => {}
         }
         let written = podman.written_bytes("test.counted").await.expect("counted");
         assert_eq!(written.keys().collect::<Vec<_>>(), [&id]);

@@ -33,6 +33,9 @@ pub struct Config {
     /// The apps of all users.
     #[serde(default)]
     pub apps: AppsConfig,
+    /// What apps write.
+    #[serde(default)]
+    pub logs: LogsConfig,
     /// The workers that may connect.
     #[serde(default)]
     pub workers: Vec<WorkerConfig>,
@@ -142,6 +145,22 @@ pub struct AppsConfig {
     pub public_https_port: u16,
     /// Whether a repository may be a folder of the worker itself.
     pub allow_local_repositories: bool,
+}
+
+/// `[logs]`: how much of what apps write is stored.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// For how long.
+    pub age_max_days: u16,
+    /// How much of each app: the oldest goes first.
+    pub bytes_max_per_app: u64,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self { age_max_days: 14, bytes_max_per_app: 256 * 1024 * 1024 }
+    }
 }
 
 /// `[[workers]]`.

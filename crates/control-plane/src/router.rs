@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    apps, auth, deployments, error, events, health, hub, middleware, nodes::token_endpoints, openapi,
+    apps, auth, deployments, error, events, health, hub, logs, middleware, nodes::token_endpoints, openapi,
     routes::traefik, state::AppState, web, workers,
 };
 
@@ -27,7 +27,6 @@ pub(crate) fn api() -> OpenApiRouter<AppState> {
         // /v1/apps, /v1/apps/{name}
         .routes(routes!(apps::list_apps::list_apps, apps::create_app::create_app))
         .routes(routes!(apps::get_app::get_app, apps::update_app::update_app, apps::delete_app::delete_app))
-        .routes(routes!(apps::runtime_log::get_runtime_log))
         .routes(routes!(apps::stats::get_app_stats))
         .routes(routes!(apps::restart_app::restart_app))
         .routes(routes!(apps::restart_app::start_app))
@@ -42,6 +41,9 @@ pub(crate) fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(deployments::cancel_deployment::cancel_deployment))
         .routes(routes!(deployments::build_log::get_build_log))
         .routes(routes!(deployments::watch_deployment::watch_deployment))
+        // /v1/apps/{name}/logs, /v1/logs
+        .routes(routes!(logs::get_logs::get_runtime_log))
+        .routes(routes!(logs::get_logs::get_runtime_logs))
         // /v1/workers, /v1/edges, /v1/events
         .routes(routes!(workers::list_workers::list_workers))
         .routes(routes!(workers::list_edges::list_edges))

@@ -18,7 +18,9 @@ use wisehosting_store::{
 };
 
 use crate::{
-    events, nodes,
+    events,
+    logs::Pruner,
+    nodes,
     rollout::Rollout,
     routes::Publisher,
     scheduler::{Scheduler, leases::Leases},
@@ -53,6 +55,7 @@ pub fn start(state: &AppState) -> JoinSet<()> {
     tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), Leases::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), Pruner(state.clone()))));
     tasks
 }
 

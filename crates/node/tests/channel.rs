@@ -229,7 +229,8 @@ async fn a_full_queue_has_room_for_what_matters_more() {
     let mut hub = fixture.connected().await;
     let handle = fixture.handle.clone();
     // Nothing is sent meanwhile: the channel runs on this thread.
-    let log = || RuntimeLog { instance_id: InstanceId(uuid::Uuid::nil()), lines: Vec::new() };
+    let instance_id = InstanceId(uuid::Uuid::nil());
+    let log = || RuntimeLog { instance_id, after: None, cursor: None, lines: Vec::new() };
     while handle.try_send(log()).is_ok() {}
     let mut waiting = 0;
     while handle.try_send(job_ack(waiting)).is_ok() {

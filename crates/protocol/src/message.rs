@@ -5,7 +5,7 @@
 
 use crate::payload::{
     AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, Register,
-    Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, Violation,
+    Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -160,6 +160,8 @@ messages! {
         JobCancel(JobCancel) = "job_cancel", Kept;
         /// A result is stored.
         ResultAck(ResultAck) = "result_ack", Kept;
+        /// So much of an instance's log is stored.
+        RuntimeLogAck(RuntimeLogAck) = "runtime_log_ack", Kept;
         /// Serve this table.
         Routes(Routes) = "routes", Latest;
         /// A message could not be used.

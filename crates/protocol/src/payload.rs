@@ -262,14 +262,35 @@ pub enum Stream {
     System,
 }
 
-/// Worker to hub: what an instance wrote.
+/// Worker to hub: what an instance wrote. Sent again after a reconnect until [`RuntimeLogAck`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeLog {
     /// Which instance.
     pub instance_id: InstanceId,
-    /// In order.
+    /// Where in its log the lines begin: the cursor of the message before; none at the beginning.
+    pub after: Option<String>,
+    /// Where they end, in words of the worker's own, [`CURSOR_BYTES_MAX`] at most. None in a message that only asks how far
+    /// the hub has come.
+    pub cursor: Option<String>,
+    /// In order; [`LINES_MAX`] at most.
     pub lines: Vec<LogLine>,
+}
+
+/// Longest cursor of a [`RuntimeLog`].
+pub const CURSOR_BYTES_MAX: usize = 64 * 1024;
+/// Most lines of a [`RuntimeLog`].
+pub const LINES_MAX: usize = 4_096;
+
+/// Hub to worker, answer to [`RuntimeLog`]: how much of an instance's log is stored. What the message held is, if this is
+/// its cursor, and is not otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeLogAck {
+    /// Which instance.
+    pub instance_id: InstanceId,
+    /// The cursor of the last message that was stored; none if there was none.
+    pub cursor: Option<String>,
 }
 
 /// Worker to hub: the log of a deployment's build.

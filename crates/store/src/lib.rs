@@ -16,6 +16,7 @@ mod nodes;
 pub mod pool;
 pub mod rollout;
 pub mod routes;
+pub mod runtime_log;
 pub mod users;
 pub mod violations;
 pub mod workers;

@@ -42,9 +42,10 @@ impl<E: Engine> Agent<E> {
                         heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
                         self.jobs.offer_results();
                         self.report_all.notify_one();
+                        self.host.answers.connected(true);
                     }
                     Some(Event::Message(message)) => self.hear(message),
-                    Some(Event::Disconnected) => {}
+                    Some(Event::Disconnected) => self.host.answers.connected(false),
                     None => return,
                 },
                 _ = heartbeat.tick() => {
@@ -61,6 +62,7 @@ impl<E: Engine> Agent<E> {
             HubMessage::Job(job) => self.jobs.submit(job),
             HubMessage::JobCancel(cancel) => self.jobs.cancel(cancel.0.job_id),
             HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id),
+            HubMessage::RuntimeLogAck(ack) => self.host.answers.take(ack),
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");
             }

@@ -24,7 +24,8 @@ use std::{
 };
 use tokio::{sync::mpsc, time::sleep};
 use wisehosting_containers::{
-    Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogLine, LogQuery,
+    Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogBatch,
+    LogPosition,
 };
 use wisehosting_domain::{source::Commit, state::DeploymentState};
 use wisehosting_protocol::payload::{Deploy, Job, JobStatus, Outcome};
@@ -263,16 +264,17 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     async fn last_lines(&self, id: &ContainerId) -> Vec<String> {
-        let (lines, mut received) = mpsc::channel::<LogLine>(LAST_LINES);
-        let query = LogQuery { tail: Some(LAST_LINES), ..LogQuery::default() };
+        let (batches, mut received) = mpsc::channel::<LogBatch>(1);
         let collect = async {
             let mut texts = Vec::new();
-            while let Some(line) = received.recv().await {
-                texts.push(line.text);
+            while let Some(batch) = received.recv().await {
+                texts.extend(batch.lines.into_iter().map(|line| line.text));
+                texts.drain(..texts.len().saturating_sub(LAST_LINES));
             }
             texts
         };
-        let (read, texts) = tokio::join!(self.host.engine.logs(id, query, lines), collect);
+        let read = self.host.engine.log(id, LogPosition::default(), false, batches);
+        let (read, texts) = tokio::join!(read, collect);
         if let Err(error) = read {
             tracing::debug!(container.id = %id, error = &error as &dyn Error, "the last lines of a program are not readable");
         }

@@ -3,7 +3,7 @@
 //! Invariant: containers of the platform are found by their labels alone, so a worker that was restarted knows them
 //! again without a list of its own.
 
-use crate::{outbox::Outbox, restart::RestartPolicy};
+use crate::{outbox::Outbox, restart::RestartPolicy, runtime_log::Answers};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -93,13 +93,15 @@ pub struct Host<E> {
     pub(crate) settings: HostSettings,
     /// One permit per build that may run.
     pub(crate) builds: Semaphore,
+    /// What the control plane says of the logs that it is sent.
+    pub(crate) answers: Answers,
 }
 
 impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
         let builds = Semaphore::new(settings.builds.at_a_time);
-        Self { engine, outbox, clock, settings, builds }
+        Self { engine, outbox, clock, settings, builds, answers: Answers::default() }
     }
 
     /// Addresses that no instance has, from a random one on: what was free a moment ago need not be, so the engine is the

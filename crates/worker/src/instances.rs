@@ -10,7 +10,7 @@ use crate::{
     jobs::Jobs,
     memory_kills::MemoryKills,
     restart::{Restarts, Step},
-    runtime_log::{self, Cursor},
+    runtime_log,
     violations::Violations,
 };
 use std::{
@@ -72,8 +72,7 @@ struct Calls {
 /// What is known of one instance.
 struct Known {
     restarts: Restarts,
-    cursor: Cursor,
-    follower: Option<JoinHandle<Cursor>>,
+    log: LogState,
     /// Since when it has not run.
     down_since: Option<Instant>,
     /// The state that the control plane was told.
@@ -82,6 +81,16 @@ struct Known {
     tell_again: bool,
     /// Whether its traffic could not be limited at the last look.
     unlimited: bool,
+}
+
+/// How far the log of an instance is sent.
+enum LogState {
+    /// There may be more than is sent.
+    Open,
+    /// Somebody sends it, and says whether that was all when its program has ended.
+    Followed(JoinHandle<bool>),
+    /// All that was written is sent.
+    Sent,
 }
 
 /// What an instance is doing.
@@ -164,8 +173,8 @@ impl<E: Engine> Instances<E> {
                     network_namespace: container.network_namespace.clone(),
                 });
                 self.limit_bandwidth(instance, container).await;
-                self.follow(instance, container).await;
             }
+            self.follow(instance, container).await;
             if !self.jobs.is_busy(instance) {
                 let due = self.attend(instance, container).await;
                 next = due.map_or(next, |due| next.min(due));
@@ -197,11 +206,9 @@ impl<E: Engine> Instances<E> {
     }
 
     fn known(&mut self, instance: InstanceId) -> &mut Known {
-        let cursor = if self.first_look { Cursor::End } else { Cursor::Start };
         self.known.entry(instance).or_insert_with(|| Known {
             restarts: Restarts::new(Instant::now()),
-            cursor,
-            follower: None,
+            log: LogState::Open,
             down_since: None,
             reported: None,
             tell_again: false,
@@ -221,23 +228,32 @@ impl<E: Engine> Instances<E> {
         known.unlimited = limited.is_err();
     }
 
-    /// Follows the log of a container that runs, unless that is being done.
+    /// Follows the log of a container that runs, or that has written what was not sent.
     async fn follow(&mut self, instance: InstanceId, container: &Container) {
         let (host, changed) = (self.host.clone(), self.calls.changed.clone());
         let known = self.known(instance);
-        if let Some(follower) = &mut known.follower {
+        if let LogState::Followed(follower) = &mut known.log {
             if !follower.is_finished() {
                 return;
             }
-            known.cursor = follower.await.unwrap_or(known.cursor);
+            known.log = if follower.await.unwrap_or(false) { LogState::Sent } else { LogState::Open };
         }
-        let (id, cursor) = (container.id.clone(), known.cursor);
-        known.follower = Some(tokio::spawn(async move {
-            let cursor = runtime_log::follow(host, instance, id, cursor).await;
-            // A log ends with its program, mostly: reason enough for a look.
-            changed.notify_one();
-            cursor
-        }));
+        let wanted = match container.state {
+            ContainerState::Running => true,
+            ContainerState::Exited { .. } => matches!(known.log, LogState::Open),
+            ContainerState::Created => false,
+        };
+        if wanted {
+            let id = container.id.clone();
+            known.log = LogState::Followed(tokio::spawn(async move {
+                let sent = runtime_log::follow(host, instance, id).await;
+                // A log ends with its program: reason enough for a look.
+                if sent {
+                    changed.notify_one();
+                }
+                sent
+            }));
+        }
     }
 
     /// Does what is due for an instance, reports what it is doing, and says when to look at it again.
@@ -334,7 +350,11 @@ impl<E: Engine> Instances<E> {
         if let Err(error) = self.host.engine.start(&container.id).await {
             tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance cannot be started again");
         }
-        self.known(instance).restarts.started(now);
+        let known = self.known(instance);
+        known.restarts.started(now);
+        if matches!(known.log, LogState::Sent) {
+            known.log = LogState::Open;
+        }
         now + LOOK_PAUSE
     }
 

@@ -4,7 +4,7 @@
 //! line that says how many are missing.
 
 use std::collections::VecDeque;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use wisehosting_protocol::payload::{LogLine, Stream};
 
 /// Longest line; the rest of a longer one is cut off. JSON makes a byte six at most, so a full message stays below the
@@ -24,9 +24,14 @@ pub(crate) fn line(at: OffsetDateTime, stream: Stream, text: &str) -> LogLine {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
+    LogLine { at: time_text(at), stream, text: text[..end].to_owned() }
+}
+
+/// A time as the protocol wants it.
+#[must_use]
+pub(crate) fn time_text(at: OffsetDateTime) -> String {
     // The format takes every time of a sane clock; one that is not is better shown empty than not at all.
-    let at = at.format(&Rfc3339).unwrap_or_default();
-    LogLine { at, stream, text: text[..end].to_owned() }
+    at.to_offset(UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Lines that wait to be sent, in order.
@@ -45,11 +50,6 @@ impl Waiting {
             self.missing += 1;
         }
         self.lines.push_back(line);
-    }
-
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lines.is_empty()
     }
 
     /// Offers the waiting lines message by message: the number of the first one, and the lines. Those that are not taken

@@ -1,144 +1,176 @@
 //! What an instance writes, followed and sent to the control plane.
 //!
-//! Invariant: when a log is followed again from a [`Cursor`], no line that was read before is sent again and none is
-//! left out, although the engine knows the moment of a line to the second only.
+//! Invariants: where an instance's log goes on is the control plane's to say, which keeps the lines and the place after
+//! them together: no line is lost or sent twice while the engine has it, whoever is restarted. One batch of lines is on
+//! its way for each instance, and the next is read when that one is stored: a control plane that is slow or away costs
+//! no memory here.
 
-use crate::{
-    host::Host,
-    lines::{self, Waiting},
+use crate::{host::Host, lines::time_text};
+use std::{
+    collections::HashMap,
+    error::Error,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use std::{error::Error, sync::Arc, time::Duration};
-use time::OffsetDateTime;
 use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    sync::{mpsc, watch},
+    time::sleep,
 };
-use wisehosting_containers::{ContainerId, Engine, LogLine, LogQuery, LogStream};
+use wisehosting_containers::{ContainerId, Engine, EngineError, LogBatch, LogPosition, LogStream};
 use wisehosting_domain::id::InstanceId;
-use wisehosting_protocol::payload::{RuntimeLog, Stream};
+use wisehosting_protocol::payload::{LogLine, RuntimeLog, RuntimeLogAck, Stream};
 
-/// How long lines are gathered before they are sent.
-const GATHER: Duration = Duration::from_millis(200);
-/// Lines that the engine may be ahead of the gathering.
-const CHANNEL_LINES: usize = 512;
+/// Between two batches of one log: an app that writes without end takes only a part of the channel and of the database.
+const PACE: Duration = Duration::from_millis(50);
+/// Before a batch that found no room is offered again.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
+/// Answers that wait for their follower: more than one only after a connection broke.
+const ANSWERS_MAX: usize = 8;
+const LOST: &str =
+    "(Lines are missing here: they were written faster than they could be stored, or while no worker ran)";
 
-/// How far a log has been read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cursor {
-    /// Nothing was read: all of it is new.
-    Start,
-    /// What is there is not wanted: an earlier run of this program has sent it.
-    End,
-    /// Lines up to this moment were read, and so many of this very moment.
-    At(OffsetDateTime, usize),
+/// Where the control plane's answers go.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    followers: Mutex<HashMap<InstanceId, mpsc::Sender<Option<String>>>>,
+    /// Told of the begin and the end of each connection: whether there is one.
+    connected: watch::Sender<bool>,
 }
 
-impl Cursor {
-    fn query(self) -> LogQuery {
-        let query = LogQuery { follow: true, ..LogQuery::default() };
-        match self {
-            Self::Start => query,
-            Self::End => LogQuery { tail: Some(0), ..query },
-            Self::At(since, _) => LogQuery { since: Some(since), ..query },
+impl Answers {
+    /// A connection has begun or ended: what was on its way is to be sent again.
+    pub(crate) fn connected(&self, connected: bool) {
+        self.connected.send_replace(connected);
+    }
+
+    /// The control plane says how much it has stored.
+    pub(crate) fn take(&self, ack: RuntimeLogAck) {
+        if let Some(follower) = self.followers().get(&ack.instance_id) {
+            // Who has not taken the ones before will ask again.
+            let _ = follower.try_send(ack.cursor);
         }
     }
-}
 
-/// Tells the lines that were read before from new ones.
-struct Reader {
-    cursor: Cursor,
-    /// Lines of the cursor's moment that come again.
-    again: usize,
-}
-
-impl Reader {
-    fn new(cursor: Cursor) -> Self {
-        let again = if let Cursor::At(_, seen) = cursor { seen } else { 0 };
-        Self { cursor, again }
+    fn expect(&self, instance: InstanceId) -> mpsc::Receiver<Option<String>> {
+        let (answers, received) = mpsc::channel(ANSWERS_MAX);
+        let mut followers = self.followers();
+        followers.retain(|_, answers| !answers.is_closed());
+        followers.insert(instance, answers);
+        received
     }
 
-    fn is_new(&mut self, at: OffsetDateTime) -> bool {
-        match self.cursor {
-            Cursor::At(last, _) if at == last && self.again > 0 => {
-                self.again -= 1;
-                return false;
-            }
-            Cursor::At(last, seen) if at == last => self.cursor = Cursor::At(last, seen + 1),
-            _ => {
-                self.again = 0;
-                self.cursor = Cursor::At(at, 1);
-            }
-        }
-        true
+    fn followers(&self) -> MutexGuard<'_, HashMap<InstanceId, mpsc::Sender<Option<String>>>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Follows a container's log until the container ends or the engine goes away, and says how far it came.
+/// Follows a container's log until the container has ended; returns whether all of it is stored then.
 pub(crate) async fn follow<E: Engine>(
     host: Arc<Host<E>>,
     instance: InstanceId,
     container: ContainerId,
-    cursor: Cursor,
-) -> Cursor {
-    let (lines, received) = mpsc::channel(CHANNEL_LINES);
-    let followed = host.engine.logs(&container, cursor.query(), lines);
-    let (followed, cursor) = tokio::join!(followed, gather(&host, instance, received, Reader::new(cursor)));
-    if let Err(error) = followed {
-        tracing::debug!(instance.id = %instance, error = &error as &dyn Error, "the log of an instance ended early");
-    }
-    cursor
-}
-
-async fn gather<E: Engine>(
-    host: &Host<E>,
-    instance_id: InstanceId,
-    mut received: mpsc::Receiver<LogLine>,
-    mut reader: Reader,
-) -> Cursor {
-    let mut waiting = Waiting::default();
-    let mut ticks = interval(GATHER);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let offer = |_, lines| host.outbox.offer(RuntimeLog { instance_id, lines });
+) -> bool {
+    let answers = host.answers.expect(instance);
+    let connected = host.answers.connected.subscribe();
+    let mut way = Way { host: &host, instance, answers, connected, stored: None };
+    way.stored = way.deliver(None, Vec::new()).await;
     loop {
-        tokio::select! {
-            line = received.recv() => match line {
-                Some(line) if reader.is_new(line.at) => {
-                    waiting.push(lines::line(line.at, stream(line.stream), &line.text));
-                }
-                Some(_) => {}
-                None => break,
-            },
-            _ = ticks.tick(), if !waiting.is_empty() => waiting.send(offer),
+        let (batches, received) = mpsc::channel(1);
+        let position = position(instance, way.stored.as_deref());
+        let mut reading = pin!(host.engine.log(&container, position, true, batches));
+        let mut sending = pin!(way.send(received));
+        let mut whole = false;
+        let goes_on = loop {
+            tokio::select! {
+                read = &mut reading, if !whole => match read {
+                    Ok(()) => whole = true,
+                    Err(EngineError::NoSuchContainer(_)) => return true,
+                    Err(error) => {
+                        let error = &error as &dyn Error;
+                        tracing::warn!(instance.id = %instance, error, "the log of an instance cannot be read");
+                        return false;
+                    }
+                },
+                goes_on = &mut sending => break goes_on,
+            }
+        };
+        if goes_on {
+            return whole;
         }
     }
-    waiting.send(offer);
-    reader.cursor
 }
 
-fn stream(stream: LogStream) -> Stream {
-    match stream {
-        LogStream::Stdout => Stream::Stdout,
-        LogStream::Stderr => Stream::Stderr,
+fn position(instance: InstanceId, cursor: Option<&str>) -> LogPosition {
+    let Some(cursor) = cursor else { return LogPosition::default() };
+    cursor.parse().unwrap_or_else(|error| {
+        tracing::error!(instance.id = %instance, error = &error as &dyn Error, "what is stored of a log may be stored again");
+        LogPosition::default()
+    })
+}
+
+/// The way of one instance's lines.
+struct Way<'a, E> {
+    host: &'a Host<E>,
+    instance: InstanceId,
+    answers: mpsc::Receiver<Option<String>>,
+    connected: watch::Receiver<bool>,
+    /// The cursor of what is stored.
+    stored: Option<String>,
+}
+
+impl<E: Engine> Way<'_, E> {
+    /// Sends what is read until there is no more; false if it is to be read once more, from what is stored.
+    async fn send(&mut self, mut batches: mpsc::Receiver<LogBatch>) -> bool {
+        while let Some(batch) = batches.recv().await {
+            let cursor = Some(batch.position.to_string());
+            let stored = self.deliver(cursor.clone(), lines(batch)).await;
+            let taken = stored == cursor;
+            self.stored = stored;
+            if !taken {
+                return false;
+            }
+            sleep(PACE).await;
+        }
+        true
+    }
+
+    /// Sends lines, again with each connection, until the control plane says what it has stored.
+    async fn deliver(&mut self, cursor: Option<String>, lines: Vec<LogLine>) -> Option<String> {
+        let log = RuntimeLog { instance_id: self.instance, after: self.stored.clone(), cursor, lines };
+        loop {
+            // The sender lives as long as the host.
+            let _ = self.connected.wait_for(|connected| *connected).await;
+            if !self.host.outbox.offer(log.clone()) {
+                sleep(FULL_PAUSE).await;
+                continue;
+            }
+            loop {
+                tokio::select! {
+                    // An answer to what was sent twice, before this: it says what is known.
+                    Some(stored) = self.answers.recv() => if log.cursor.is_none() || stored != log.after {
+                        return stored;
+                    },
+                    _ = self.connected.changed() => break,
+                }
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn new_ones(cursor: Cursor, seconds: &[i64]) -> (Vec<bool>, Cursor) {
-        let mut reader = Reader::new(cursor);
-        let at = |second: &i64| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second.unsigned_abs());
-        (seconds.iter().map(|second| reader.is_new(at(second))).collect(), reader.cursor)
-    }
-
-    #[test]
-    fn lines_of_one_second_are_counted() {
-        let (new, cursor) = new_ones(Cursor::Start, &[1, 1, 2, 2]);
-        assert_eq!(new, [true; 4]);
-        // Followed again since second 2: the two that were read come again, and a third one.
-        let (new, cursor) = new_ones(cursor, &[2, 2, 2, 3]);
-        assert_eq!(new, [false, false, true, true]);
-        assert_eq!(new_ones(cursor, &[3, 4]).0, [false, true]);
-    }
+fn lines(batch: LogBatch) -> Vec<LogLine> {
+    let lost = batch.lines.first().filter(|_| batch.lost).map(|first| LogLine {
+        at: time_text(first.at),
+        stream: Stream::System,
+        text: LOST.to_owned(),
+    });
+    let written = batch.lines.into_iter().map(|line| LogLine {
+        at: time_text(line.at),
+        stream: match line.stream {
+            LogStream::Stdout => Stream::Stdout,
+            LogStream::Stderr => Stream::Stderr,
+        },
+        text: line.text,
+    });
+    lost.into_iter().chain(written).collect()
 }

@@ -84,8 +84,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Read what an app's instances wrote lately: an hour and 1000 lines at most are kept, in memory.
-         * @description With `follow=true` the answer is a stream of server-sent events, each named `log` with a `RuntimeLog`.
+         * Read what an app's instances wrote, also those that are gone.
+         * @description With `follow=true` the answer is a stream of server-sent events, each named `log` with a `RuntimeLog`; a client that
+         *     connects again with `Last-Event-ID` goes on after the last event that it got.
          */
         get: operations["get_runtime_log"];
         put?: never;
@@ -279,6 +280,26 @@ export interface paths {
         };
         /** Watch what is yours: server-sent events, each named `change` with a `ChangeEvent` that says what to ask for again. */
         get: operations["stream_changes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read what the instances of several of your apps wrote, together in the order of their times.
+         * @description As `/v1/apps/{name}/logs` otherwise.
+         */
+        get: operations["get_runtime_logs"];
         put?: never;
         post?: never;
         delete?: never;
@@ -884,15 +905,21 @@ export interface components {
              */
             id: string;
         };
-        /** @description What an app's instances wrote. */
+        /** @description What the instances of apps wrote. */
         RuntimeLog: {
-            /** @description In the order in which they arrived. */
+            /** @description In the order of their times. */
             lines: components["schemas"]["RuntimeLogLine"][];
         };
         /** @description One line. */
         RuntimeLogLine: {
             /**
-             * @description When it was written, by the worker's clock: RFC 3339.
+             * @description Name of the app.
+             * @example blog
+             */
+            app: string;
+            /**
+             * Format: date-time
+             * @description When it was written, by the worker's clock.
              * @example 2026-01-02T03:04:05.678901234Z
              */
             at: string;
@@ -903,7 +930,7 @@ export interface components {
             instance_id: string;
             /**
              * Format: int64
-             * @description Grows from line to line.
+             * @description No other line has it; of one app, what is stored later has a greater one.
              */
             number: number;
             /**
@@ -1437,8 +1464,10 @@ export interface operations {
     get_runtime_log: {
         parameters: {
             query?: {
-                /** @description How many of the last lines: up to 1000, 100 if absent. */
+                /** @description How many of the last lines: up to 5000; if absent 5000 with `since` and 100 without. */
                 tail?: number;
+                /** @description Only lines that were written then or later: RFC 3339. */
+                since?: string;
                 /** @description Whether to go on with new lines, as server-sent events. */
                 follow?: boolean;
             };
@@ -1458,6 +1487,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RuntimeLog"];
+                };
+            };
+            /** @description A parameter cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
             /** @description Not signed in. */
@@ -1922,6 +1960,62 @@ export interface operations {
             };
             /** @description Not signed in. */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    get_runtime_logs: {
+        parameters: {
+            query?: {
+                /** @description Names of apps with commas between them; all of yours if absent. */
+                apps?: string;
+                /** @description How many of the last lines: up to 5000; if absent 5000 with `since` and 100 without. */
+                tail?: number;
+                /** @description Only lines that were written then or later: RFC 3339. */
+                since?: string;
+                /** @description Whether to go on with new lines, as server-sent events. */
+                follow?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The last lines. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuntimeLog"];
+                };
+            };
+            /** @description A parameter cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description You have no such app. */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

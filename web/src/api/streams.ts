@@ -52,15 +52,15 @@ export function useBuildLog(id: string): BuildLogLine[] {
   return lines;
 }
 
-/** What an app's instances write, from its last lines on. */
-export function useRuntimeLog(app: string): RuntimeLogLine[] {
+/** What the instances of an app, or of all, write, from the last lines on. The stream itself sends no line twice. */
+export function useRuntimeLog(app?: string): RuntimeLogLine[] {
   const [lines, setLines] = useState<RuntimeLogLine[]>([]);
   useEffect(() => {
     setLines([]);
-    const source = new EventSource(`/v1/apps/${app}/logs?tail=500&follow=true`);
+    const source = new EventSource(`${app ? `/v1/apps/${app}/logs` : '/v1/logs'}?tail=500&follow=true`);
     source.addEventListener('log', (event: MessageEvent<string>) => {
       const log = JSON.parse(event.data) as RuntimeLog;
-      setLines((known) => append(known, log.lines));
+      setLines((known) => newest(known.concat(log.lines)));
     });
     return () => source.close();
   }, [app]);
@@ -70,6 +70,9 @@ export function useRuntimeLog(app: string): RuntimeLogLine[] {
 /** `known` with the lines of `added` that are newer; the newest `LINES_MAX` of them. */
 export function append<Line extends { number: number }>(known: Line[], added: Line[]): Line[] {
   const last = known.at(-1)?.number ?? -1;
-  const all = known.concat(added.filter((line) => line.number > last));
-  return all.length > LINES_MAX ? all.slice(-LINES_MAX) : all;
+  return newest(known.concat(added.filter((line) => line.number > last)));
+}
+
+function newest<Line>(lines: Line[]): Line[] {
+  return lines.length > LINES_MAX ? lines.slice(-LINES_MAX) : lines;
 }

@@ -4,11 +4,10 @@ import { useState } from 'react';
 import { Link, useLocation } from 'wouter';
 import { type App, api, type DeploymentSummary } from '../api/client';
 import { keys, queryClient, USAGE_MS } from '../api/queries';
-import { useRuntimeLog } from '../api/streams';
 import { bitRate, bytes, cores, duration, shortCommit } from '../format';
 import { DeploymentView } from '../parts/deployment';
-import { Log } from '../parts/log';
 import { Notice } from '../parts/notice';
+import { Output } from '../parts/output';
 import { AppStateWord, DeploymentStateWord } from '../parts/state';
 import { Ago } from '../parts/time';
 
@@ -26,7 +25,7 @@ export function AppPage({ name, deploymentId }: { name: string; deploymentId?: s
       {deployments.data && deployments.data.length > 0 && (
         <History app={name} deployments={deployments.data} shown={shown} />
       )}
-      <Runtime app={name} />
+      <Output app={name} />
       <Settings app={app.data} />
       <Delete name={name} />
     </>
@@ -121,21 +120,6 @@ function History(props: { app: string; deployments: DeploymentSummary[]; shown?:
 
 function took({ created_at: from, finished_at: to }: DeploymentSummary): string {
   return to ? duration(Date.parse(to) - Date.parse(from)) : '–';
-}
-
-/** Asked for only when somebody looks: it is a connection of its own. */
-function Runtime({ app }: { app: string }) {
-  const [open, setOpen] = useState(false);
-  return (
-    <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>Output of its containers</summary>
-      {open && <RuntimeLog app={app} />}
-    </details>
-  );
-}
-
-function RuntimeLog({ app }: { app: string }) {
-  return <Log label="Output of its containers" lines={useRuntimeLog(app)} empty="Nothing was written lately." />;
 }
 
 function Settings({ app }: { app: App }) {

@@ -6,6 +6,7 @@ import { keys, USAGE_MS } from '../api/queries';
 import { bytes, cores } from '../format';
 import { Machines } from '../parts/machines';
 import { Notice } from '../parts/notice';
+import { Output } from '../parts/output';
 import { AppStateWord } from '../parts/state';
 import { Ago } from '../parts/time';
 
@@ -27,6 +28,7 @@ export function Overview() {
             <AppCard key={app.id} app={app} />
           ))}
         </ul>
+        {data && data.length > 0 && <Output />}
       </section>
       <Machines />
     </>

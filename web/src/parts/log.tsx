@@ -4,8 +4,11 @@ import { plainText } from '../format';
 
 interface Line {
   number: number;
+  at: string;
   stream: string;
   text: string;
+  /** Whose line it is, where that is not clear. */
+  source?: string;
 }
 
 /** How near the end counts as there, in pixels. */
@@ -25,7 +28,8 @@ export function Log({ label, lines, empty }: { label: string; lines: Line[]; emp
     <div className="log" ref={box} onScroll={noticeScroll} role="log" aria-label={label} tabIndex={0}>
       {lines.length === 0 && <p className="quiet">{empty}</p>}
       {lines.map((line) => (
-        <div key={line.number} className={line.stream}>
+        <div key={line.number} className={line.stream} title={line.at}>
+          {line.source && <strong>{line.source} </strong>}
           {plainText(line.text) || '\u00a0'}
         </div>
       ))}

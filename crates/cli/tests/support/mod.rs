@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a lab started by the real command, and what the machine has of it.
 #![expect(dead_code, reason = "each test is a program of its own and uses a part of this")]
 
+pub(crate) mod lab;
 pub(crate) mod machine;
 pub(crate) mod repository;
 

@@ -1,33 +1,92 @@
-//! Reading a container's log.
+//! Reading a container's log, from the file that the engine writes: its API tells times to the second, and misses the end
+//! of a container that lives for a moment only.
 //!
-//! Invariant: each line carries the moment at which the engine read it, no line from before `since` is sent, and a log
-//! that is followed is sent whole: the engine's own following can miss the end of a container that lives for a
-//! moment only, with its last lines or for ever, so that what is missing is read once more when the container has ended.
+//! Invariant: what is sent follows on what was sent before, without a line twice; where the engine has replaced a file
+//! before it was read, that is said. Who reads slowly keeps two files of a log on the disk, no more.
+
+mod file;
+mod rotations;
 
 use super::Podman;
-use crate::engine::{ContainerId, EngineError, LogLine, LogQuery, LogStream};
-use bollard::{
-    container::LogOutput,
-    query_parameters::{LogsOptions, LogsOptionsBuilder, WaitContainerOptions},
+use crate::{
+    engine::{ContainerId, ContainerState, EngineError},
+    log::{LogBatch, LogPosition},
 };
+use bollard::query_parameters::{InspectContainerOptions, WaitContainerOptions};
+use file::LogFile;
 use futures_util::StreamExt;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::mpsc;
+pub(super) use rotations::Rotations;
+use std::{io, path::PathBuf, pin::pin, time::Duration};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{interval, sleep},
+};
+
+/// How long lines are gathered, and how often a log is looked at.
+const GATHER: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(
     podman: &Podman,
     id: &ContainerId,
-    query: LogQuery,
-    lines: mpsc::Sender<LogLine>,
+    from: LogPosition,
+    follow: bool,
+    batches: mpsc::Sender<LogBatch>,
 ) -> Result<(), EngineError> {
-    let mut reading = Reading { podman, id, lines, last: None };
-    if query.follow {
-        tokio::select! {
-            followed = reading.read(query) => followed?,
-            () = ended(podman, id) => {}
+    let path = path(podman, id).await?;
+    let mut log = LogFile::open(path, from, &podman.rotations).map_err(|e| unreadable(&e))?;
+    let mut ended = pin!(ended(podman, id));
+    let mut over = !follow;
+    loop {
+        let all_written = over;
+        let (read, batch) = read(log).await?;
+        log = read;
+        let is_empty = batch.lines.is_empty();
+        if !is_empty && !send(&batches, batch, &mut log).await {
+            return Ok(());
+        }
+        if is_empty && all_written {
+            break;
+        }
+        if !over && !log.is_behind() {
+            tokio::select! {
+                () = &mut ended => over = true,
+                () = sleep(GATHER) => {}
+            }
         }
     }
-    reading.read(LogQuery { follow: false, ..query }).await
+    // One that runs may have more to say on the same line.
+    if !is_running(podman, id).await
+        && let Some(rest) = log.rest()
+    {
+        send(&batches, rest, &mut log).await;
+    }
+    Ok(())
+}
+
+/// Whether somebody took it. Nobody takes any for as long as he likes; the log is kept an eye on meanwhile.
+async fn send(batches: &mpsc::Sender<LogBatch>, batch: LogBatch, log: &mut LogFile) -> bool {
+    let mut ticks = interval(GATHER);
+    loop {
+        tokio::select! {
+            biased;
+            room = batches.reserve() => return room.map(|room| room.send(batch)).is_ok(),
+            _ = ticks.tick() => log.look(),
+        }
+    }
+}
+
+async fn read(mut log: LogFile) -> Result<(LogFile, LogBatch), EngineError> {
+    let read = spawn_blocking(move || log.next().map(|batch| (log, batch))).await;
+    read.map_err(io::Error::other).flatten().map_err(|e| unreadable(&e))
+}
+
+async fn path(podman: &Podman, id: &ContainerId) -> Result<PathBuf, EngineError> {
+    let found = podman.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
+    let found = super::answers::with_stopped_as_exited(found);
+    let found = found.map_err(|e| podman.failure("inspect a container", e).about(id))?;
+    let path = found.log_path.filter(|path| !path.is_empty());
+    path.map(PathBuf::from).ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))
 }
 
 /// Waits until the container does not run, or until the engine cannot say.
@@ -37,94 +96,15 @@ async fn ended(podman: &Podman, id: &ContainerId) {
     }
 }
 
-struct Reading<'a> {
-    podman: &'a Podman,
-    id: &'a ContainerId,
-    lines: mpsc::Sender<LogLine>,
-    /// The moment of the last line that was sent, and how many of that very moment were.
-    last: Option<(OffsetDateTime, usize)>,
-}
-
-impl Reading<'_> {
-    /// Sends what was not sent yet, until the log ends or nobody listens.
-    async fn read(&mut self, query: LogQuery) -> Result<(), EngineError> {
-        let mut output = self.podman.docker()?.logs(self.id.as_str(), Some(self.options(query)));
-        let before = self.last;
-        let mut again = before.map_or(0, |(_, count)| count);
-        while let Some(piece) = output.next().await {
-            let piece = match piece.map_err(|e| self.podman.failure("read a log", e)) {
-                Ok(piece) => piece,
-                Err(failure) => return Err(failure.about(self.id).into()),
-            };
-            let Some(line) = parse(piece) else { continue };
-            if query.since.is_some_and(|since| line.at < since) {
-                continue;
-            }
-            match before {
-                Some((last, _)) if line.at < last => continue,
-                Some((last, _)) if line.at == last && again > 0 => {
-                    again -= 1;
-                    continue;
-                }
-                _ => {}
-            }
-            if !self.send(line).await {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn options(&self, query: LogQuery) -> LogsOptions {
-        // The engine knows moments to the second.
-        let since = self.last.map(|(at, _)| at).or(query.since);
-        let since = since.map_or(0, |at| i32::try_from(at.unix_timestamp()).unwrap_or(i32::MAX));
-        let tail = query.tail.filter(|_| self.last.is_none());
-        LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .timestamps(true)
-            .follow(query.follow)
-            .since(since)
-            .tail(&tail.map_or_else(|| "all".to_owned(), |count| count.to_string()))
-            .build()
-    }
-
-    /// Whether somebody listens. What is cut off here was not sent, and is not counted as sent.
-    async fn send(&mut self, line: LogLine) -> bool {
-        let at = line.at;
-        if self.lines.send(line).await.is_err() {
-            return false;
-        }
-        let count = self.last.filter(|(last, _)| *last == at).map_or(0, |(_, count)| count);
-        self.last = Some((at, count + 1));
-        true
+async fn is_running(podman: &Podman, id: &ContainerId) -> bool {
+    use crate::engine::Engine as _;
+    match podman.container(id).await {
+        Ok(found) => found.state == ContainerState::Running,
+        Err(EngineError::NoSuchContainer(_)) => false,
+        Err(_) => true,
     }
 }
 
-/// The engine sends one line a piece: its moment, a space, its text.
-fn parse(piece: LogOutput) -> Option<LogLine> {
-    let (stream, bytes) = match piece {
-        LogOutput::StdErr { message } => (LogStream::Stderr, message),
-        LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
-            (LogStream::Stdout, message)
-        }
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let (at, text) = text.split_once(' ')?;
-    let at = OffsetDateTime::parse(at, &Rfc3339).ok()?;
-    Some(LogLine { at, stream, text: text.trim_end_matches(['\n', '\r']).to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_keeps_its_moment_and_its_spaces() {
-        let message = "2026-11-21T07:30:00.123456789Z  two  spaces\n".into();
-        let line = parse(LogOutput::StdErr { message }).expect("a line");
-        assert_eq!((line.stream, line.text.as_str()), (LogStream::Stderr, " two  spaces"));
-        assert_eq!(line.at.nanosecond(), 123_456_789);
-    }
+fn unreadable(error: &io::Error) -> EngineError {
+    EngineError::Refused { operation: "let its log be read", message: error.to_string() }
 }

@@ -5,7 +5,6 @@ pub mod delete_app;
 pub mod get_app;
 pub mod list_apps;
 pub mod restart_app;
-pub mod runtime_log;
 mod settings;
 pub mod stats;
 pub mod stop_app;

@@ -2,18 +2,19 @@
 //!
 //! A worker speaks for its own jobs and instances only; what it says of others is dropped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
-    id::{AppId, InstanceId, JobId},
+    id::{InstanceId, JobId},
     name::Label,
     state::{InstanceState, JobState},
 };
 use wisehosting_protocol::{
     message::{AgentMessage, JobCancel},
     payload::{
-        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Register, RuntimeLog, Stream, Violation,
+        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Register, RuntimeLog, RuntimeLogAck,
+        Stream, Violation,
     },
 };
 use wisehosting_store::{
@@ -25,7 +26,7 @@ use wisehosting_store::{
 };
 
 use super::{Membership, job, job_result, session::Unhandled};
-use crate::{scheduler::leases, state::AppState};
+use crate::{logs, scheduler::leases, state::AppState};
 
 /// The messages of one worker's connection.
 pub(super) struct WorkerAgent<'a> {
@@ -33,15 +34,12 @@ pub(super) struct WorkerAgent<'a> {
     membership: Membership,
     /// When it last said that it is alive.
     heard_at: OffsetDateTime,
-    /// The apps of the instances that it spoke of, as of so many [removals](crate::logs::RuntimeLogs::removals).
-    apps: HashMap<InstanceId, AppId>,
-    removals: u64,
 }
 
 impl<'a> WorkerAgent<'a> {
     pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
         let heard_at = state.clock.now();
-        Self { state, membership, heard_at, apps: HashMap::new(), removals: 0 }
+        Self { state, membership, heard_at }
     }
 
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
@@ -194,40 +192,14 @@ impl<'a> WorkerAgent<'a> {
     }
 
     /// Writes into the log of an instance in the platform's name.
-    async fn say(
-        &mut self,
-        instance: InstanceId,
-        at: OffsetDateTime,
-        text: String,
-    ) -> Result<(), StoreError> {
-        let at = at.format(&Rfc3339).unwrap_or_default();
-        self.push_log(instance, vec![LogLine { at, stream: Stream::System, text }]).await
+    async fn say(&self, instance: InstanceId, at: OffsetDateTime, text: String) -> Result<(), StoreError> {
+        logs::say(self.state, self.name(), instance, at, text).await
     }
 
-    async fn runtime_log(&mut self, log: &RuntimeLog) -> Result<(), StoreError> {
-        self.push_log(log.instance_id, log.lines.clone()).await
-    }
-
-    async fn push_log(&mut self, instance: InstanceId, lines: Vec<LogLine>) -> Result<(), StoreError> {
-        if let Some(app) = self.app_of(instance).await? {
-            self.state.logs.push(app, instance, lines, self.state.clock.now());
-        }
+    async fn runtime_log(&self, log: &RuntimeLog) -> Result<(), StoreError> {
+        let cursor = logs::take(self.state, self.name(), log).await?;
+        self.membership.send(RuntimeLogAck { instance_id: log.instance_id, cursor }).await;
         Ok(())
-    }
-
-    async fn app_of(&mut self, instance: InstanceId) -> Result<Option<AppId>, StoreError> {
-        let removals = self.state.logs.removals();
-        if self.removals != removals {
-            self.removals = removals;
-            self.apps.clear();
-        }
-        if let Some(app) = self.apps.get(&instance) {
-            return Ok(Some(*app));
-        }
-        let mut connection = pool::acquire(&self.state.pool).await?;
-        let app = instances::app_of(&mut connection, self.name(), instance).await?;
-        self.apps.extend(app.map(|app| (instance, app)));
-        Ok(app)
     }
 
     async fn build_log(&self, log: &BuildLog) -> Result<(), StoreError> {

@@ -1,7 +1,16 @@
-//! What running instances wrote lately: per app a ring of lines in memory.
+//! What instances write: stored in Postgres, and per app a ring of the newest lines in memory, for who reads or follows.
 //!
-//! A ring holds [`LINES_MAX`] lines, [`BYTES_MAX`] of text and nothing older than [`AGE_MAX`]. Lines are numbered without gaps over the life of
-//! the program, so a reader says what it has and gets what follows.
+//! A ring holds [`LINES_MAX`] lines, [`BYTES_MAX`] of text and nothing older than [`AGE_MAX`]. Invariant: it holds all lines
+//! of its app that are newer than the last one that it forgot; whoever needs older ones asks Postgres, where every line of a
+//! ring is.
+
+mod follow;
+pub mod get_logs;
+mod prune;
+mod take;
+
+pub use prune::Pruner;
+pub(crate) use take::{say, take};
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,9 +18,9 @@ use std::{
 };
 
 use time::{Duration, OffsetDateTime};
-use tokio::sync::broadcast;
-use wisehosting_domain::id::{AppId, InstanceId};
-use wisehosting_protocol::payload::{LogLine, Stream};
+use tokio::sync::{Notify, watch};
+use wisehosting_domain::id::AppId;
+use wisehosting_store::runtime_log::Line;
 
 /// Lines kept per app.
 pub const LINES_MAX: usize = 1_000;
@@ -19,52 +28,45 @@ pub const LINES_MAX: usize = 1_000;
 pub const BYTES_MAX: usize = 1024 * 1024;
 /// How long a line is kept.
 pub const AGE_MAX: Duration = Duration::HOUR;
-/// Lines that a slow follower may fall behind before it misses some.
-const FOLLOW_BUFFER: usize = 256;
-
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Its number, counted over all apps.
-    pub number: u64,
-    /// Who wrote it.
-    pub instance_id: InstanceId,
-    /// When it was written, as its worker says: RFC 3339.
-    pub at: String,
-    /// Where it was written.
-    pub stream: Stream,
-    /// Without its end.
-    pub text: String,
-}
 
 /// The rings of all apps; a clone is the same.
 #[derive(Clone, Debug, Default)]
-pub struct RuntimeLogs(Arc<Mutex<Rings>>);
+pub struct RuntimeLogs(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Rings {
-    last_number: u64,
-    removals: u64,
-    apps: HashMap<AppId, Ring>,
+struct Inner {
+    rings: Mutex<HashMap<AppId, Ring>>,
+    /// Told of new lines.
+    news: watch::Sender<()>,
+    /// Wakes who removes old lines.
+    surplus: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Ring {
+    /// With the time at which each came.
     lines: VecDeque<(OffsetDateTime, Line)>,
     /// Of the text of all lines.
     bytes: usize,
-    followers: broadcast::Sender<Line>,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, followers: broadcast::Sender::new(FOLLOW_BUFFER) }
-    }
+    /// All lines with a greater number are here.
+    forgotten: u64,
+    /// Bytes that were stored since old lines were last removed.
+    stored_bytes: u64,
+    /// Whoever stores lines of the app holds it, so that they come here in the order of their numbers.
+    order: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Ring {
+    /// An empty ring of an app whose lines up to this number are in Postgres only.
+    fn after(forgotten: u64) -> Self {
+        Self { lines: VecDeque::new(), bytes: 0, forgotten, stored_bytes: 0, order: Arc::default() }
+    }
+
     fn append(&mut self, line: Line, now: OffsetDateTime) {
+        // It knew nothing until now, not even whether there is anything.
+        self.forgotten = self.forgotten.min(line.number - 1);
         self.bytes += line.text.len();
+        self.stored_bytes += line.text.len() as u64;
         self.lines.push_back((now, line));
     }
 
@@ -75,79 +77,122 @@ impl Ring {
                 return;
             }
             self.bytes -= line.text.len();
+            self.forgotten = line.number;
             self.lines.pop_front();
         }
     }
 
-    fn after(&self, number: u64, limit: usize) -> Vec<Line> {
-        let newer = self.lines.iter().map(|(_, line)| line).filter(|line| line.number > number);
-        let count = newer.clone().count();
-        newer.skip(count.saturating_sub(limit)).cloned().collect()
+    fn newest(&self) -> u64 {
+        self.lines.back().map_or(self.forgotten, |(_, line)| line.number)
     }
 }
 
+/// A ring that nobody has told what came before.
+const UNKNOWN: u64 = u64::MAX;
+
 impl RuntimeLogs {
-    /// Takes what an instance of an app wrote.
-    pub fn push(&self, app: AppId, instance_id: InstanceId, lines: Vec<LogLine>, now: OffsetDateTime) {
-        let mut rings = self.lock();
-        let mut number = rings.last_number;
-        let ring = rings.apps.entry(app).or_default();
-        for LogLine { at, stream, text } in lines {
-            number += 1;
-            let line = Line { number, instance_id, at, stream, text };
-            // Nobody follows: fine.
-            let _ = ring.followers.send(line.clone());
+    /// Takes lines of an app that are stored, in the order of their numbers.
+    pub fn push(&self, app: AppId, lines: Vec<Line>, now: OffsetDateTime) {
+        let mut rings = self.rings();
+        let ring = rings.entry(app).or_insert_with(|| Ring::after(UNKNOWN));
+        for line in lines {
             ring.append(line, now);
         }
         ring.forget_old(now);
-        rings.last_number = number;
+        drop(rings);
+        self.0.news.send_replace(());
     }
 
-    /// The last `limit` lines of an app after line `number` (0 for all), oldest first.
+    /// The newest `limit` lines of some apps together, oldest first by the time at which they were written; none if the
+    /// rings may not have them all.
     #[must_use]
-    pub fn tail(&self, app: AppId, number: u64, limit: usize, now: OffsetDateTime) -> Vec<Line> {
-        let mut rings = self.lock();
-        let Some(ring) = rings.apps.get_mut(&app) else { return Vec::new() };
-        ring.forget_old(now);
-        ring.after(number, limit)
-    }
-
-    /// As [`tail`](Self::tail), and every line that comes after those.
-    #[must_use]
-    pub fn follow(
+    pub fn tail(
         &self,
-        app: AppId,
-        number: u64,
+        apps: &[AppId],
+        since: Option<OffsetDateTime>,
         limit: usize,
         now: OffsetDateTime,
-    ) -> (Vec<Line>, broadcast::Receiver<Line>) {
-        let mut rings = self.lock();
-        let ring = rings.apps.entry(app).or_default();
-        ring.forget_old(now);
-        (ring.after(number, limit), ring.followers.subscribe())
+    ) -> Option<Vec<Line>> {
+        let mut rings = self.rings();
+        let mut lines = Vec::new();
+        for app in apps {
+            let ring = rings.get_mut(app)?;
+            ring.forget_old(now);
+            let before = lines.len();
+            let all = ring.lines.iter().map(|(_, line)| line);
+            lines.extend(all.filter(|line| since.is_none_or(|since| line.at >= since)).cloned());
+            if ring.forgotten > 0 && lines.len() - before < limit {
+                return None;
+            }
+        }
+        drop(rings);
+        lines.sort_by_key(Line::order);
+        lines.drain(..lines.len().saturating_sub(limit));
+        Some(lines)
+    }
+
+    /// The lines of an app with greater numbers than this, in their order; none if its ring may not have them all.
+    fn after(&self, app: AppId, last: u64) -> Option<Vec<Line>> {
+        let rings = self.rings();
+        let ring = rings.get(&app).filter(|ring| last >= ring.forgotten)?;
+        let from = ring.lines.partition_point(|(_, line)| line.number <= last);
+        Some(ring.lines.range(from..).map(|(_, line)| line.clone()).collect())
+    }
+
+    /// The number of the newest line of an app, if its ring knows it.
+    fn newest(&self, app: AppId) -> Option<u64> {
+        self.rings().get(&app).map(Ring::newest).filter(|newest| *newest != UNKNOWN)
+    }
+
+    /// An app has lines up to this number in Postgres. That is news as long as none came here.
+    fn begin(&self, app: AppId, newest: u64) {
+        let mut rings = self.rings();
+        let ring = rings.entry(app).or_insert_with(|| Ring::after(UNKNOWN));
+        if ring.forgotten == UNKNOWN {
+            ring.forgotten = newest;
+        }
+    }
+
+    /// What is to be held while lines of an app are stored and pushed.
+    fn order(&self, app: AppId) -> Arc<tokio::sync::Mutex<()>> {
+        self.rings().entry(app).or_insert_with(|| Ring::after(UNKNOWN)).order.clone()
+    }
+
+    /// Told of new lines, whosever.
+    fn news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
     }
 
     /// Forgets an app.
     pub fn remove(&self, app: AppId) {
-        let mut rings = self.lock();
-        rings.apps.remove(&app);
-        rings.removals += 1;
+        self.rings().remove(&app);
     }
 
-    /// How many apps were forgotten so far: who remembers apps must look them up anew when it has changed.
+    /// Whether so much of an app was stored that old lines should be removed; then it counts anew.
+    fn call_for_pruning(&self, app: AppId, bytes_max: u64) {
+        let mut rings = self.rings();
+        if let Some(ring) = rings.get_mut(&app).filter(|ring| ring.stored_bytes > bytes_max / 4) {
+            ring.stored_bytes = 0;
+            self.0.surplus.notify_one();
+        }
+    }
+
+    /// Wakes who removes old lines.
     #[must_use]
-    pub fn removals(&self) -> u64 {
-        self.lock().removals
+    pub fn surplus(&self) -> Arc<Notify> {
+        self.0.surplus.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Rings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rings(&self) -> MutexGuard<'_, HashMap<AppId, Ring>> {
+        self.0.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
+    use wisehosting_domain::id::InstanceId;
+    use wisehosting_store::runtime_log::Stream;
 
     use super::*;
 
@@ -157,63 +202,82 @@ mod tests {
         AppId(Uuid::from_u128(n))
     }
 
-    fn lines(texts: impl IntoIterator<Item = usize>) -> Vec<LogLine> {
-        let line =
-            |text: usize| LogLine { at: String::new(), stream: Stream::Stdout, text: text.to_string() };
-        texts.into_iter().map(line).collect()
+    fn line(app_id: AppId, number: u64, seconds: i64) -> Line {
+        let (instance_id, at) = (InstanceId(Uuid::from_u128(1)), NOW + Duration::seconds(seconds));
+        Line { number, app_id, instance_id, at, stream: Stream::Stdout, text: number.to_string() }
     }
 
-    fn push(logs: &RuntimeLogs, app: AppId, texts: impl IntoIterator<Item = usize>, now: OffsetDateTime) {
-        logs.push(app, InstanceId(Uuid::from_u128(1)), lines(texts), now);
+    fn push(logs: &RuntimeLogs, app: AppId, numbers: impl IntoIterator<Item = u64>, now: OffsetDateTime) {
+        logs.push(app, numbers.into_iter().map(|number| line(app, number, 0)).collect(), now);
     }
 
-    fn texts(lines: &[Line]) -> Vec<&str> {
-        lines.iter().map(|line| line.text.as_str()).collect()
+    fn numbers(lines: Option<Vec<Line>>) -> Option<Vec<u64>> {
+        lines.map(|lines| lines.into_iter().map(|line| line.number).collect())
     }
 
     #[test]
     fn a_reader_gets_what_it_does_not_have() {
         let logs = RuntimeLogs::default();
-        push(&logs, app(1), [1, 2], NOW);
-        push(&logs, app(2), [9], NOW);
-        push(&logs, app(1), [3], NOW);
-        let all = logs.tail(app(1), 0, 10, NOW);
-        assert_eq!(texts(&all), ["1", "2", "3"]);
-        assert_eq!(texts(&logs.tail(app(1), all[1].number, 10, NOW)), ["3"]);
-        assert_eq!(texts(&logs.tail(app(1), 0, 2, NOW)), ["2", "3"]);
-        assert!(logs.tail(app(3), 0, 10, NOW).is_empty());
+        let _order = logs.order(app(1));
+        assert_eq!(logs.newest(app(1)), None, "nobody has looked");
+        logs.begin(app(1), 4);
+        push(&logs, app(1), [10, 11], NOW);
+        push(&logs, app(1), [20], NOW);
+        assert_eq!(numbers(logs.after(app(1), 4)), Some(vec![10, 11, 20]));
+        assert_eq!(numbers(logs.after(app(1), 10)), Some(vec![11, 20]));
+        assert_eq!(numbers(logs.after(app(1), 20)), Some(vec![]));
+        assert_eq!(numbers(logs.after(app(1), 3)), None, "Postgres may have more");
+        assert_eq!(numbers(logs.after(app(2), 0)), None, "nothing is known of it");
+        assert_eq!((logs.newest(app(1)), logs.newest(app(2))), (Some(20), None));
+    }
+
+    #[test]
+    fn the_last_lines_are_here_or_nowhere_else_is_said() {
+        let logs = RuntimeLogs::default();
+        push(&logs, app(1), [10, 11, 12], NOW);
+        assert_eq!(numbers(logs.tail(&[app(1)], None, 2, NOW)), Some(vec![11, 12]));
+        assert_eq!(logs.tail(&[app(1)], None, 4, NOW), None);
+        logs.begin(app(2), 0);
+        push(&logs, app(2), [5], NOW);
+        assert_eq!(numbers(logs.tail(&[app(2)], None, 4, NOW)), Some(vec![5]), "there never was more");
+        assert_eq!(logs.tail(&[app(2), app(3)], None, 1, NOW), None);
+    }
+
+    #[test]
+    fn lines_of_several_apps_are_in_the_order_of_their_times() {
+        let logs = RuntimeLogs::default();
+        for (id, number, seconds) in [(1, 1, 10), (2, 2, 5), (1, 3, 30), (2, 4, 20)] {
+            logs.begin(app(id), 0);
+            logs.push(app(id), vec![line(app(id), number, seconds)], NOW);
+        }
+        let both = [app(1), app(2)];
+        assert_eq!(numbers(logs.tail(&both, None, 10, NOW)), Some(vec![2, 1, 4, 3]));
+        assert_eq!(numbers(logs.tail(&both, None, 1, NOW)), Some(vec![3]));
+        let since = Some(NOW + Duration::seconds(20));
+        assert_eq!(numbers(logs.tail(&both, since, 10, NOW)), Some(vec![4, 3]));
     }
 
     #[test]
     fn old_and_surplus_lines_are_forgotten() {
         let logs = RuntimeLogs::default();
-        push(&logs, app(1), 0..LINES_MAX + 5, NOW);
-        let kept = logs.tail(app(1), 0, usize::MAX, NOW);
-        assert_eq!((kept.len(), kept[0].text.as_str()), (LINES_MAX, "5"));
-        push(&logs, app(1), [7], NOW + Duration::minutes(30));
-        assert_eq!(texts(&logs.tail(app(1), 0, 10, NOW + Duration::minutes(70))), ["7"]);
+        push(&logs, app(1), 1..=LINES_MAX as u64 + 5, NOW);
+        let kept = logs.after(app(1), 5).expect("what follows on what was forgotten");
+        assert_eq!((kept.len(), kept[0].number), (LINES_MAX, 6));
+        assert_eq!(logs.after(app(1), 4), None);
+        push(&logs, app(1), [2_000], NOW + Duration::minutes(30));
+        assert_eq!(numbers(logs.tail(&[app(1)], None, 1, NOW + Duration::minutes(70))), Some(vec![2_000]));
+        assert_eq!(logs.tail(&[app(1)], None, 2, NOW + Duration::minutes(70)), None);
         logs.remove(app(1));
-        assert!(logs.tail(app(1), 0, 10, NOW).is_empty());
+        assert_eq!(logs.newest(app(1)), None);
     }
 
     #[test]
     fn long_lines_are_bounded_by_their_bytes() {
         let logs = RuntimeLogs::default();
-        let text = "x".repeat(BYTES_MAX / 4);
-        let line = LogLine { at: String::new(), stream: Stream::Stdout, text };
-        logs.push(app(1), InstanceId(Uuid::from_u128(1)), vec![line; 5], NOW);
-        assert_eq!(logs.tail(app(1), 0, 10, NOW).len(), 4);
+        let long = |number| Line { text: "x".repeat(BYTES_MAX / 4), ..line(app(1), number, 0) };
+        logs.push(app(1), (1..=5).map(long).collect(), NOW);
+        assert_eq!(numbers(logs.after(app(1), 1)), Some(vec![2, 3, 4, 5]));
         push(&logs, app(1), [7], NOW);
-        assert_eq!(logs.tail(app(1), 0, 10, NOW).len(), 4, "three long ones and the short one");
-    }
-
-    #[test]
-    fn a_follower_misses_nothing_in_between() {
-        let logs = RuntimeLogs::default();
-        push(&logs, app(1), [1], NOW);
-        let (before, mut after) = logs.follow(app(1), 0, 10, NOW);
-        push(&logs, app(1), [2], NOW);
-        assert_eq!(texts(&before), ["1"]);
-        assert_eq!(after.try_recv().expect("the second line").text, "2");
+        assert_eq!(numbers(logs.after(app(1), 2)), Some(vec![3, 4, 5, 7]));
     }
 }

@@ -7,13 +7,13 @@ use wisehosting_domain::{
 };
 use wisehosting_protocol::payload::{AppStatus, Violation};
 use wisehosting_store::{
-    MIGRATOR, apps, deployments, pool,
+    MIGRATOR, deployments, pool,
     violations::{self, Down},
 };
 
 use crate::{
     agent::{Agent, deployed},
-    platform::{Platform, USER, label},
+    platform::{Platform, USER},
 };
 
 impl Platform {
@@ -25,13 +25,6 @@ impl Platform {
     async fn instance(&self, id: DeploymentId) -> deployments::Instance {
         let mut connection = pool::acquire(&self.state.pool).await.unwrap();
         deployments::instances(&mut connection, USER, id).await.unwrap().remove(0)
-    }
-
-    async fn log(&self, app: &str) -> Vec<String> {
-        let mut connection = pool::acquire(&self.state.pool).await.unwrap();
-        let app = apps::get(&mut connection, USER, &label(app)).await.unwrap();
-        let lines = self.state.logs.tail(app.id, 0, 10, wisehosting_node::clock::Clock::now(&*self.clock));
-        lines.into_iter().map(|line| line.text).collect()
     }
 }
 
@@ -92,6 +85,6 @@ async fn a_violation_is_stored_once_and_brings_the_app_down(pool: PgPool) {
         "It used too much.\u{fffd} Deploy again.",
         "The program has ended with exit status 137 and does not run",
     ];
-    assert_eq!(platform.log("hello").await, told);
+    assert_eq!(platform.log_texts("hello").await, told);
     platform.stop().await;
 }

@@ -30,6 +30,11 @@ impl Client {
     }
 
     #[must_use]
+    pub(crate) fn with_router(&self, router: Router) -> Self {
+        Self { router, headers: self.headers.clone() }
+    }
+
+    #[must_use]
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

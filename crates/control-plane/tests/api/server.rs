@@ -75,6 +75,11 @@ impl Server {
         Client::new(self.router.clone())
     }
 
+    /// The same somebody, who asks this server.
+    pub(crate) fn again(&self, client: &Client) -> Client {
+        client.with_router(self.router.clone())
+    }
+
     /// A new user with an API token.
     pub(crate) async fn user(&self, email: &str) -> Client {
         let token = token::from_random("", random::bytes());

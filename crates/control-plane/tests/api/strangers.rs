@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use crate::{client::Client, server::Server};
 
 /// What a stranger may ask for, because it is nobody's own.
-const OF_EVERYBODY: [&str; 10] = [
+const OF_EVERYBODY: [&str; 11] = [
     "get /healthz",
     "get /v1/openapi.json",
     "post /v1/session",
@@ -17,6 +17,7 @@ const OF_EVERYBODY: [&str; 10] = [
     "get /v1/apps",
     "post /v1/apps",
     "get /v1/deployments",
+    "get /v1/logs",
     "get /v1/workers",
     "get /v1/edges",
 ];

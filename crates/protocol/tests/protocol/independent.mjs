@@ -14,7 +14,7 @@ const KINDS = {
     'register', 'heartbeat', 'job_ack', 'job_status', 'job_result', 'app_status', 'violation', 'runtime_log',
     'build_log', 'app_stats', 'routes_ack', 'routes_drained', 'error',
   ],
-  hub: ['registered', 'job', 'job_cancel', 'result_ack', 'routes', 'error'],
+  hub: ['registered', 'job', 'job_cancel', 'result_ack', 'runtime_log_ack', 'routes', 'error'],
 }
 
 const hmac = (key, { t, i, s, ts }, payload) =>

@@ -5,5 +5,6 @@
 
 mod fixture;
 mod jobs;
+mod logs;
 mod records;
 mod routes;

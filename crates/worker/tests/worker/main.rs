@@ -7,5 +7,6 @@ mod git;
 mod images;
 mod instances;
 mod jobs;
+mod logs;
 mod stats;
 mod support;

@@ -24,7 +24,7 @@ use wisehosting_domain::{
 use wisehosting_node::{channel::Event, clock::SystemClock};
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage},
-    payload::{Deploy, Job, JobResult, Outcome, Registered, Stop, Work},
+    payload::{Deploy, Job, JobResult, Outcome, Registered, RuntimeLog, RuntimeLogAck, Stop, Work},
 };
 use wisehosting_worker::{
     agent::Agent,
@@ -47,6 +47,8 @@ const STATS_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Worker {
     events: mpsc::Sender<Event>,
     said: mpsc::UnboundedReceiver<AgentMessage>,
+    /// Where the cursors of logs are kept, beyond this worker.
+    dir: PathBuf,
     /// Everything that was taken out so far.
     pub(crate) heard: Vec<AgentMessage>,
 }
@@ -124,7 +126,7 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
             () = stats.tell(STATS_EVERY) => {}
         }
     });
-    let worker = Worker { events, said, heard: Vec::new() };
+    let worker = Worker { events, said, dir: dir.to_owned(), heard: Vec::new() };
     worker.connect().await;
     worker
 }
@@ -141,7 +143,40 @@ impl Worker {
         self.events.send(Event::Message(message.into())).await.expect("the worker listens");
     }
 
-    /// Waits for a message that `pick` takes.
+    /// A connection to the control plane ends.
+    pub(crate) async fn disconnect(&self) {
+        self.events.send(Event::Disconnected).await.expect("the worker listens");
+    }
+
+    /// Stores lines as the control plane does; whether they are new.
+    async fn store(&self, log: &RuntimeLog) -> bool {
+        let path = self.dir.join(format!("cursor-{}", log.instance_id));
+        let mut cursor = fs::read_to_string(&path).ok();
+        let is_new = log.cursor.is_some() && cursor == log.after;
+        if is_new {
+            fs::write(&path, log.cursor.as_deref().unwrap_or_default()).expect("written");
+            cursor.clone_from(&log.cursor);
+        }
+        self.tell(HubMessage::RuntimeLogAck(RuntimeLogAck { instance_id: log.instance_id, cursor })).await;
+        is_new
+    }
+
+    /// The next message with lines, or that asks for a cursor.
+    pub(crate) async fn log(&mut self) -> RuntimeLog {
+        loop {
+            if let AgentMessage::RuntimeLog(log) = self.message().await {
+                return log;
+            }
+        }
+    }
+
+    /// The next message, whatever it is. Nobody answers it.
+    pub(crate) async fn message(&mut self) -> AgentMessage {
+        let message = tokio::time::timeout(PATIENCE, self.said.recv()).await.expect("a message in time");
+        message.expect("the worker speaks")
+    }
+
+    /// Waits for a message that `pick` takes. Lines of a log are seen when they are stored.
     pub(crate) async fn wait<T>(
         &mut self,
         what: &str,
@@ -150,6 +185,11 @@ impl Worker {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.said.recv()).await;
             let Ok(Some(message)) = message else { panic!("no {what} came; what came: {:#?}", self.heard) };
+            if let AgentMessage::RuntimeLog(log) = &message
+                && !self.store(log).await
+            {
+                continue;
+            }
             let picked = pick(&message);
             self.heard.push(message);
             if let Some(picked) = picked {

@@ -1,0 +1,28 @@
+//! Removes stored lines that are too old, or too many of one app.
+
+use std::time::Duration;
+
+use wisehosting_store::{StoreError, pool, runtime_log};
+
+use crate::{state::AppState, tasks::Reconciler};
+
+/// How often to look when no app writes much.
+const INTERVAL: Duration = Duration::from_secs(600);
+
+/// Keeps what is stored within its limits.
+pub struct Pruner(pub AppState);
+
+impl Reconciler for Pruner {
+    const NAME: &'static str = "old logs";
+
+    async fn reconcile(&mut self) -> Result<Duration, StoreError> {
+        let limits = &self.0.config.logs;
+        let before = self.0.clock.now() - time::Duration::days(limits.age_max_days.into());
+        let mut connection = pool::acquire(&self.0.pool).await?;
+        let removed = runtime_log::prune(&mut connection, before, limits.bytes_max_per_app).await?;
+        if removed > 0 {
+            tracing::debug!(chunks = removed, "old lines of apps' logs are removed");
+        }
+        Ok(INTERVAL)
+    }
+}

@@ -1,0 +1,70 @@
+//! Lines of apps: read in order, removed by age and size.
+
+use sqlx::PgPool;
+use wisehosting_domain::id::{AppId, InstanceId, UserId};
+use wisehosting_store::{
+    MIGRATOR, PgConnection,
+    runtime_log::{self, NewLine, Stream, Tail},
+};
+
+use crate::fixture::{USER, app, at, id, platform};
+
+const ALL: Tail = Tail { since: None, lines_max: 100_000, bytes_max: 100_000_000 };
+
+/// Stores a line of these texts each, written and stored at that second.
+async fn write(conn: &mut PgConnection, app: AppId, seconds: i64, texts: &[&str]) {
+    let line = |text: &&str| NewLine { at: at(seconds), stream: Stream::Stdout, text: (*text).to_owned() };
+    let lines = texts.iter().map(line).collect();
+    runtime_log::append(conn, app, InstanceId(id(9)), lines, at(seconds)).await.unwrap();
+}
+
+async fn texts(conn: &mut PgConnection, app: AppId, tail: Tail) -> Vec<String> {
+    let lines = runtime_log::tail(conn, USER, &[app], tail).await.unwrap();
+    lines.into_iter().map(|line| line.text).collect()
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn the_newest_lines_are_found_among_many_chunks(pool: PgPool) {
+    let mut conn = pool.acquire().await.unwrap();
+    platform(&mut conn).await;
+    let app = app(&mut conn, 1, "hello").await;
+    // What was written late came early.
+    for seconds in (0..200).rev() {
+        write(&mut conn, app, seconds, &[&seconds.to_string()]).await;
+    }
+    assert_eq!(texts(&mut conn, app, Tail { lines_max: 3, ..ALL }).await, ["197", "198", "199"]);
+    assert_eq!(texts(&mut conn, app, Tail { bytes_max: 8, ..ALL }).await, ["198", "199"]);
+    assert_eq!(texts(&mut conn, app, Tail { since: Some(at(198)), ..ALL }).await, ["198", "199"]);
+    assert_eq!(texts(&mut conn, app, ALL).await.len(), 200);
+    let stranger = runtime_log::tail(&mut conn, UserId(id(2)), &[app], ALL).await.unwrap();
+    assert!(stranger.is_empty());
+    assert!(runtime_log::after(&mut conn, UserId(id(2)), app, 0).await.unwrap().is_empty());
+
+    let (mut last, mut count) = (0, 0);
+    loop {
+        let next = runtime_log::after(&mut conn, USER, app, last).await.unwrap();
+        let Some(newest) = next.last() else { break };
+        assert!(next[0].number > last && next.is_sorted_by_key(|line| line.number));
+        (last, count) = (newest.number, count + next.len());
+    }
+    assert_eq!(count, 200);
+    assert!(runtime_log::newest(&mut conn, &[app]).await.unwrap()[&app] >= last);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn what_is_old_or_too_much_is_removed(pool: PgPool) {
+    let mut conn = pool.acquire().await.unwrap();
+    platform(&mut conn).await;
+    let (loud, quiet) = (app(&mut conn, 1, "loud").await, app(&mut conn, 2, "quiet").await);
+    let long = "x".repeat(1_000);
+    for seconds in 1..=10 {
+        write(&mut conn, loud, seconds, &[&long]).await;
+        write(&mut conn, quiet, seconds, &["y"]).await;
+    }
+    assert_eq!(runtime_log::prune(&mut conn, at(3), 1_000_000).await.unwrap(), 4);
+    let kept = runtime_log::prune(&mut conn, at(0), 5_500).await.unwrap();
+    assert_eq!((kept, texts(&mut conn, loud, ALL).await.len()), (3, 5), "the newest are kept");
+    assert_eq!(texts(&mut conn, quiet, ALL).await.len(), 8);
+    let newest = runtime_log::tail(&mut conn, USER, &[loud], ALL).await.unwrap();
+    assert_eq!(newest[0].at, at(6));
+}
