@@ -112,7 +112,7 @@ fn show_lines(log: &Log, with_app: bool, output: Output) {
     for line in &log.lines {
         match &line.app {
             Some(app) if with_app => {
-                output.line(&format!("{} {}", output.styled(Style::Bold, app), line.text))
+                output.line(&format!("{} {}", output.styled(Style::Bold, app), line.text));
             }
             _ => output.line(&line.text),
         }
