@@ -59,6 +59,12 @@ impl Process {
         Ok(process)
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time that it and its children have used since they began.
     ///
     /// # Errors

@@ -9,16 +9,14 @@
 //! `cargo bench -p wisehosting-bench --bench control -- [rounds]`.
 
 mod instance;
-mod platform;
-mod worker;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::time::{sleep, timeout};
-use wisehosting_bench::{report::Report, sample::Samples};
+use wisehosting_bench::{platform::Platform, report::Report, sample::Samples, worker::Worker};
 
-use crate::{instance::Instance, platform::Platform, worker::Worker};
+use crate::instance::Instance;
 
 /// Rounds before the first one that counts: caches fill, connections open.
 const WARM_UP: usize = 10;
@@ -46,7 +44,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(rounds: usize) -> anyhow::Result<()> {
-    let platform = Platform::start().await?;
+    let platform = Platform::start(0).await?;
     let mut worker = Worker::connect(&platform)?;
     platform.create_app().await?;
     let mut measured = Measured::default();

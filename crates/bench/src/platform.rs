@@ -1,8 +1,9 @@
 //! The programs that are measured, all on the loopback: a private Postgres, the control plane, the edge.
 
 use std::{
+    fmt::Write as _,
     fs::{self, Permissions},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,18 +15,21 @@ use reqwest::{Client, header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
-use wisehosting_bench::process::{Process, free_address, own_program};
+
 use wisehosting_lab::postgres::Cluster;
 use wisehosting_protocol::key::SigningKey;
 
-/// Name and API key of the worker.
-pub(crate) const WORKER: &str = "worker-1";
+use crate::process::{Process, free_address, own_program};
+
+/// Name and API key of the worker that takes jobs.
+pub const WORKER: &str = "worker-1";
 /// Name and API key of the edge.
 const EDGE: &str = "proxy-1";
 const APP: &str = "bench";
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where the programs listen.
+#[derive(Debug)]
 struct Addresses {
     public: SocketAddr,
     internal: SocketAddr,
@@ -33,25 +37,30 @@ struct Addresses {
 }
 
 /// The running programs; they end in the order in which they stand here.
-pub(crate) struct Platform {
+#[derive(Debug)]
+pub struct Platform {
     addresses: Addresses,
     client: Client,
     token: String,
     _edge: Process,
-    _control_plane: Process,
-    _postgres: Process,
+    control_plane: Process,
+    postgres: Process,
     _folder: TempDir,
 }
 
 impl Platform {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// Starts them, with `crowd` declared workers beside the one that takes jobs; see [`crowd_member`].
+    ///
+    /// # Errors
+    /// A program does not start, or this is not root.
+    pub async fn start(crowd: u16) -> anyhow::Result<Self> {
         ensure!(nix::unistd::getuid().is_root(), "this needs root: Postgres is started as another user");
         let folder = TempDir::with_prefix("wisehosting-bench-")?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let addresses =
             Addresses { public: free_address()?, internal: free_address()?, ingress: free_address()? };
         let (postgres, database_url) = start_postgres(folder.path())?;
-        let config = addresses.write_control_plane(folder.path(), &database_url)?;
+        let config = addresses.write_control_plane(folder.path(), &database_url, crowd)?;
         let control_plane = start_program("wisehosting-control-plane", &config, addresses.public)?;
         let client = wisehosting_node::http::client()?;
         while !is_healthy(&client, &addresses).await {
@@ -60,15 +69,8 @@ impl Platform {
         let token = create_token(&config)?;
         let config = addresses.write_edge(folder.path())?;
         let edge = start_program("wisehosting-edge", &config, addresses.ingress)?;
-        let platform = Self {
-            addresses,
-            client,
-            token,
-            _edge: edge,
-            _control_plane: control_plane,
-            _postgres: postgres,
-            _folder: folder,
-        };
+        let platform =
+            Self { addresses, client, token, _edge: edge, control_plane, postgres, _folder: folder };
         while platform.get("/v1/edges").await?["edges"][0]["connected"] != true {
             sleep(LOOK_PAUSE).await;
         }
@@ -76,32 +78,71 @@ impl Platform {
     }
 
     /// Where agents connect.
-    pub(crate) fn internal_url(&self) -> String {
-        format!("http://{}", self.addresses.internal)
+    #[must_use]
+    pub fn internal(&self) -> SocketAddr {
+        self.addresses.internal
     }
 
-    pub(crate) async fn create_app(&self) -> anyhow::Result<()> {
+    /// The control plane's process.
+    #[must_use]
+    pub fn control_plane(&self) -> &Process {
+        &self.control_plane
+    }
+
+    /// Postgres' first process.
+    #[must_use]
+    pub fn postgres(&self) -> &Process {
+        &self.postgres
+    }
+
+    /// Creates the only app.
+    ///
+    /// # Errors
+    /// The control plane refuses.
+    pub async fn create_app(&self) -> anyhow::Result<()> {
         let body = json!({ "name": APP, "repository": "https://example.org/never-cloned.git" });
         self.post("/v1/apps", &body).await.map(drop)
     }
 
     /// One request to the control plane that changes nothing.
-    pub(crate) async fn ping(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// It is not healthy.
+    pub async fn ping(&self) -> anyhow::Result<()> {
         ensure!(is_healthy(&self.client, &self.addresses).await, "the control plane is not healthy");
         Ok(())
     }
 
     /// Asks for a deployment; answers its id.
-    pub(crate) async fn deploy(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// The control plane refuses.
+    pub async fn deploy(&self) -> anyhow::Result<String> {
         let deployment = self.post(&format!("/v1/apps/{APP}/deployments"), &json!({})).await?;
         Ok(deployment["id"].as_str().context("a deployment without an id")?.to_owned())
     }
 
-    pub(crate) async fn until_live(&self, deployment: &str) -> anyhow::Result<()> {
+    /// Waits until a deployment is live.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn until_live(&self, deployment: &str) -> anyhow::Result<()> {
+        self.until(deployment, "live").await
+    }
+
+    /// Waits until a deployment has failed.
+    ///
+    /// # Errors
+    /// The control plane does not answer.
+    pub async fn until_failed(&self, deployment: &str) -> anyhow::Result<()> {
+        self.until(deployment, "failed").await
+    }
+
+    async fn until(&self, deployment: &str, state: &str) -> anyhow::Result<()> {
         loop {
             let answer = self.get(&format!("/v1/deployments/{deployment}")).await?;
             match answer["state"].as_str() {
-                Some("live") => return Ok(()),
+                Some(now) if now == state => return Ok(()),
                 Some("failed") => bail!("the deployment failed: {}", answer["message"]),
                 _ => sleep(LOOK_PAUSE).await,
             }
@@ -109,7 +150,10 @@ impl Platform {
     }
 
     /// What a visitor of the app gets from the edge.
-    pub(crate) async fn visit(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn visit(&self) -> anyhow::Result<String> {
         let url = format!("http://{}/", self.addresses.ingress);
         let request = self.client.get(url).header(header::HOST, format!("{APP}.localhost"));
         Ok(request.send().await?.text().await?)
@@ -129,12 +173,12 @@ impl Platform {
 }
 
 impl Addresses {
-    fn write_control_plane(&self, folder: &Path, database_url: &str) -> anyhow::Result<PathBuf> {
+    fn write_control_plane(&self, folder: &Path, database_url: &str, crowd: u16) -> anyhow::Result<PathBuf> {
         let (jwt, traefik) = (folder.join("jwt"), folder.join("traefik"));
         fs::write(&jwt, "a secret of the benchmark, which lasts as long as it runs")?;
         fs::write(&traefik, "another")?;
         let Self { public, internal, .. } = self;
-        let text = format!(
+        let mut text = format!(
             r#"
 [log]
 filter = "error"
@@ -162,6 +206,13 @@ api_key_sha256 = "{}"
             key_hash(WORKER),
             key_hash(EDGE)
         );
+        for (name, address) in (0..crowd).map(crowd_member) {
+            let key = key_hash(&name);
+            write!(
+                text,
+                "[[workers]]\nname = \"{name}\"\naddress = \"{address}\"\napi_key_sha256 = \"{key}\"\n"
+            )?;
+        }
         write(folder.join("control-plane.toml"), &text)
     }
 
@@ -188,6 +239,13 @@ dir = "{}"
         );
         write(folder.join("edge.toml"), &text)
     }
+}
+
+/// Name, which is its API key too, and address of a declared worker that no job is for.
+#[must_use]
+pub fn crowd_member(number: u16) -> (String, Ipv4Addr) {
+    let [high, low] = number.to_be_bytes();
+    (format!("crowd-{number}"), Ipv4Addr::new(127, 1, high, low))
 }
 
 async fn is_healthy(client: &Client, addresses: &Addresses) -> bool {

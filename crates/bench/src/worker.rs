@@ -19,7 +19,8 @@ use wisehosting_protocol::{
 use crate::platform::{Platform, WORKER};
 
 /// A connected worker; dropping it disconnects.
-pub(crate) struct Worker {
+#[derive(Debug)]
+pub struct Worker {
     channel: ChannelHandle,
     deploys: mpsc::UnboundedReceiver<(Job, Instant)>,
     stopped: mpsc::UnboundedReceiver<JobId>,
@@ -27,8 +28,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn connect(platform: &Platform) -> anyhow::Result<Self> {
-        let url = ControlPlaneUrl::try_from(platform.internal_url()).map_err(anyhow::Error::msg)?;
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// There are no certificate authorities on this machine.
+    pub fn connect(platform: &Platform) -> anyhow::Result<Self> {
+        let url = ControlPlaneUrl::try_from(format!("http://{}", platform.internal()))
+            .map_err(anyhow::Error::msg)?;
         let endpoint = ControlPlaneEndpoint { url, name: WORKER.parse()?, api_key_file: None };
         let identity = Identity { role: Role::Worker, endpoint, api_key: WORKER.into(), version: "bench" };
         let register = || Register {
@@ -45,19 +51,37 @@ impl Worker {
     }
 
     /// The next deploy job, and when it came.
-    pub(crate) async fn deploy_job(&mut self) -> anyhow::Result<(Job, Instant)> {
+    ///
+    /// # Errors
+    /// The channel has ended.
+    pub async fn deploy_job(&mut self) -> anyhow::Result<(Job, Instant)> {
         self.deploys.recv().await.context("the channel has ended")
     }
 
     /// Waits until the control plane knows that the next old instance is stopped.
-    pub(crate) async fn stopped(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// The channel has ended.
+    pub async fn stopped(&mut self) -> anyhow::Result<()> {
         self.stopped.recv().await.map(drop).context("the channel has ended")
     }
 
     /// Says that the instance of a job runs there and is healthy.
-    pub(crate) async fn report_deployed(&self, job: &Job, address: SocketAddr) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// The channel has ended.
+    pub async fn report_deployed(&self, job: &Job, address: SocketAddr) -> anyhow::Result<()> {
         let commit = "0123456789012345678901234567890123456789".parse()?;
         let outcome = Outcome::Deployed { commit, image_id: "sha256:00".to_owned(), address };
+        Ok(self.channel.send(result(job, outcome)).await?)
+    }
+
+    /// Says that a job failed.
+    ///
+    /// # Errors
+    /// The channel has ended.
+    pub async fn report_failed(&self, job: &Job) -> anyhow::Result<()> {
+        let outcome = Outcome::Failed { message: "Nothing is built here.".to_owned() };
         Ok(self.channel.send(result(job, outcome)).await?)
     }
 }
