@@ -45,9 +45,13 @@ pub(super) fn failure(operation: &'static str, socket: &Path, error: Error) -> F
 }
 
 impl Failure {
-    /// What the operation was about is not there.
+    /// What the operation was about is not there. Of a container that goes away meanwhile, Podman says so in words only.
     pub(super) fn is_missing(&self) -> bool {
-        self.status == Some(404)
+        let message = match &self.error {
+            EngineError::Refused { message, .. } => message.as_str(),
+            _ => "",
+        };
+        self.status == Some(404) || message.ends_with("no such container")
     }
 
     /// Something is there already, or is in use.
@@ -185,6 +189,16 @@ mod tests {
         };
         let found = ImageInspect { config: Some(config), ..Default::default() };
         assert_eq!(image(&ImageId::new("x"), found).exposed_ports, [80, 8080]);
+    }
+
+    #[test]
+    fn a_container_that_goes_away_meanwhile_is_missing() {
+        let refused = |message: &str| {
+            let error = Error::DockerResponseServerError { status_code: 500, message: message.to_owned() };
+            failure("inspect a container", Path::new("podman.sock"), error)
+        };
+        assert!(refused("container b0da does not exist in database: no such container").is_missing());
+        assert!(!refused("container b0da is in use").is_missing());
     }
 
     #[test]
