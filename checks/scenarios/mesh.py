@@ -11,6 +11,13 @@ with subtest("every unit is one that systemd understands"):
             " xargs systemd-analyze verify --man=no --recursive-errors=no"
         )
 
+UNITS = {control_plane_1: "wisehosting-control-plane", worker_1: "wisehosting-worker", proxy_1: "wisehosting-edge"}
+
+with subtest("every unit is locked in as the manual says"):
+    for machine, unit in UNITS.items():
+        exposure = 27 if machine is worker_1 else 20
+        machine.succeed(f"systemd-analyze security --no-pager --threshold={exposure} {unit}.service")
+
 with subtest("the tunnels are the kernel's, one to each host that is talked to"):
     for machine, peers in ((control_plane_1, 2), (worker_1, 2), (proxy_1, 2)):
         machine.succeed("ip -details link show wh0 | grep wireguard")
@@ -27,3 +34,12 @@ with subtest("a cable that was out is noticed, and forgotten when it is in again
     wait_for_agent("workers", "worker-1", connected=False)
     worker_1.unblock()
     wait_for_agent("workers", "worker-1")
+
+with subtest("a program that hangs is started anew"):
+    for machine, unit in UNITS.items():
+        machine.succeed(f"systemctl kill --signal STOP {unit}.service")
+    for machine, unit in UNITS.items():
+        machine.wait_until_succeeds(f"[[ $(systemctl show --property NRestarts --value {unit}) -gt 0 ]]")
+        machine.wait_for_unit(f"{unit}.service")
+    wait_for_agent("workers", "worker-1")
+    wait_for_agent("edges", "proxy-1")

@@ -16,11 +16,7 @@ use wisehosting_control_plane::{
     tasks,
 };
 use wisehosting_node::{
-    clock::SystemClock,
-    config::ConfigError,
-    descriptors,
-    listen::{self, PassedSockets},
-    mesh::Mesh,
+    clock::SystemClock, config::ConfigError, descriptors, listen::PassedSockets, mesh::Mesh, service_manager,
     shutdown, tls,
 };
 use wisehosting_store::pool;
@@ -57,7 +53,8 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     let mut tasks = tasks::start(&state);
     let public = listener(public, router::public(state.clone()), PUBLIC_PER_PEER, &state)?;
     let internal = listener(internal, router::internal(state.clone()), INTERNAL_PER_PEER, &state)?;
-    listen::notify_ready();
+    service_manager::ready();
+    tokio::spawn(service_manager::keep_alive(async || {}));
     until_shutdown(&shutdown, async { tokio::join!(public, internal) }).await;
     if timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some tasks had not ended and were cut off");

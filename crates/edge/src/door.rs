@@ -1,6 +1,10 @@
 //! What serves visitors: the built-in ingress, or a Traefik beside this program.
 
-use crate::{ingress::Ingress, table::ServingTable, traefik::pushed::Pushed};
+use crate::{
+    ingress::{Ingress, Pulse},
+    table::ServingTable,
+    traefik::pushed::Pushed,
+};
 use std::{io, sync::Arc, time::Duration};
 
 /// The one or the other.
@@ -39,6 +43,15 @@ impl Door {
             // The requests that hold it say when they are done.
             Self::BuiltIn(_) => drop(table),
             Self::Traefik(pushed) => pushed.retire(table),
+        }
+    }
+
+    /// Tells whether what this program serves visitors with lives.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        match self {
+            Self::BuiltIn(ingress) => ingress.pulse(),
+            Self::Traefik(_) => Pulse::default(),
         }
     }
 

@@ -33,13 +33,8 @@ use tokio_util::sync::CancellationToken;
 use traefik::{directory::Directory, pushed::Pushed, routes::HttpRoutes};
 use wisehosting_domain::routes::RouteTable;
 use wisehosting_node::{
-    channel,
-    clock::SystemClock,
-    config::ConfigError,
-    descriptors,
-    listen::{self, PassedSockets},
-    mesh::Mesh,
-    shutdown,
+    channel, clock::SystemClock, config::ConfigError, descriptors, listen::PassedSockets, mesh::Mesh,
+    service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
 
@@ -71,7 +66,9 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     }
     let (channel, events) =
         channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
-    listen::notify_ready();
+    service_manager::ready();
+    let pulse = door.pulse();
+    tokio::spawn(service_manager::keep_alive(move || pulse.clone().felt()));
     let door = Agent::new(door, generations, serving, file, channel).run(events, &shutdown).await;
     door.shutdown(SHUTDOWN_GRACE).await;
     if let Some(mesh) = mesh {

@@ -14,6 +14,7 @@ pub mod mesh;
 pub mod program;
 pub mod random;
 pub mod secret;
+pub mod service_manager;
 pub mod shutdown;
 pub mod tls;
 pub mod usage;

@@ -80,10 +80,3 @@ impl PassedSockets {
         Ok(socket)
     }
 }
-
-/// Tells the service manager, if there is one, that the program serves.
-pub fn notify_ready() {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "cannot tell the service manager that the program is ready");
-    }
-}

@@ -51,7 +51,7 @@ use wisehosting_node::{
     channel::{self, ChannelHandle},
     clock::{Clock, SystemClock},
     mesh::Mesh,
-    shutdown,
+    service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
 
@@ -74,6 +74,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
+        tokio::spawn(service_manager::keep_alive(async || {}));
         let mesh = match &config.mesh {
             Some(mesh) => Some(Mesh::start(mesh).await?),
             None => None,

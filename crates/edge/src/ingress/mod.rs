@@ -41,6 +41,20 @@ pub struct Ingress {
     hosts: watch::Sender<BTreeSet<Hostname>>,
 }
 
+/// Feels whether the serving threads live.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<[Thread]>);
+
+impl Pulse {
+    /// Ends when each of the threads has answered. It does not end while one of them hangs.
+    pub async fn felt(self) {
+        for thread in &*self.0 {
+            // An error says that the thread has ended, as threads do when the program is to end.
+            let _ = thread.answer().await;
+        }
+    }
+}
+
 impl Ingress {
     /// Serves `table` to who comes to the doors. Call within a Tokio runtime.
     ///
@@ -78,6 +92,12 @@ impl Ingress {
     #[must_use]
     pub fn hosts(&self) -> watch::Receiver<BTreeSet<Hostname>> {
         self.hosts.subscribe()
+    }
+
+    /// Tells whether it lives.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.threads.clone())
     }
 
     /// Takes no more connections, and waits up to `grace` for the requests under way.

@@ -33,6 +33,7 @@ pub(super) struct Accepted {
 enum Order {
     Serve(Accepted),
     Install(Arc<ServingTable>, oneshot::Sender<()>),
+    Answer(oneshot::Sender<()>),
     ShutDown(Duration, oneshot::Sender<()>),
 }
 
@@ -67,6 +68,13 @@ impl Thread {
     pub(super) fn install(&self, table: Arc<ServingTable>) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         self.order(Order::Install(table, done));
+        wait
+    }
+
+    /// Ends when the thread gets to it.
+    pub(super) fn answer(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        self.order(Order::Answer(done));
         wait
     }
 
@@ -136,6 +144,9 @@ async fn run(
             Some(Order::Install(table, done)) => {
                 local.pool.keep_only(table.table());
                 local.table.replace(Rc::new(table));
+                let _ = done.send(());
+            }
+            Some(Order::Answer(done)) => {
                 let _ = done.send(());
             }
             Some(Order::ShutDown(grace, done)) => {

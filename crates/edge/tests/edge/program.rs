@@ -1,6 +1,6 @@
 //! The program itself: its command line, its start without a control plane, its end.
 
-use crate::surroundings::{Instance, exchange, own_ip, parse, table, within};
+use crate::surroundings::{Instance, PATIENCE, exchange, own_ip, parse, table, within};
 use command_fds::{CommandFdExt, FdMapping};
 use http::StatusCode;
 use nix::{
@@ -11,6 +11,7 @@ use std::{
     fs,
     io::Read,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
     process::{Child, Command, Output, Stdio},
 };
 use wisehosting_edge::table::file::TableFile;
@@ -111,6 +112,23 @@ async fn a_passed_socket_wins_over_the_configured_address() {
         }
     })
     .await;
+}
+
+#[test]
+fn the_service_manager_hears_that_it_serves_and_then_again_and_again_that_it_lives() {
+    let host = Host::new(&format!("http = \"{}\"", free_address()));
+    let path = host.directory.path().join("notify");
+    let heard = UnixDatagram::bind(&path).unwrap();
+    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = host.command();
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000").stderr(Stdio::null());
+    let program = Program(command.spawn().unwrap());
+    for expected in ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"] {
+        let mut message = [0; 64];
+        let length = heard.recv(&mut message).unwrap();
+        assert_eq!(str::from_utf8(&message[..length]), Ok(expected));
+    }
+    assert_eq!(program.terminate(), Some(0));
 }
 
 #[tokio::test]

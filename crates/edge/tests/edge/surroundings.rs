@@ -42,9 +42,12 @@ pub(crate) fn own_ip() -> IpAddr {
     Ipv4Addr::new(127, 64 + (high & 63), low, TESTS.fetch_add(1, Ordering::SeqCst)).into()
 }
 
+/// How long a test waits for what should come at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Ends a test that hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it happens in time")
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
 /// A program behind the edge. It stops when dropped.
