@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// An engine in memory. Clones are the same engine.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub struct FakeEngine {
 #[derive(Debug, Default)]
 struct State {
     away: bool,
+    refuses_starts: bool,
+    refused_starts: watch::Sender<u32>,
     images: BTreeMap<ImageId, FakeImage>,
     containers: BTreeMap<ContainerId, FakeContainer>,
     made: u64,
@@ -57,6 +59,13 @@ impl FakeEngine {
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
         self.changed.notify_waiters();
+    }
+
+    /// Whether it refuses to start containers again, as if its disk were full. Answers how often it has done so.
+    pub fn refuse_starts(&self, refuse: bool) -> watch::Receiver<u32> {
+        let mut state = self.lock();
+        state.refuses_starts = refuse;
+        state.refused_starts.subscribe()
     }
 
     /// Ends the program of a container, as if it had crashed.
@@ -225,6 +234,11 @@ impl Engine for FakeEngine {
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let mut state = self.answering()?;
+        if state.refuses_starts {
+            state.refused_starts.send_modify(|count| *count += 1);
+            let message = "no space left on device".to_owned();
+            return Err(EngineError::Refused { operation: "start a container", message });
+        }
         let found = state.container(id)?;
         if found.container.state != ContainerState::Running {
             found.start();

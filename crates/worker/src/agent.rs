@@ -34,6 +34,7 @@ impl<E: Engine> Agent<E> {
     pub async fn listen(self, mut events: mpsc::Receiver<Event>) {
         let cpu = usage::CpuMeter::default();
         let mut heartbeat = every(HEARTBEAT_EVERY);
+        let mut connected = false;
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -43,15 +44,21 @@ impl<E: Engine> Agent<E> {
                         self.jobs.offer_results();
                         self.report_all.notify_one();
                         self.host.answers.connected(true);
+                        connected = true;
                     }
                     Some(Event::Message(message)) => self.hear(message),
-                    Some(Event::Disconnected) => self.host.answers.connected(false),
+                    Some(Event::Disconnected) => {
+                        self.host.answers.connected(false);
+                        connected = false;
+                    }
                     None => return,
                 },
                 _ = heartbeat.tick() => {
                     self.beat(&cpu);
-                    // A result that found no room, or was lost with a connection that broke.
-                    self.jobs.offer_results();
+                    // One may have found no room. While nobody listens, they would only take the room of other messages.
+                    if connected {
+                        self.jobs.offer_results();
+                    }
                 }
             }
         }

@@ -22,7 +22,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{SemaphorePermit, mpsc},
+    time::sleep,
+};
 use wisehosting_containers::{
     Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogBatch,
     LogPosition,
@@ -90,6 +93,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
+        let _permit = self.build_permit().await?;
         let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
         let workspace = workspace.map_err(DeployError::Workspace)?;
         let built = self.fetch_and_build(workspace.path()).await;
@@ -150,14 +154,16 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
     }
 
+    /// Fetching counts as building: it takes disk and network alike.
+    async fn build_permit(&self) -> Result<SemaphorePermit<'_>, DeployError> {
+        if let Ok(permit) = self.host.builds.try_acquire() {
+            return Ok(permit);
+        }
+        self.log.say("Waiting for other builds on this worker to end").await;
+        self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)
+    }
+
     async fn build(&self, context: PathBuf, dockerfile: PathBuf) -> Result<Image, DeployError> {
-        let _permit = match self.host.builds.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => {
-                self.log.say("Waiting for other builds on this worker to end").await;
-                self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)?
-            }
-        };
         self.reach(DeploymentState::Building);
         let network = host::build_network();
         self.host.engine.ensure_network(&network).await?;

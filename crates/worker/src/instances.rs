@@ -347,10 +347,13 @@ impl<E: Engine> Instances<E> {
             return due;
         }
         tracing::warn!(instance.id = %instance, state = ?container.state, "an instance ended; starting it again");
-        if let Err(error) = self.host.engine.start(&container.id).await {
-            tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance cannot be started again");
-        }
+        let policy = self.host.settings.restart;
+        let started = self.host.engine.start(&container.id).await;
         let known = self.known(instance);
+        if let Err(error) = started {
+            tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance cannot be started again");
+            return known.restarts.not_started(&policy, now);
+        }
         known.restarts.started(now);
         if matches!(known.log, LogState::Sent) {
             known.log = LogState::Open;

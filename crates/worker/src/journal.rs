@@ -1,11 +1,12 @@
 //! What a worker must still know after a crash: jobs that it took and has not finished, and results that the control
 //! plane has not stored.
 //!
-//! One file per job, replaced whole or not at all. Invariant: a job that was taken ends in exactly one result, whatever
-//! happens to this process in between. Nothing here is secret: settings of apps are not written.
+//! Files of one job each, replaced whole or not at all. Invariants: a job that was taken ends in exactly one result, whatever
+//! happens to this process in between; one that has a result is never taken for one that was cut off. Nothing here is secret: settings of apps are not written.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -80,29 +81,36 @@ impl Journal {
         write(&file(&self.taken, job.job_id), &Taken::from(job))
     }
 
-    /// Remembers how a job ended, instead of that it was taken.
+    /// Remembers how a job ended, instead of that it was taken. Where the disk has no room for that, it is forgotten: an
+    /// instance that serves must not be undone by the next start, and the control plane knows a job whose result is lost.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn finish(&self, result: &JobResult) -> Result<(), JournalError> {
-        write(&file(&self.results, result.job_id), result)?;
-        remove(&file(&self.taken, result.job_id))
+        let written = write(&file(&self.results, result.job_id), result);
+        remove(&file(&self.taken, result.job_id))?;
+        written
     }
 
-    /// Forgets a result: the control plane has it.
+    /// Forgets a job: the control plane has its result.
     ///
     /// # Errors
     /// It cannot be removed.
     pub fn forget(&self, job_id: JobId) -> Result<(), JournalError> {
+        // In this order: what is left of a job that was cut off here must not look as if it had not ended.
+        remove(&file(&self.taken, job_id))?;
         remove(&file(&self.results, job_id))
     }
 
     /// The jobs that were taken and not finished.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// A folder cannot be read.
     pub fn taken(&self) -> Result<Vec<Taken>, JournalError> {
-        read_all(&self.taken)
+        let ended: HashSet<JobId> = self.results()?.into_iter().map(|result| result.job_id).collect();
+        let mut taken: Vec<Taken> = read_all(&self.taken)?;
+        taken.retain(|taken| !ended.contains(&taken.job_id));
+        Ok(taken)
     }
 
     /// The results that were not forgotten.
@@ -136,18 +144,22 @@ fn replace(path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(new, path)?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     File::open(dir)?.sync_all()
 }
 
-/// Removes a file. One that is gone is no error.
+/// Removes a file, for good: it is not there again after a crash of the machine. One that is gone is no error.
 pub(crate) fn remove(path: &Path) -> Result<(), JournalError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(JournalError { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    let removed = match fs::remove_file(path) {
+        Ok(()) => sync_folder_of(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|source| JournalError { path: path.to_owned(), source })
 }
 
 /// The values of all files of a folder.
@@ -185,6 +197,37 @@ mod tests {
         }
     }
 
+    fn result(job: &Job) -> JobResult {
+        let (job_id, instance_id) = (job.job_id, job.instance_id);
+        JobResult { job_id, instance_id, outcome: Outcome::Stopped, observed_at_ms: 1 }
+    }
+
+    #[test]
+    fn a_job_that_ended_was_not_cut_off_whenever_the_worker_is_killed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(dir.path()).expect("opened");
+        let (job, result) = (job(), result(&job()));
+        journal.take(&job).expect("taken");
+        let taken = file(&journal.taken, job.job_id);
+        let as_it_was = fs::read(&taken).expect("read");
+        journal.finish(&result).expect("finished");
+        fs::write(&taken, as_it_was).expect("killed before it was removed");
+        assert!(journal.taken().expect("read").is_empty());
+        journal.forget(job.job_id).expect("forgotten");
+        assert!(journal.taken().expect("read").is_empty(), "nor after the result was stored");
+    }
+
+    #[test]
+    fn a_job_whose_result_finds_no_room_was_not_cut_off() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(dir.path()).expect("opened");
+        journal.take(&job()).expect("taken");
+        fs::remove_dir(&journal.results).expect("nothing can be written there");
+        journal.finish(&result(&job())).expect_err("it is told");
+        make_dir(&journal.results).expect("made");
+        assert!(journal.taken().expect("read").is_empty());
+    }
+
     #[test]
     fn a_job_is_taken_then_finished_then_forgotten() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -194,12 +237,7 @@ mod tests {
         let again = Journal::open(dir.path()).expect("opened after a crash");
         assert_eq!(again.taken().expect("read"), [Taken::from(&job)]);
 
-        let result = JobResult {
-            job_id: job.job_id,
-            instance_id: job.instance_id,
-            outcome: Outcome::Stopped,
-            observed_at_ms: 1,
-        };
+        let result = result(&job);
         journal.finish(&result).expect("finished");
         assert!(again.taken().expect("read").is_empty());
         assert_eq!(again.results().expect("read"), [result]);

@@ -59,8 +59,9 @@ use wisehosting_protocol::payload::Register;
 const RECOVER_PAUSE: Duration = Duration::from_secs(2);
 /// More than any compiler starts, less than would be felt by the host.
 const BUILD_PROCESSES_MAX: u32 = 4_096;
-/// The work of this process is waiting; two threads are enough for any host.
-const THREADS: usize = 2;
+/// The work of this process is waiting. Where the disk is slow, some of them wait for it: what is written down has to be
+/// there before the next step.
+const THREADS: usize = 4;
 
 /// Runs the worker until SIGTERM or SIGINT.
 ///

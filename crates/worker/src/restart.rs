@@ -71,8 +71,12 @@ impl RestartPolicy {
         if short_runs >= self.short_runs_max {
             return Verdict::Keep(ViolationKind::CrashLoop);
         }
-        let factor = 2_u32.saturating_pow(end.short_runs);
-        Verdict::Again { after: self.first_pause.saturating_mul(factor).min(self.longest_pause), short_runs }
+        Verdict::Again { after: self.pause(end.short_runs), short_runs }
+    }
+
+    /// After so many failures before this one.
+    fn pause(&self, failures: u32) -> Duration {
+        self.first_pause.saturating_mul(2_u32.saturating_pow(failures)).min(self.longest_pause)
     }
 }
 
@@ -90,13 +94,14 @@ pub(crate) enum Step {
 pub(crate) struct Restarts {
     started: Instant,
     short_runs: u32,
+    failed_starts: u32,
     step: Option<Step>,
 }
 
 impl Restarts {
     /// Of a program that was started now, or was found running.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { started: now, short_runs: 0, step: None }
+        Self { started: now, short_runs: 0, failed_starts: 0, step: None }
     }
 
     /// It has been seen to have ended. The answer stays the same until [`Self::started`].
@@ -116,9 +121,18 @@ impl Restarts {
         step
     }
 
+    /// The engine could not start it, which says nothing about the program. Answers when to try again.
+    pub(crate) fn not_started(&mut self, policy: &RestartPolicy, now: Instant) -> Instant {
+        let due = now + policy.pause(self.failed_starts);
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        self.step = Some(Step::StartAt(due));
+        due
+    }
+
     /// It was started again.
     pub(crate) fn started(&mut self, now: Instant) {
         self.started = now;
+        self.failed_starts = 0;
         self.step = None;
     }
 }
@@ -149,6 +163,26 @@ mod tests {
             let end = End { ran: Duration::from_secs(ran_s), out_of_memory, short_runs };
             assert_eq!(policy.judge(end), expected, "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_start_that_fails_is_no_run_and_is_tried_for_ever() {
+        let policy = RestartPolicy::default();
+        let mut now = Instant::now();
+        let mut restarts = Restarts::new(now);
+        restarts.ended(&policy, false, now);
+        for _ in 0..3 * policy.short_runs_max {
+            let due = restarts.not_started(&policy, now);
+            assert!(due > now && due <= now + policy.longest_pause);
+            assert_eq!(restarts.ended(&policy, false, now), Step::StartAt(due));
+            now = due;
+        }
+        restarts.started(now);
+        assert_eq!(
+            restarts.not_started(&policy, now),
+            now + policy.first_pause,
+            "the next failure is a new one"
+        );
     }
 
     #[test]

@@ -95,6 +95,22 @@ async fn what_ended_while_the_worker_was_away_is_started_at_once() {
 }
 
 #[tokio::test]
+async fn an_engine_that_cannot_start_a_program_is_asked_until_it_can() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let policy = RestartPolicy { longest_pause: strict().first_pause, ..strict() };
+    let mut worker = start_in_memory_with(policy, engine.clone(), dir.path()).await;
+    assert_eq!(status(&mut worker).await, (true, None));
+    let mut refused = engine.refuse_starts(true);
+    engine.crash(&id, 3);
+    assert_eq!(status(&mut worker).await, (false, Some(3)));
+    refused.wait_for(|times| *times > policy.short_runs_max).await.expect("the engine is there");
+    engine.refuse_starts(false);
+    assert_eq!(status(&mut worker).await, (true, None), "its program did not crash so often");
+}
+
+#[tokio::test]
 async fn every_state_is_told_again_to_a_new_connection() {
     let dir = tempfile::tempdir().expect("a folder");
     let engine = FakeEngine::default();
