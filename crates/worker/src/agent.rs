@@ -41,15 +41,15 @@ impl<E: Engine> Agent<E> {
                     Some(Event::Connected(registered)) => {
                         let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
                         heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
+                        connected = true;
+                        self.host.connected(true);
                         self.jobs.offer_results();
                         self.report_all.notify_one();
-                        self.host.answers.connected(true);
-                        connected = true;
                     }
                     Some(Event::Message(message)) => self.hear(message),
                     Some(Event::Disconnected) => {
-                        self.host.answers.connected(false);
                         connected = false;
+                        self.host.connected(false);
                     }
                     None => return,
                 },

@@ -1,49 +1,118 @@
-//! The log of one deployment on its way to the control plane.
+//! The logs of deployments on their way to the control plane.
 //!
 //! Invariants: lines arrive in the order in which they were written, numbered from 0; a build that does not stop
-//! printing fills no disk; all that can be sent has been sent when [`BuildLog::finish`] returns.
+//! printing fills neither disk nor memory; a log is kept until the result of its job is stored, and sent again on each
+//! connection until then, so that a control plane that has a result has the whole log (it stores each line once).
 
 use crate::{
-    lines::{self, Waiting},
+    lines::{self, Lines},
     outbox::Outbox,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use wisehosting_domain::id::DeploymentId;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::task::AbortOnDropHandle;
+use wisehosting_domain::id::{DeploymentId, JobId};
 use wisehosting_node::clock::Clock;
-use wisehosting_protocol::payload::{BuildLog as Message, LogLine, Stream};
+use wisehosting_protocol::payload::{BuildLog as Message, Stream};
 
 /// How long lines are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(100);
-/// Lines that their author may be ahead of the gathering.
-const CHANNEL_LINES: usize = 256;
 /// Output of one build that is kept, in bytes. What the platform itself says is kept beside it.
 const OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What an empty line costs, wherever it is kept.
 const LINE_COST_BYTES: usize = 64;
 
-/// The log of one deployment.
-pub(crate) struct BuildLog {
-    lines: mpsc::Sender<LogLine>,
+/// The logs of the jobs whose results are not stored.
+pub(crate) struct BuildLogs {
+    outbox: Outbox,
     clock: Arc<dyn Clock>,
-    task: JoinHandle<()>,
+    kept: Mutex<HashMap<JobId, Arc<Kept>>>,
+    /// Whether somebody listens.
+    connected: watch::Sender<bool>,
+}
+
+impl BuildLogs {
+    /// No logs yet.
+    pub(crate) fn new(outbox: Outbox, clock: Arc<dyn Clock>) -> Self {
+        Self { outbox, clock, kept: Mutex::default(), connected: watch::Sender::default() }
+    }
+
+    /// Begins the log of a job.
+    pub(crate) fn start(&self, job_id: JobId, deployment_id: DeploymentId) -> BuildLog {
+        let kept = Arc::new(Kept { deployment_id, outbox: self.outbox.clone(), lines: Mutex::default() });
+        self.kept().insert(job_id, kept.clone());
+        let gathering = kept.clone();
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                gathering.offer();
+                sleep(GATHER).await;
+            }
+        }));
+        BuildLog { kept, clock: self.clock.clone(), connected: self.connected.subscribe(), _task: task }
+    }
+
+    /// A connection has begun or ended: what was on its way is to be sent again.
+    pub(crate) fn connected(&self, connected: bool) {
+        for kept in self.kept().values() {
+            kept.lines().rewind();
+        }
+        self.connected.send_replace(connected);
+    }
+
+    /// Offers what is not sent of the log of a job; whether all of it was taken.
+    pub(crate) fn offer(&self, job_id: JobId) -> bool {
+        self.kept().get(&job_id).is_none_or(|kept| kept.offer())
+    }
+
+    /// The result of a job is stored, and its log with it.
+    pub(crate) fn forget(&self, job_id: JobId) {
+        self.kept().remove(&job_id);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Kept>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is kept of a log.
+#[derive(Debug)]
+struct Kept {
+    deployment_id: DeploymentId,
+    outbox: Outbox,
+    lines: Mutex<Lines>,
+}
+
+impl Kept {
+    fn offer(&self) -> bool {
+        let deployment_id = self.deployment_id;
+        self.lines().send(|first_line, lines| self.outbox.offer(Message { deployment_id, first_line, lines }))
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The log of a job that is at work.
+pub(crate) struct BuildLog {
+    kept: Arc<Kept>,
+    clock: Arc<dyn Clock>,
+    connected: watch::Receiver<bool>,
+    /// Sends what has come together.
+    _task: AbortOnDropHandle<()>,
 }
 
 impl BuildLog {
-    /// Starts to send.
-    pub(crate) fn start(deployment_id: DeploymentId, outbox: Outbox, clock: Arc<dyn Clock>) -> Self {
-        let (lines, received) = mpsc::channel(CHANNEL_LINES);
-        let task = tokio::spawn(gather(deployment_id, received, outbox));
-        Self { lines, clock, task }
-    }
-
     /// Says something in the platform's own name.
-    pub(crate) async fn say(&self, text: &str) {
-        self.write(Stream::System, text).await;
+    pub(crate) fn say(&self, text: &str) {
+        self.write(Stream::System, text);
     }
 
     /// Writes what the engine says, as much of it as is kept, until it says no more.
@@ -53,42 +122,22 @@ impl BuildLog {
             let Some(before) = left else { continue };
             left = before.checked_sub(text.len() + LINE_COST_BYTES);
             match left {
-                Some(_) => self.write(Stream::Stdout, &text).await,
-                None => self.say("(The build prints too much: the rest of its output is not kept)").await,
+                Some(_) => self.write(Stream::Stdout, &text),
+                None => self.say("(The build prints too much: the rest of its output is not kept)"),
             }
         }
     }
 
-    /// Sends what waits, and ends.
+    /// Sends what waits, and ends. While nobody listens it does not wait for that.
     pub(crate) async fn finish(self) {
-        drop(self.lines);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the task that sends a build log failed");
+        while !self.kept.offer() && *self.connected.borrow() {
+            sleep(GATHER).await;
         }
     }
 
-    async fn write(&self, stream: Stream, text: &str) {
-        let line = lines::line(self.clock.now(), stream, text);
-        // The other end is there as long as this value is.
-        let _ = self.lines.send(line).await;
+    fn write(&self, stream: Stream, text: &str) {
+        self.kept.lines().push(lines::line(self.clock.now(), stream, text));
     }
-}
-
-async fn gather(deployment_id: DeploymentId, mut received: mpsc::Receiver<LogLine>, outbox: Outbox) {
-    let mut waiting = Waiting::default();
-    let mut ticks = interval(GATHER);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let offer = |first_line, lines| outbox.offer(Message { deployment_id, first_line, lines });
-    loop {
-        tokio::select! {
-            line = received.recv() => match line {
-                Some(line) => waiting.push(line),
-                None => break,
-            },
-            _ = ticks.tick() => waiting.send(offer),
-        }
-    }
-    waiting.send(offer);
 }
 
 #[cfg(test)]
@@ -109,7 +158,8 @@ mod tests {
             }
             true
         });
-        let log = BuildLog::start(DeploymentId(Uuid::from_u128(1)), outbox, Arc::new(SystemClock));
+        let logs = BuildLogs::new(outbox, Arc::new(SystemClock));
+        let log = logs.start(JobId(Uuid::from_u128(1)), DeploymentId(Uuid::from_u128(2)));
         let (output, received) = mpsc::channel(1);
         let print = async move {
             for _ in 0..OUTPUT_BYTES_MAX / 4_000 {
@@ -117,7 +167,7 @@ mod tests {
             }
         };
         tokio::join!(print, log.copy(received));
-        log.say("Healthy").await;
+        log.say("Healthy");
         log.finish().await;
 
         let lines = sent.lock().expect("not poisoned");

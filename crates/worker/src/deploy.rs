@@ -56,7 +56,7 @@ pub(crate) struct Attempt<'a, E> {
 
 impl<'a, E: Engine> Attempt<'a, E> {
     pub(crate) fn new(host: &'a Host<E>, job: &'a Job, deploy: &'a Deploy) -> Self {
-        let log = BuildLog::start(deploy.deployment_id, host.outbox.clone(), host.clock.clone());
+        let log = host.build_logs.start(job.job_id, deploy.deployment_id);
         Self { host, job, deploy, log }
     }
 
@@ -73,10 +73,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let (container, address) = self.start(&image, port).await?;
         self.limit_bandwidth(&container).await?;
         self.reach(DeploymentState::Checking);
-        self.log.say(&format!("Started; waiting for an answer on port {port}")).await;
+        self.log.say(&format!("Started; waiting for an answer on port {port}"));
         let (proven, ()) = tokio::join!(self.prove(&container, address, port), write_to_disk());
         proven?;
-        self.log.say("Healthy").await;
+        self.log.say("Healthy");
         Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
     }
 
@@ -88,7 +88,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let image = self.host.engine.image(&ImageId::new(id)).await?;
         let said =
             if image.is_some() { "from the image that is kept" } else { "anew: its image is not kept here" };
-        self.log.say(&format!("Starting commit {commit} {said}")).await;
+        self.log.say(&format!("Starting commit {commit} {said}"));
         Ok(image.map(|image| (commit.clone(), image)))
     }
 
@@ -103,14 +103,14 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     async fn fetch_and_build(&self, dir: &Path) -> Result<(Commit, Image), DeployError> {
         self.reach(DeploymentState::Cloning);
-        self.log.say(&format!("Fetching {}", self.deploy.source.repository)).await;
+        self.log.say(&format!("Fetching {}", self.deploy.source.repository));
         let fetch = Fetch {
             allow_local: self.host.settings.allow_local_repositories,
             mesh_address: self.host.settings.address,
             timeout: FETCH_TIMEOUT,
         };
         let commit = fetch.run(&self.deploy.source, dir).await?;
-        self.log.say(&format!("Building commit {commit}")).await;
+        self.log.say(&format!("Building commit {commit}"));
         let context = dir.join("source");
         let dockerfile = self.dockerfile(context.clone()).await?;
         let image = self.build(context, dockerfile).await?;
@@ -125,7 +125,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let listing = Listing::read(&context).map_err(DeployError::Workspace)?;
         let recipe = preset::recipe(&listing, self.deploy.preset)?;
         let chosen = if self.deploy.preset.is_some() { "as the app says" } else { "there is no Dockerfile" };
-        self.log.say(&format!("Building as {} ({chosen}; {})", recipe.preset, recipe.because)).await;
+        self.log.say(&format!("Building as {} ({chosen}; {})", recipe.preset, recipe.because));
         preset::write(&context, &recipe).map_err(DeployError::Workspace)?;
         Ok(preset::DOCKERFILE.into())
     }
@@ -144,7 +144,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// Says how it ended, at the end of the log, and sends what is left of it.
     pub(crate) async fn close(self, last_words: Option<&str>) {
         if let Some(text) = last_words {
-            self.log.say(text).await;
+            self.log.say(text);
         }
         self.log.finish().await;
     }
@@ -159,7 +159,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         if let Ok(permit) = self.host.builds.try_acquire() {
             return Ok(permit);
         }
-        self.log.say("Waiting for other builds on this worker to end").await;
+        self.log.say("Waiting for other builds on this worker to end");
         self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)
     }
 

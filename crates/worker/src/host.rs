@@ -3,7 +3,7 @@
 //! Invariant: containers of the platform are found by their labels alone, so a worker that was restarted knows them
 //! again without a list of its own.
 
-use crate::{outbox::Outbox, restart::RestartPolicy, runtime_log::Answers};
+use crate::{build_log::BuildLogs, outbox::Outbox, restart::RestartPolicy, runtime_log::Answers};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -95,13 +95,22 @@ pub struct Host<E> {
     pub(crate) builds: Semaphore,
     /// What the control plane says of the logs that it is sent.
     pub(crate) answers: Answers,
+    /// What deployments have printed.
+    pub(crate) build_logs: BuildLogs,
 }
 
 impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
         let builds = Semaphore::new(settings.builds.at_a_time);
-        Self { engine, outbox, clock, settings, builds, answers: Answers::default() }
+        let build_logs = BuildLogs::new(outbox.clone(), clock.clone());
+        Self { engine, outbox, clock, settings, builds, answers: Answers::default(), build_logs }
+    }
+
+    /// A connection to the control plane has begun or ended: what was on its way is to be sent again.
+    pub(crate) fn connected(&self, connected: bool) {
+        self.answers.connected(connected);
+        self.build_logs.connected(connected);
     }
 
     /// Addresses that no instance has, from a random one on: what was free a moment ago need not be, so the engine is the

@@ -106,7 +106,7 @@ impl<E: Engine> Jobs<E> {
     pub fn submit(&self, job: Job) {
         let job_id = job.job_id;
         if let Some(result) = self.0.state().results.get(&job_id).cloned() {
-            self.0.host.outbox.offer(result);
+            self.0.offer(result);
             return;
         }
         if !self.is_known(job_id) {
@@ -130,6 +130,7 @@ impl<E: Engine> Jobs<E> {
     /// The control plane has stored the result of a job.
     pub fn acknowledge(&self, job_id: JobId) {
         self.0.state().results.remove(&job_id);
+        self.0.host.build_logs.forget(job_id);
         if let Err(error) = self.0.journal.forget(job_id) {
             tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a stored result is sent again later");
         }
@@ -139,7 +140,7 @@ impl<E: Engine> Jobs<E> {
     pub fn offer_results(&self) {
         let results: Vec<JobResult> = self.0.state().results.values().cloned().collect();
         for result in results {
-            self.0.host.outbox.offer(result);
+            self.0.offer(result);
         }
     }
 
@@ -262,6 +263,13 @@ impl<E: Engine> Inner<E> {
         outcome
     }
 
+    /// Offers a result behind the log of its job. One that finds no room is offered again later.
+    fn offer(&self, result: JobResult) {
+        if self.host.build_logs.offer(result.job_id) {
+            self.host.outbox.offer(result);
+        }
+    }
+
     fn finish(&self, job_id: JobId, instance_id: InstanceId, outcome: Outcome) {
         let result = JobResult { job_id, instance_id, outcome, observed_at_ms: self.host.clock.now_ms() };
         if let Err(error) = self.journal.finish(&result) {
@@ -272,7 +280,7 @@ impl<E: Engine> Inner<E> {
             state.active.remove(&job_id);
             state.results.insert(job_id, result.clone());
         }
-        self.host.outbox.offer(result);
+        self.offer(result);
         self.changed.notify_one();
     }
 }

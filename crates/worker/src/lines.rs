@@ -1,9 +1,7 @@
-//! Lines on their way to the control plane: gathered into messages, bounded when nobody takes them.
+//! Lines of a log on their way to the control plane, gathered into messages.
 //!
-//! Invariant: a message stays far below the protocol's limit, memory stays below a fixed bound, and a gap is marked by a
-//! line that says how many are missing.
+//! Invariant: a message stays far below the protocol's limit.
 
-use std::collections::VecDeque;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use wisehosting_protocol::payload::{LogLine, Stream};
 
@@ -14,8 +12,6 @@ const LINE_BYTES_MAX: usize = 8 * 1024;
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Lines in one message.
 const MESSAGE_LINES_MAX: usize = 500;
-/// Lines that wait.
-const WAITING_MAX: usize = 5_000;
 
 /// A line of a log.
 #[must_use]
@@ -34,55 +30,47 @@ pub(crate) fn time_text(at: OffsetDateTime) -> String {
     at.to_offset(UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
 }
 
-/// Lines that wait to be sent, in order.
+/// The lines of a log in order, of which the first ones were sent.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    lines: VecDeque<LogLine>,
-    missing: u64,
-    sent: u64,
+pub(crate) struct Lines {
+    lines: Vec<LogLine>,
+    sent: usize,
 }
 
-impl Waiting {
-    /// Adds a line; the oldest one gives way if there are too many.
+impl Lines {
+    /// Adds a line.
     pub(crate) fn push(&mut self, line: LogLine) {
-        if self.lines.len() >= WAITING_MAX {
-            self.lines.pop_front();
-            self.missing += 1;
-        }
-        self.lines.push_back(line);
+        self.lines.push(line);
     }
 
-    /// Offers the waiting lines message by message: the number of the first one, and the lines. Those that are not taken
-    /// wait on.
-    pub(crate) fn send(&mut self, mut offer: impl FnMut(u64, Vec<LogLine>) -> bool) {
-        self.mark_missing();
-        while !self.lines.is_empty() {
-            let count = self.next_message();
-            let message: Vec<LogLine> = self.lines.iter().take(count).cloned().collect();
-            if !offer(self.sent, message) {
-                return;
+    /// Begins anew: what was sent may not have arrived.
+    pub(crate) fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Offers what is not sent, message by message: the number of the first line, and the lines. Answers whether all was
+    /// taken.
+    pub(crate) fn send(&mut self, mut offer: impl FnMut(u64, Vec<LogLine>) -> bool) -> bool {
+        while self.sent < self.lines.len() {
+            let message = self.next_message();
+            let count = message.len();
+            if !offer(u64::try_from(self.sent).unwrap_or(u64::MAX), message.to_vec()) {
+                return false;
             }
-            self.lines.drain(..count);
-            self.sent += u64::try_from(count).unwrap_or_default();
+            self.sent += count;
         }
+        true
     }
 
-    fn mark_missing(&mut self) {
-        if let Some(first) = self.lines.front().filter(|_| self.missing > 0) {
-            let text = format!("({} lines are missing here)", self.missing);
-            let mark = LogLine { at: first.at.clone(), stream: Stream::System, text };
-            self.lines.push_front(mark);
-            self.missing = 0;
-        }
-    }
-
-    fn next_message(&self) -> usize {
+    /// Of the lines that are not sent, as many as fit; one at least.
+    fn next_message(&self) -> &[LogLine] {
         let mut bytes = 0;
         let fits = |line: &&LogLine| {
             bytes += line.text.len();
             bytes <= MESSAGE_BYTES_MAX
         };
-        self.lines.iter().take(MESSAGE_LINES_MAX).take_while(fits).count().max(1)
+        let waiting = &self.lines[self.sent..];
+        &waiting[..waiting.iter().take(MESSAGE_LINES_MAX).take_while(fits).count().max(1)]
     }
 }
 
@@ -94,49 +82,39 @@ mod tests {
         line(OffsetDateTime::UNIX_EPOCH, Stream::Stdout, text)
     }
 
-    fn sent(waiting: &mut Waiting) -> Vec<(u64, Vec<String>)> {
+    fn sent(lines: &mut Lines) -> Vec<(u64, Vec<String>)> {
         let mut messages = Vec::new();
-        waiting.send(|first, lines| {
+        let all = lines.send(|first, lines| {
             messages.push((first, lines.into_iter().map(|line| line.text).collect()));
             true
         });
+        assert!(all);
         messages
     }
 
     #[test]
     fn lines_are_numbered_across_messages() {
-        let mut waiting = Waiting::default();
-        waiting.push(text("a"));
-        waiting.push(text("b"));
-        assert_eq!(sent(&mut waiting), [(0, vec!["a".to_owned(), "b".to_owned()])]);
-        waiting.push(text("c"));
-        waiting.send(|_, _| false);
-        assert_eq!(sent(&mut waiting), [(2, vec!["c".to_owned()])], "what was not taken is offered again");
+        let mut lines = Lines::default();
+        lines.push(text("a"));
+        lines.push(text("b"));
+        assert_eq!(sent(&mut lines), [(0, vec!["a".to_owned(), "b".to_owned()])]);
+        lines.push(text("c"));
+        assert!(!lines.send(|_, _| false));
+        assert_eq!(sent(&mut lines), [(2, vec!["c".to_owned()])], "what was not taken is offered again");
+        lines.rewind();
+        assert_eq!(sent(&mut lines), [(0, vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])]);
     }
 
     #[test]
     fn messages_are_bounded() {
-        let mut waiting = Waiting::default();
+        let mut lines = Lines::default();
         for _ in 0..100 {
-            waiting.push(text(&"ä".repeat(10_000)));
+            lines.push(text(&"ä".repeat(10_000)));
         }
-        let messages = sent(&mut waiting);
-        assert!(
-            messages
-                .iter()
-                .all(|(_, lines)| lines.iter().map(String::len).sum::<usize>() <= MESSAGE_BYTES_MAX)
-        );
+        let messages = sent(&mut lines);
+        let bytes = |lines: &[String]| lines.iter().map(String::len).sum::<usize>();
+        assert!(messages.iter().all(|(_, lines)| bytes(lines) <= MESSAGE_BYTES_MAX));
         assert_eq!(messages.iter().map(|(_, lines)| lines.len()).sum::<usize>(), 100);
-    }
-
-    #[test]
-    fn a_gap_is_marked() {
-        let mut waiting = Waiting::default();
-        for number in 0..WAITING_MAX + 3 {
-            waiting.push(text(&number.to_string()));
-        }
-        let messages = sent(&mut waiting);
-        assert_eq!(messages[0].1[..2], ["(3 lines are missing here)", "3"]);
     }
 
     #[test]

@@ -76,6 +76,29 @@ fn instance() -> wisehosting_domain::id::InstanceId {
 }
 
 #[tokio::test]
+async fn a_log_is_sent_again_in_front_of_its_result_until_that_is_stored() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let (first, second) = (bench.deploy(1, 1), bench.deploy(2, 1));
+    let outcome = worker.run(&first).await;
+    let log = worker.build_log();
+    assert!(log.len() > 3, "{log:?}");
+
+    worker.heard.clear();
+    worker.disconnect().await;
+    worker.connect().await;
+    assert_eq!(worker.result(&first).await, outcome);
+    assert_eq!(worker.build_log(), log);
+
+    worker.tell(HubMessage::ResultAck(ResultAck(JobRef { job_id: first.job_id }))).await;
+    worker.heard.clear();
+    worker.disconnect().await;
+    worker.connect().await;
+    worker.run(&second).await;
+    assert_eq!(worker.build_log().len(), log.len(), "only that of the second job");
+}
+
+#[tokio::test]
 async fn jobs_of_one_app_wait_for_each_other_and_those_of_another_do_not() {
     let bench = bench();
     let mut worker = bench.start().await;
