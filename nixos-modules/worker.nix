@@ -84,6 +84,10 @@ in
 
         virtualisation.podman.enable = true;
 
+        systemd.slices.wisehosting_builds.sliceConfig = {
+          MemoryMax = toString (cfg.builds * cfg.buildMemoryBytes);
+        };
+
         # As packaging/sysctl.d has it.
         boot.kernel.sysctl = {
           "net.ipv4.conf.all.arp_notify" = lib.mkDefault 1;

@@ -139,6 +139,8 @@ in
           "proxy-1"
         ];
       "apps are published in the mesh" = settings.worker.address == "10.50.0.11";
+      "its builds are bounded together" =
+        config.systemd.slices.wisehosting_builds.sliceConfig.MemoryMax == "4294967296";
       "Podman is there" = config.virtualisation.podman.enable;
       "packets are forwarded" = config.boot.kernel.sysctl."net.ipv4.ip_forward" == 1;
       "it has a kernel with WireGuard" = lib.elem "wireguard" config.boot.kernelModules;

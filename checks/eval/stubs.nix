@@ -117,6 +117,7 @@ in
         stopIfChanged = of types.bool true;
       }
     );
+    systemd.slices = named { sliceConfig = section; };
     systemd.sockets = named (
       unit
       // {

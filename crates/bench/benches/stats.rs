@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use wisehosting_bench::{report::Report, sample::Samples};
 use wisehosting_containers::{
-    Build, ContainerSpec, Engine, Network, Podman,
+    Build, BuildBounds, ContainerSpec, Engine, Network, Podman,
     testing::{ADDRESS, Host, on_host, write_app},
 };
 use wisehosting_domain::{id::InstanceId, limits::Limits};
@@ -107,9 +107,12 @@ async fn start(podman: &Podman, host: &Host) -> Vec<Running> {
         context,
         dockerfile: "Dockerfile".into(),
         network: NETWORK.to_owned(),
-        memory_bytes: 256 * 1024 * 1024,
-        cpu_millis: 1_000,
-        processes_max: 100,
+        bounds: BuildBounds {
+            memory_bytes: 256 * 1024 * 1024,
+            cpu_millis: 1_000,
+            processes_max: 100,
+            at_a_time: 2,
+        },
         tag: "localhost/bench-stats:1".to_owned(),
         labels: BTreeMap::new(),
     };

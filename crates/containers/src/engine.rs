@@ -71,16 +71,25 @@ pub struct Build {
     pub dockerfile: PathBuf,
     /// The network in which `RUN` steps run.
     pub network: String,
+    /// What it may use.
+    pub bounds: BuildBounds,
+    /// What the image is called, such as `localhost/hello:1`: one without a name counts as a leftover of a build.
+    pub tag: String,
+    /// To be found again by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What builds may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildBounds {
     /// Memory of each step, in bytes. Swap is not added to it.
     pub memory_bytes: u64,
     /// Processor time of each step, in thousandths of a core. Where it is scarce, containers come first.
     pub cpu_millis: u32,
     /// Processes and threads of each step.
     pub processes_max: u32,
-    /// What the image is called, such as `localhost/hello:1`: one without a name counts as a leftover of a build.
-    pub tag: String,
-    /// To be found again by.
-    pub labels: BTreeMap<String, String>,
+    /// Builds that run at a time. All of them together have as much as so many have by themselves.
+    pub at_a_time: usize,
 }
 
 /// An image that the engine has, in a list.
@@ -157,6 +166,15 @@ pub struct Container {
     pub network_namespace: Option<PathBuf>,
 }
 
+/// Where the engine keeps images and containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Whether its file system keeps a container from writing more than its limit.
+    pub holds_disk_limits: bool,
+}
+
 /// Why the engine did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -217,6 +235,12 @@ pub enum BuildError {
         /// How many it may have.
         limit: u32,
     },
+    /// A step found the disk full.
+    #[error("{step} found no space left on the worker's disk")]
+    NoSpace {
+        /// The line of the Dockerfile.
+        step: String,
+    },
     /// The Dockerfile or its base image is not usable.
     #[error("the build failed: {0}")]
     Failed(String),
@@ -249,6 +273,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends what still runs of a build whose program was killed. Nothing happens if it left nothing.
     fn end_build(&self, name: &str);
 
+    /// What a build that runs has written to disks so far, in bytes; 0 where the kernel does not count it.
+    fn build_written_bytes(&self, name: &str) -> u64;
+
     /// What the engine knows of an image; none if it has no such image.
     fn image(&self, id: &ImageId) -> impl Future<Output = Result<Option<Image>, EngineError>> + Send;
 
@@ -278,8 +305,12 @@ pub trait Engine: Send + Sync + 'static {
         label: &str,
     ) -> impl Future<Output = Result<HashMap<ContainerId, u64>, EngineError>> + Send;
 
-    /// The folder in which the engine keeps images and containers.
-    fn storage_dir(&self) -> impl Future<Output = Result<PathBuf, EngineError>> + Send;
+    /// Where the engine keeps images and containers, and what it can do there.
+    fn storage(&self) -> impl Future<Output = Result<Storage, EngineError>> + Send;
+
+    /// Removes layers that no image with a name is made of, nor any container, and that are older than this: they are what
+    /// builds left to be faster the next time. Not while a build runs, which may be about to use one.
+    fn remove_old_layers(&self, age: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Tells `changed` that one of the containers that carry a label of this name was started, ended or was removed, each
     /// time that it happens. Returns when the engine goes away; what happens after that is not told.

@@ -7,7 +7,7 @@
 use crate::{
     engine::{
         Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-        ImageId, Network, StoredImage,
+        ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogLine, LogPosition, LogStream},
 };
@@ -201,6 +201,10 @@ impl Engine for FakeEngine {
     /// A build here never outlives its future.
     fn end_build(&self, _: &str) {}
 
+    fn build_written_bytes(&self, _: &str) -> u64 {
+        0
+    }
+
     async fn image(&self, id: &ImageId) -> Result<Option<Image>, EngineError> {
         let state = self.answering()?;
         let found = state.images.get(id);
@@ -262,8 +266,13 @@ impl Engine for FakeEngine {
         Ok(containers.into_iter().map(|container| (container.id, 0)).collect())
     }
 
-    async fn storage_dir(&self) -> Result<PathBuf, EngineError> {
-        self.answering().map(|_| PathBuf::from("/"))
+    async fn storage(&self) -> Result<Storage, EngineError> {
+        self.answering().map(|_| Storage { dir: PathBuf::from("/"), holds_disk_limits: false })
+    }
+
+    /// There are no layers here.
+    async fn remove_old_layers(&self, _: Duration) -> Result<(), EngineError> {
+        self.answering().map(drop)
     }
 
     async fn events(&self, _: &str, changed: &Notify) -> Result<(), EngineError> {

@@ -8,8 +8,10 @@ mod answers;
 mod bridge;
 mod build;
 mod build_cgroup;
+mod build_slice;
 mod cgroups;
 mod context;
+mod disk_limits;
 mod logs;
 
 pub use cgroups::{Cgroups, ContainerUsage};
@@ -17,7 +19,7 @@ pub use cgroups::{Cgroups, ContainerUsage};
 use crate::{
     engine::{
         Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId,
-        Network, StoredImage,
+        Network, Storage, StoredImage,
     },
     log::{LogBatch, LogPosition},
 };
@@ -30,11 +32,13 @@ use bollard::{
     },
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
-        RemoveImageOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+        ListContainersOptionsBuilder, ListImagesOptionsBuilder, PruneImagesOptionsBuilder,
+        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions,
+        StopContainerOptionsBuilder,
     },
 };
 use build_cgroup::BuildCgroup;
+use disk_limits::DiskLimits;
 use futures_util::StreamExt;
 use std::{collections::HashMap, path::PathBuf, pin::pin, time::Duration};
 use tokio::sync::{Notify, mpsc};
@@ -51,6 +55,7 @@ const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "S
 #[derive(Clone, Debug)]
 pub struct Podman {
     socket: PathBuf,
+    build_slice: String,
     rotations: logs::Rotations,
 }
 
@@ -58,7 +63,14 @@ impl Podman {
     /// The engine whose socket has this path. Nothing is opened yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), rotations: logs::Rotations::default() }
+        let build_slice = build_slice::NAME.to_owned();
+        Self { socket: socket.into(), build_slice, rotations: logs::Rotations::default() }
+    }
+
+    /// The same with another name for the control group above its builds, for when it is not the only one of its host.
+    #[must_use]
+    pub fn with_build_slice(self, name: String) -> Self {
+        Self { build_slice: name, ..self }
     }
 
     /// Whether the engine answers.
@@ -88,6 +100,20 @@ impl Podman {
             Err(failure) if failure.is_missing() => Err(EngineError::NoSuchImage(spec.image.clone())),
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    /// The folder with images and containers, and how a limit on what a container writes is held there.
+    async fn storage_and_limits(
+        &self,
+        docker: &Docker,
+    ) -> Result<(PathBuf, Option<DiskLimits>), EngineError> {
+        let info = docker.info().await.map_err(|e| self.failure("describe itself", e))?;
+        let dir = info.docker_root_dir.map(PathBuf::from).ok_or_else(|| EngineError::Refused {
+            operation: "describe itself",
+            message: "it did not say where it keeps images".to_owned(),
+        })?;
+        let limits = DiskLimits::of(info.driver.as_deref().unwrap_or_default(), &dir);
+        Ok((dir, limits))
     }
 
     async fn remove_if_there(&self, docker: &Docker, id: &ContainerId) -> Result<(), EngineError> {
@@ -120,7 +146,11 @@ impl Engine for Podman {
     }
 
     fn end_build(&self, name: &str) {
-        drop(BuildCgroup::left_by(name));
+        drop(BuildCgroup::left_by(&self.build_slice, name));
+    }
+
+    fn build_written_bytes(&self, name: &str) -> u64 {
+        build_slice::written_bytes(&self.build_slice, name)
     }
 
     async fn image(&self, id: &ImageId) -> Result<Option<Image>, EngineError> {
@@ -203,12 +233,17 @@ impl Engine for Podman {
         Ok(listed.into_iter().filter_map(answers::written_bytes).collect())
     }
 
-    async fn storage_dir(&self) -> Result<PathBuf, EngineError> {
-        let info = self.docker()?.info().await.map_err(|e| self.failure("describe itself", e))?;
-        info.docker_root_dir.map(PathBuf::from).ok_or_else(|| EngineError::Refused {
-            operation: "describe itself",
-            message: "it did not say where it keeps images".to_owned(),
-        })
+    async fn storage(&self) -> Result<Storage, EngineError> {
+        let (dir, limits) = self.storage_and_limits(&self.docker()?).await?;
+        Ok(Storage { dir, holds_disk_limits: limits.is_some() })
+    }
+
+    async fn remove_old_layers(&self, age: Duration) -> Result<(), EngineError> {
+        let until = format!("{}s", age.as_secs());
+        let filters = HashMap::from([("dangling", vec!["true"]), ("until", vec![until.as_str()])]);
+        let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
+        let pruned = self.docker()?.prune_images(Some(options)).await;
+        pruned.map(drop).map_err(|e| self.failure("remove old layers", e).into())
     }
 
     async fn events(&self, label: &str, changed: &Notify) -> Result<(), EngineError> {

@@ -42,7 +42,8 @@ impl Host {
     /// Its Podman.
     #[must_use]
     pub fn podman(&self) -> Podman {
-        Podman::new(self.socket())
+        let name = self.dir.path().file_name().unwrap_or_default().to_string_lossy();
+        Podman::new(self.socket()).with_build_slice(format!("wisehosting_builds{name}.slice"))
     }
 
     /// The path of Podman's socket.
@@ -84,6 +85,8 @@ impl Drop for Host {
         // Both fail only if it has ended already.
         let _ = self.service.kill();
         let _ = self.service.wait();
+        // Fails where the folder is no disk of its own.
+        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
     }
 }
 
@@ -92,12 +95,65 @@ impl Drop for Host {
 /// # Panics
 /// Without root, without the programs, and when the test panics.
 pub fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
+    on_host_in(|_| {}, test);
+}
+
+/// The same, on a host whose folder is a disk of its own.
+///
+/// # Panics
+/// Without the programs that make such a file system, too.
+pub fn on_host_with_disk<F: Future<Output = ()>>(disk: Disk, test: impl FnOnce(Host) -> F + Send + 'static) {
+    on_host_in(move |dir| disk.mount(dir), test);
+}
+
+/// A disk in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// Its size.
+    pub bytes: u64,
+    /// `ext4`, `xfs` or `btrfs`.
+    pub file_system: &'static str,
+}
+
+impl Disk {
+    /// Makes a file system and mounts it at a folder, for as long as it is mounted somewhere.
+    ///
+    /// # Panics
+    /// Without root, or without the programs.
+    pub fn mount(self, dir: &Path) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(self.bytes).expect("its size");
+        let quiet = if self.file_system == "ext4" { "-Fq" } else { "-q" };
+        said(Command::new(format!("mkfs.{}", self.file_system)).arg(quiet).arg(file.path()));
+        let device = said(Command::new("losetup").args(["--find", "--show"]).arg(file.path()));
+        let device = device.trim();
+        let mounted = mount(Some(device), dir, Some(self.file_system), MsFlags::empty(), None::<&str>);
+        // Once it is not mounted any more.
+        said(Command::new("losetup").args(["--detach", device]));
+        mounted.expect("mounting a disk");
+    }
+}
+
+/// What a program prints.
+fn said(command: &mut Command) -> String {
+    let ended = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+    assert!(ended.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    String::from_utf8_lossy(&ended.stdout).into_owned()
+}
+
+fn on_host_in<F: Future<Output = ()>>(
+    prepare: impl FnOnce(&Path) + Send + 'static,
+    test: impl FnOnce(Host) -> F + Send + 'static,
+) {
     let host = thread::spawn(move || {
         enter_namespaces();
+        let dir = tempfile::tempdir().expect("a folder");
+        prepare(dir.path());
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             bring_loopback_up().await;
-            test(start()).await;
+            let service = start_service(dir.path());
+            test(Host { dir, service }).await;
         });
     });
     if let Err(cause) = host.join() {
@@ -126,12 +182,6 @@ async fn bring_loopback_up() {
     netlink.link().set(loopback).execute().await.expect("bringing the loopback up");
     netlink.address().add(1, IpAddr::V4(ADDRESS), 32).execute().await.expect("giving the host its address");
     connection.abort();
-}
-
-fn start() -> Host {
-    let dir = tempfile::tempdir().expect("a folder");
-    let service = start_service(dir.path());
-    Host { dir, service }
 }
 
 fn start_service(dir: &Path) -> Child {

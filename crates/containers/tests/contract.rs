@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 use wisehosting_containers::{
-    Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogPosition, Network,
+    Build, BuildBounds, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
+    EngineError, Image, ImageId, LogPosition, Network,
     fake::FakeEngine,
     testing::{ADDRESS, on_host, write_app},
 };
@@ -47,9 +47,12 @@ fn build(dir: &Path) -> Build {
         context: dir.to_owned(),
         dockerfile: "Dockerfile".into(),
         network: NETWORK.to_owned(),
-        memory_bytes: 256 * 1024 * 1024,
-        cpu_millis: 2_000,
-        processes_max: 100,
+        bounds: BuildBounds {
+            memory_bytes: 256 * 1024 * 1024,
+            cpu_millis: 2_000,
+            processes_max: 100,
+            at_a_time: 2,
+        },
         tag: "localhost/contract:1".to_owned(),
         labels: BTreeMap::from([(IMAGE_LABEL.to_owned(), "x".to_owned())]),
     }

@@ -1,10 +1,16 @@
 //! What only the real engine can show: isolation, limits, and what is left when something is cut off.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{net::TcpStream, sync::mpsc, time::sleep};
 use wisehosting_containers::{
-    Build, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId, LogPosition,
-    Network, Podman,
+    Build, BuildBounds, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId,
+    LogPosition, Network, Podman,
     testing::{ADDRESS, on_host, write_app},
 };
 use wisehosting_domain::limits::Limits;
@@ -24,9 +30,12 @@ async fn build(podman: &Podman, context: &Path, log: mpsc::Sender<String>) -> Re
         context: context.to_owned(),
         dockerfile: "Dockerfile".into(),
         network: NETWORK.to_owned(),
-        memory_bytes: 3 * 1024 * MIB,
-        cpu_millis: 2_000,
-        processes_max: 50,
+        bounds: BuildBounds {
+            memory_bytes: 3 * 1024 * MIB,
+            cpu_millis: 2_000,
+            processes_max: 50,
+            at_a_time: 2,
+        },
         tag: "localhost/test:1".to_owned(),
         labels: BTreeMap::new(),
     };
@@ -250,6 +259,7 @@ fn a_build_that_is_dropped_ends_its_step() {
         let context = host.dir().join("context");
         write_app(&context, "RUN echo asleep; /bin/busybox sleep 7654321", SERVER);
         let (log, mut received) = mpsc::channel(1_000);
+        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
         {
             let build = build(&podman, &context, log);
             tokio::pin!(build);
@@ -259,9 +269,11 @@ fn a_build_that_is_dropped_ends_its_step() {
                     line = received.recv() => if line.expect("a line") == "asleep" { break },
                 }
             }
+            runs_soon("7654321").await;
+            assert_eq!(bounds_of_all_builds(&name), (2 * 3 * 1024 * MIB, 2 * 50));
+            assert!(holds_a_process(&name), "the step is somewhere else");
         }
         assert!(!runs("7654321"), "the step still runs");
-        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
         assert!(!is_group(&name), "its control group is left");
     });
 }
@@ -283,7 +295,7 @@ fn what_a_killed_program_left_of_a_build_is_ended() {
         }
         // As when the program is killed: nothing of it is dropped.
         std::mem::forget(build);
-        assert!(runs("7654322"));
+        runs_soon("7654322").await;
         let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
         podman.end_build(&name);
         assert!(!runs("7654322"), "the step still runs");
@@ -311,11 +323,50 @@ fn is_group(name: &str) -> bool {
     groups.any(|group| group.file_name().to_str().is_some_and(|group| group.contains(name)))
 }
 
+/// The group above all builds of a host with this name, in each hierarchy that has one.
+fn groups_of_builds(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_dir("/sys/fs/cgroup").expect("control groups").flatten().map(|mount| mount.path());
+    let groups = mounts.chain(["/sys/fs/cgroup".into()]);
+    let groups = groups.map(|mount| mount.join(format!("wisehosting_builds{name}.slice")));
+    groups.filter(|group| group.is_dir()).collect()
+}
+
+/// Memory and processes of all builds of a host together.
+fn bounds_of_all_builds(name: &str) -> (u64, u64) {
+    let groups = groups_of_builds(name);
+    let bound = |files: [&str; 2]| {
+        let mut files = groups.iter().flat_map(|group| files.map(|file| group.join(file)));
+        let text = files.find_map(|file| fs::read_to_string(file).ok()).expect("a bound");
+        text.trim().parse().expect("a number")
+    };
+    (bound(["memory.limit_in_bytes", "memory.max"]), bound(["pids.max", "pids.max"]))
+}
+
+/// Whether a step of a build of this host runs in its group in each hierarchy that bounds it.
+fn holds_a_process(name: &str) -> bool {
+    let steps =
+        groups_of_builds(name).into_iter().map(|group| group.join(format!("build-{name}/step/cgroup.procs")));
+    steps
+        .map(|file| fs::read_to_string(file).unwrap_or_default())
+        .all(|processes| !processes.trim().is_empty())
+}
+
 /// Whether a program with this argument runs anywhere on the machine.
 fn runs(argument: &str) -> bool {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let mut commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     commands.any(|command| command.split(|byte| *byte == 0).any(|word| word == argument.as_bytes()))
+}
+
+/// A shell says so before it starts the program.
+async fn runs_soon(argument: &str) {
+    for _ in 0..500 {
+        if runs(argument) {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nothing runs with {argument}");
 }
 
 #[test]
@@ -394,6 +445,6 @@ fn what_a_container_has_written_is_counted() {
         assert_eq!(written.keys().collect::<Vec<_>>(), [&id]);
         assert!((3 * MIB..4 * MIB).contains(&written[&id]), "{written:?}");
         assert!(podman.written_bytes("test.other").await.expect("counted").is_empty());
-        assert!(podman.storage_dir().await.expect("a folder").starts_with(host.dir()));
+        assert!(podman.storage().await.expect("a folder").dir.starts_with(host.dir()));
     });
 }

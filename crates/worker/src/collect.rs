@@ -20,6 +20,11 @@ pub(crate) async fn collect_all<E: Engine>(host: &Host<E>) -> Result<(), EngineE
     collect_if(host, |_| true).await
 }
 
+/// Removes the images that are not kept of all apps that no deploy is at work for.
+pub(crate) async fn collect_idle<E: Engine>(host: &Host<E>) -> Result<(), EngineError> {
+    collect_if(host, |origin| !host.is_deploying(origin.app)).await
+}
+
 async fn collect_if<E: Engine>(
     host: &Host<E>,
     concerned: impl Fn(&Origin) -> bool + Send,
@@ -29,14 +34,21 @@ async fn collect_if<E: Engine>(
     let images = images.collect();
     let containers = host.engine.containers(LABEL_APP_ID).await?;
     let used = containers.into_iter().map(|container| container.image).collect();
-    for image in superfluous(images, &used, host.settings.images_kept) {
-        host.engine.remove_image(&image).await?;
+    for (origin, image) in superfluous(images, &used, host.settings.images_kept) {
+        // It may have become of no concern since.
+        if concerned(&origin) {
+            host.engine.remove_image(&image).await?;
+        }
     }
     Ok(())
 }
 
 /// The images that nothing uses and that are not among the newest `kept` of their app.
-fn superfluous(mut images: Vec<(Origin, ImageId)>, used: &HashSet<ImageId>, kept: usize) -> Vec<ImageId> {
+fn superfluous(
+    mut images: Vec<(Origin, ImageId)>,
+    used: &HashSet<ImageId>,
+    kept: usize,
+) -> Vec<(Origin, ImageId)> {
     images.sort_by_key(|(origin, _)| Reverse(origin.built_at_ms));
     let mut newer = HashMap::<AppId, usize>::new();
     images.retain(|(origin, id)| {
@@ -44,7 +56,7 @@ fn superfluous(mut images: Vec<(Origin, ImageId)>, used: &HashSet<ImageId>, kept
         *newer += 1;
         *newer > kept && !used.contains(id)
     });
-    images.into_iter().map(|(_, id)| id).collect()
+    images
 }
 
 #[cfg(test)]
@@ -71,7 +83,7 @@ mod tests {
         let superfluous = |used: &[&str], kept| {
             let used = used.iter().map(|id| ImageId::new(*id)).collect();
             let ids = superfluous(images.clone(), &used, kept);
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+            ids.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(superfluous(&[], 2), ["a2", "a1"]);
         assert_eq!(superfluous(&["a1"], 2), ["a2"], "it runs");

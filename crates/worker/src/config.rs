@@ -78,6 +78,12 @@ pub struct WorkerConfig {
     /// Images of each app that are kept for a return to them, the newest ones.
     #[serde(default = "default_images_kept")]
     pub images_kept: usize,
+    /// Least free space on the disk of images and containers for a build to begin, in bytes. Below half of it, a build ends.
+    #[serde(default = "default_disk_free_min_bytes")]
+    pub disk_free_min_bytes: u64,
+    /// Space of that disk that is kept for collecting when it is full, in bytes.
+    #[serde(default = "default_disk_reserve_bytes")]
+    pub disk_reserve_bytes: u64,
 }
 
 impl Config {
@@ -130,10 +136,17 @@ impl Settings for Config {
         if !(1..=100).contains(&worker.images_kept) {
             return Err(ConfigError::invalid("worker.images_kept", "must be 1 to 100"));
         }
+        if worker.disk_reserve_bytes > DISK_RESERVE_BYTES_MAX {
+            return Err(ConfigError::invalid(
+                "worker.disk_reserve_bytes",
+                "must be 16 GiB (17179869184) or less",
+            ));
+        }
         self.identity().map(drop)
     }
 }
 
+const DISK_RESERVE_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 const BUILD_MEMORY_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 fn absolute(setting: &str, path: &Path) -> Result<(), ConfigError> {
@@ -166,6 +179,14 @@ fn default_build_timeout_s() -> u64 {
 
 fn default_images_kept() -> usize {
     3
+}
+
+fn default_disk_free_min_bytes() -> u64 {
+    1024 * 1024 * 1024
+}
+
+fn default_disk_reserve_bytes() -> u64 {
+    128 * 1024 * 1024
 }
 
 fn default_build_memory_bytes() -> u64 {
@@ -219,6 +240,7 @@ mod tests {
             ("build_cpu_millis = 0", "worker.build_cpu_millis: must be 100 to 64000"),
             ("build_timeout_s = 0", "worker.build_timeout_s: must be 1 to 86400"),
             ("images_kept = 0", "worker.images_kept: must be 1 to 100"),
+            ("disk_reserve_bytes = 99999999999", "worker.disk_reserve_bytes: must be 16 GiB"),
             ("work_dir = \"work\"", "worker.work_dir: must be an absolute path"),
             ("state_dir = \"/var/cache/wisehosting-worker/state\"", "worker.work_dir: must not contain"),
             ("build_memory_bytes = 1", "worker.build_memory_bytes: must be 64 MiB"),

@@ -12,12 +12,13 @@ use crate::{
     health::{Probe, Unhealthy},
     host::{self, Host, Origin},
     preset::{self, Listing},
+    space::{self, Building},
     workspace::Workspace,
 };
 pub(crate) use error::DeployError;
 use std::{
     error::Error,
-    fs,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -74,7 +75,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.limit_bandwidth(&container).await?;
         self.reach(DeploymentState::Checking);
         self.log.say(&format!("Started; waiting for an answer on port {port}"));
-        let (proven, ()) = tokio::join!(self.prove(&container, address, port), write_to_disk());
+        let (proven, ()) = tokio::join!(self.prove(&container, address, port), self.write_to_disk());
         proven?;
         self.log.say("Healthy");
         Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
@@ -93,6 +94,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
+        space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
         let _permit = self.build_permit().await?;
         let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
         let workspace = workspace.map_err(DeployError::Workspace)?;
@@ -175,16 +177,23 @@ impl<'a, E: Engine> Attempt<'a, E> {
             context,
             dockerfile,
             network: network.name,
-            memory_bytes: limits.memory_bytes,
-            cpu_millis: limits.cpu_millis,
-            processes_max: limits.processes_max,
+            bounds: limits.bounds,
             tag: format!("localhost/{}:{}", self.job.app, self.job.job_id),
             labels: origin.labels(),
         };
+        let building = Building::begin(self.host, &build.name).await?;
         let (output, received) = mpsc::channel(OUTPUT_LINES);
-        let built = tokio::time::timeout(limits.timeout, self.host.engine.build(&build, output));
+        let built = async {
+            tokio::select! {
+                built = self.host.engine.build(&build, output) => {
+                    built.map_err(|error| building.full().map_or(error.into(), DeployError::BuildDisk))
+                }
+                full = building.filled() => Err(DeployError::BuildDisk(full)),
+                () = sleep(limits.timeout) => Err(DeployError::BuildTimeout(limits.timeout)),
+            }
+        };
         let (built, ()) = tokio::join!(built, self.log.copy(received));
-        Ok(built.map_err(|_| DeployError::BuildTimeout(limits.timeout))??)
+        built
     }
 
     /// Where the container listens: what its image says, if it says one thing only.
@@ -248,6 +257,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
+    /// Waits until what was made is on the disk. Podman waits for its lists, not for the layers that stand in them: after a
+    /// loss of power in between it could not list a single container any more.
+    async fn write_to_disk(&self) {
+        let Ok(storage) = self.host.engine.storage().await else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            let dir = fs::File::open(storage.dir)?;
+            nix::unistd::syncfs(dir).map_err(io::Error::from)
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(error = &error as &dyn Error, "what a deploy made may not be on the disk");
+        }
+    }
+
     fn unhealthy(&self, last: Unhealthy, port: u16, waited: Duration) -> DeployError {
         DeployError::Unhealthy { last, port, path: self.deploy.health_path.clone(), waited }
     }
@@ -286,13 +308,6 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
         texts
     }
-}
-
-/// Waits until what was made is on the disk. Podman waits for its lists, not for the layers that stand in them: after a loss
-/// of power in between it could not list a single container any more.
-async fn write_to_disk() {
-    // It fails only if it panics, which it does not.
-    let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
 }
 
 /// The path stands in a request as it is.

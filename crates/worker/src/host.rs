@@ -3,17 +3,23 @@
 //! Invariant: containers of the platform are found by their labels alone, so a worker that was restarted knows them
 //! again without a list of its own.
 
-use crate::{build_log::BuildLogs, outbox::Outbox, restart::RestartPolicy, runtime_log::Answers};
+use crate::{
+    build_log::BuildLogs,
+    outbox::Outbox,
+    restart::RestartPolicy,
+    runtime_log::Answers,
+    space::{Space, SpaceSettings},
+};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::Semaphore;
-use wisehosting_containers::{Container, Engine, EngineError, Network, StoredImage};
+use wisehosting_containers::{BuildBounds, Container, Engine, EngineError, Network, StoredImage};
 use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, JobId};
 use wisehosting_node::{clock::Clock, random};
 use wisehosting_protocol::payload::Job;
@@ -62,6 +68,8 @@ pub struct HostSettings {
     pub builds: BuildLimits,
     /// Images of each app that are kept, the newest ones.
     pub images_kept: usize,
+    /// How much of the disk stays free.
+    pub space: SpaceSettings,
     /// What becomes of instances that end.
     pub restart: RestartPolicy,
 }
@@ -69,14 +77,8 @@ pub struct HostSettings {
 /// How much is built at a time, and what one build may use.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildLimits {
-    /// Builds at a time.
-    pub at_a_time: usize,
-    /// Memory of a step, in bytes.
-    pub memory_bytes: u64,
-    /// Processor time of a step, in thousandths of a core.
-    pub cpu_millis: u32,
-    /// Processes and threads of a build.
-    pub processes_max: u32,
+    /// What it may use, and how many there are at a time.
+    pub bounds: BuildBounds,
     /// How long a build may take.
     pub timeout: Duration,
 }
@@ -97,20 +99,55 @@ pub struct Host<E> {
     pub(crate) answers: Answers,
     /// What deployments have printed.
     pub(crate) build_logs: BuildLogs,
+    /// Room on the engine's disk.
+    pub(crate) space: Space,
+    /// Apps that a deploy is at work for.
+    deploying: Mutex<Vec<AppId>>,
+}
+
+/// A deploy is at work for an app, for as long as this value is there.
+pub(crate) struct Deploying<'a> {
+    apps: &'a Mutex<Vec<AppId>>,
+    app: AppId,
+}
+
+impl Drop for Deploying<'_> {
+    fn drop(&mut self) {
+        let mut apps = lock(self.apps);
+        if let Some(at) = apps.iter().position(|app| *app == self.app) {
+            apps.swap_remove(at);
+        }
+    }
+}
+
+fn lock(apps: &Mutex<Vec<AppId>>) -> MutexGuard<'_, Vec<AppId>> {
+    apps.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
-        let builds = Semaphore::new(settings.builds.at_a_time);
+        let builds = Semaphore::new(settings.builds.bounds.at_a_time);
         let build_logs = BuildLogs::new(outbox.clone(), clock.clone());
-        Self { engine, outbox, clock, settings, builds, answers: Answers::default(), build_logs }
+        let (answers, space, deploying) = Default::default();
+        Self { engine, outbox, clock, settings, builds, answers, build_logs, space, deploying }
     }
 
     /// A connection to the control plane has begun or ended: what was on its way is to be sent again.
     pub(crate) fn connected(&self, connected: bool) {
         self.answers.connected(connected);
         self.build_logs.connected(connected);
+    }
+
+    /// A deploy of this app begins: its images stay as they are until the answer is dropped.
+    pub(crate) fn begin_deploy(&self, app: AppId) -> Deploying<'_> {
+        lock(&self.deploying).push(app);
+        Deploying { apps: &self.deploying, app }
+    }
+
+    /// Whether a deploy is at work for this app.
+    pub(crate) fn is_deploying(&self, app: AppId) -> bool {
+        lock(&self.deploying).contains(&app)
     }
 
     /// Addresses that no instance has, from a random one on: what was free a moment ago need not be, so the engine is the

@@ -237,6 +237,7 @@ impl<E: Engine> Inner<E> {
     }
 
     async fn deploy(&self, job: &Job, deploy: &Deploy, cancel: &CancellationToken) -> Outcome {
+        let _deploying = self.host.begin_deploy(job.app_id);
         let attempt = Attempt::new(&self.host, job, deploy);
         let deadline = Duration::from_millis(deploy.deadline_ms);
         let outcome = tokio::select! {

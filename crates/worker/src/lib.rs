@@ -22,6 +22,7 @@ pub mod outbox;
 mod preset;
 pub mod restart;
 mod runtime_log;
+pub mod space;
 pub mod stats;
 mod stop;
 pub mod usage;
@@ -37,6 +38,7 @@ use jobs::Jobs;
 use journal::Journal;
 use outbox::Outbox;
 use restart::RestartPolicy;
+use space::SpaceSettings;
 use stats::Stats;
 use std::{
     error::Error,
@@ -46,7 +48,7 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use violations::Violations;
-use wisehosting_containers::{Engine, Podman};
+use wisehosting_containers::{BuildBounds, Engine, Podman};
 use wisehosting_node::{
     channel::{self, ChannelHandle},
     clock::{Clock, SystemClock},
@@ -110,11 +112,12 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
     let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let mesh = config.mesh.as_ref().map(|mesh| mesh.interface.to_string());
     let stats = Stats::new(host.clone(), instances.running(), mesh);
+    let room = space::keep(host.clone());
     let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
     let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
     // It is set once: this is the only place.
     let _ = channel.set(handle);
-    tokio::join!(agent.listen(events), instances.watch(), stats.tell(stats::TELL_EVERY));
+    tokio::join!(agent.listen(events), instances.watch(), stats.tell(stats::TELL_EVERY), room);
     Ok(())
 }
 
@@ -125,13 +128,20 @@ fn settings(config: &Config) -> HostSettings {
         work_dir: config.worker.work_dir.clone(),
         allow_local_repositories: config.worker.allow_local_repositories,
         builds: BuildLimits {
-            at_a_time: config.worker.builds,
-            memory_bytes: config.worker.build_memory_bytes,
-            cpu_millis: config.worker.build_cpu_millis,
-            processes_max: BUILD_PROCESSES_MAX,
+            bounds: BuildBounds {
+                memory_bytes: config.worker.build_memory_bytes,
+                cpu_millis: config.worker.build_cpu_millis,
+                processes_max: BUILD_PROCESSES_MAX,
+                at_a_time: config.worker.builds,
+            },
             timeout: Duration::from_secs(config.worker.build_timeout_s),
         },
         images_kept: config.worker.images_kept,
+        space: SpaceSettings {
+            free_min_bytes: config.worker.disk_free_min_bytes,
+            reserve_bytes: config.worker.disk_reserve_bytes,
+            dir: config.worker.state_dir.clone(),
+        },
         restart: RestartPolicy::default(),
     }
 }

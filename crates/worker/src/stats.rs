@@ -75,7 +75,7 @@ impl<E: Engine> Stats<E> {
     async fn disk(&mut self) -> usage::Disk {
         if self.storage.is_none() {
             // An engine that is away is asked again the next time.
-            self.storage = self.host.engine.storage_dir().await.ok();
+            self.storage = self.host.engine.storage().await.ok().map(|storage| storage.dir);
         }
         self.storage.as_deref().map(usage::disk).unwrap_or_default()
     }

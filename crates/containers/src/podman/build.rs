@@ -19,6 +19,8 @@ const CPU_SHARES: u64 = 128;
 const KILLED: &str = "exit status 137";
 /// What Podman prints if it was the step's first program.
 const KILLED_LINE: &str = "container exited on killed";
+/// What programs print for ENOSPC.
+const NO_SPACE: &str = "no space left on device";
 
 pub(super) async fn run(
     podman: &Podman,
@@ -36,11 +38,11 @@ pub(super) async fn run(
         .forcerm(true)
         .build();
     // Whatever ends this function early, a step that still runs ends with it.
-    let cgroup = BuildCgroup::new(&build.name, build.processes_max);
+    let cgroup = BuildCgroup::new(&podman.build_slice, build);
     let docker = with_podman_options(podman.docker()?, build, &cgroup);
     let body = bollard::body_try_stream(context::stream(build.context.clone()));
     let mut answers = docker.build_image(options, None, Some(body));
-    let mut lines = Lines { log: Some(log), rest: String::new(), killed: false };
+    let mut lines = Lines::new(log);
     let mut image = None;
     while let Some(answer) = answers.next().await {
         let answer = answer.map_err(|e| explained(failed(podman, e), build, &lines, &cgroup))?;
@@ -66,8 +68,8 @@ fn relative(dockerfile: &Path) -> String {
 
 fn with_podman_options(docker: Docker, build: &Build, cgroup: &BuildCgroup) -> Docker {
     let namespaces = serde_json::json!([{ "Name": "network", "Path": build.network }]).to_string();
-    let memory = build.memory_bytes;
-    let quota = u64::from(build.cpu_millis) * CPU_PERIOD_US / 1_000;
+    let memory = build.bounds.memory_bytes;
+    let quota = u64::from(build.bounds.cpu_millis) * CPU_PERIOD_US / 1_000;
     let query = format!(
         "&nsoptions={}&memory={memory}&memswap={memory}&cpuperiod={CPU_PERIOD_US}&cpuquota={quota}\
          &cpushares={CPU_SHARES}&cgroupparent={}",
@@ -86,10 +88,13 @@ fn with_podman_options(docker: Docker, build: &Build, cgroup: &BuildCgroup) -> D
 fn explained(error: BuildError, build: &Build, lines: &Lines, cgroup: &BuildCgroup) -> BuildError {
     match error {
         BuildError::Step { step, .. } if cgroup.is_full() => {
-            BuildError::TooManyProcesses { step, limit: build.processes_max }
+            BuildError::TooManyProcesses { step, limit: build.bounds.processes_max }
         }
         BuildError::Step { step, cause } if lines.killed || cause.ends_with(KILLED) => {
-            BuildError::OutOfMemory { step, limit_bytes: build.memory_bytes }
+            BuildError::OutOfMemory { step, limit_bytes: build.bounds.memory_bytes }
+        }
+        BuildError::Step { step, cause } if lines.no_space || cause.contains(NO_SPACE) => {
+            BuildError::NoSpace { step }
         }
         error => error,
     }
@@ -121,9 +126,15 @@ fn failed(podman: &Podman, error: bollard::errors::Error) -> BuildError {
     }
 }
 
-/// Podman says `building at STEP "RUN make": while running runtime: exit status 2`.
+/// Podman says `building at STEP "RUN make": while running runtime: exit status 2`, or, of what comes after a step,
+/// `committing container for step {Env:[] Command:run Args:[make] Original:RUN make}: copying layers: no space left on device`.
 fn step_error(message: &str) -> BuildError {
     let message = without_server_paths(message.trim());
+    if let Some((_, commit)) = message.split_once(" Original:")
+        && let Some((step, cause)) = commit.split_once("}: ")
+    {
+        return BuildError::Step { step: step.to_owned(), cause: cause.to_owned() };
+    }
     let Some(rest) = message.strip_prefix("building at STEP \"") else { return BuildError::Failed(message) };
     let named = rest.split_once("\": while running runtime: ").or_else(|| rest.split_once("\": "));
     match named {
@@ -152,9 +163,15 @@ struct Lines {
     rest: String,
     /// Whether the step's first program was ended by SIGKILL.
     killed: bool,
+    /// Whether a line told of a full disk.
+    no_space: bool,
 }
 
 impl Lines {
+    fn new(log: mpsc::Sender<String>) -> Self {
+        Self { log: Some(log), rest: String::new(), killed: false, no_space: false }
+    }
+
     async fn push(&mut self, piece: &str) {
         self.rest.push_str(piece);
         while let Some(end) = self.rest.find('\n') {
@@ -172,6 +189,7 @@ impl Lines {
 
     async fn send(&mut self, line: String) {
         self.killed |= line == KILLED_LINE;
+        self.no_space |= line.to_ascii_lowercase().contains(NO_SPACE);
         if let Some(log) = &self.log
             && log.send(line).await.is_err()
         {
@@ -195,6 +213,10 @@ mod tests {
         assert_eq!(text, "the build failed at COPY nothere /: /nothere: no such file or directory");
         let text = step_error("no contents in \"/var/tmp/libpod_builder241/build/Dockerfile\"").to_string();
         assert_eq!(text, "the build failed: no contents in \"/Dockerfile\"");
+        let message = "committing container for step {Env:[PATH=/bin] Command:run Args:[make] Flags:[] Attrs:map[] \
+                       Message:RUN make Original:RUN make}: copying layers: write /big: no space left on device";
+        let text = step_error(message).to_string();
+        assert_eq!(text, "the build failed at RUN make: copying layers: write /big: no space left on device");
         let text = step_error("parsing main Dockerfile: Unknown instruction: \"FRM\"").to_string();
         assert_eq!(text, "the build failed: parsing main Dockerfile: Unknown instruction: \"FRM\"");
     }
@@ -202,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn output_is_cut_into_lines_wherever_it_comes_apart() {
         let (log, mut received) = mpsc::channel(8);
-        let mut lines = Lines { log: Some(log), rest: String::new(), killed: false };
+        let mut lines = Lines::new(log);
         for piece in ["STEP 1", "/2: FROM scratch\r\nab", "c\n\nrest"] {
             lines.push(piece).await;
         }

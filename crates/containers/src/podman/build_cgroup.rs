@@ -4,6 +4,8 @@
 //! come; and it bounds a step's memory, but not its processes. Invariant: a build never has more processes than it was
 //! given, and when a value of this type is dropped, neither a process nor a group of the build is left.
 
+use super::build_slice;
+use crate::engine::Build;
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
@@ -22,28 +24,30 @@ const ROUNDS_MAX: usize = 200;
 const ROUND: Duration = Duration::from_millis(1);
 
 pub(super) struct BuildCgroup {
+    /// The group above, which all builds share.
+    slice: String,
     name: String,
     /// Where processes are listed and bounded.
     dir: PathBuf,
 }
 
 impl BuildCgroup {
-    pub(super) fn new(build: &str, processes_max: u32) -> Self {
-        let cgroup = Self::left_by(build);
-        let dir = &cgroup.dir;
-        let bounded =
-            fs::create_dir_all(dir).and_then(|()| fs::write(dir.join("pids.max"), processes_max.to_string()));
+    pub(super) fn new(slice: &str, build: &Build) -> Self {
+        let cgroup = Self::left_by(slice, &build.name);
+        let made = build_slice::make_group(slice, &cgroup.name, build.bounds);
+        let bounded = made
+            .and_then(|()| fs::write(cgroup.dir.join("pids.max"), build.bounds.processes_max.to_string()));
         if let Err(error) = bounded {
-            tracing::warn!(cgroup = %dir.display(), %error, "the processes of a build are not bounded");
+            tracing::warn!(cgroup = %cgroup.dir.display(), %error, "the processes of a build are not bounded");
         }
         cgroup
     }
 
     /// The group of a build whose program was killed, if there is one.
-    pub(super) fn left_by(build: &str) -> Self {
-        let name = format!("wisehosting-build-{build}");
-        let dir = pids_hierarchy(Path::new(MOUNT)).join(&name);
-        Self { name, dir }
+    pub(super) fn left_by(slice: &str, build: &str) -> Self {
+        let name = build_slice::group_of(build);
+        let dir = build_slice::counting().join(slice).join(&name);
+        Self { slice: slice.to_owned(), name, dir }
     }
 
     /// Whether the build has had as many processes as it may.
@@ -55,7 +59,7 @@ impl BuildCgroup {
 
     /// The group of a step, below the root of each hierarchy. What bounds its parent bounds it.
     pub(super) fn path(&self) -> String {
-        format!("/{}/step", self.name)
+        format!("/{}/{}/step", self.slice, self.name)
     }
 }
 
@@ -64,25 +68,14 @@ impl Drop for BuildCgroup {
         if let Err(error) = end_all(&self.dir.join("step")) {
             tracing::warn!(cgroup = %self.dir.display(), %error, "a build's processes cannot be ended");
         }
-        for hierarchy in hierarchies(Path::new(MOUNT)) {
-            let dir = hierarchy.join(&self.name);
+        for hierarchy in build_slice::hierarchies(Path::new(MOUNT)) {
+            let dir = hierarchy.join(&self.slice).join(&self.name);
             // A hierarchy in which no step ever was has no such group.
             let _ = fs::remove_dir(dir.join("step"));
             let _ = fs::remove_dir(dir);
         }
+        build_slice::remove(&self.slice);
     }
-}
-
-/// Where processes are counted: a hierarchy of its own in version 1, the only one in version 2.
-fn pids_hierarchy(mount: &Path) -> PathBuf {
-    let version_1 = mount.join("pids");
-    if version_1.is_dir() { version_1 } else { mount.to_owned() }
-}
-
-/// Version 2 is mounted at the root; the hierarchies of version 1 are mounted below it.
-fn hierarchies(mount: &Path) -> Vec<PathBuf> {
-    let below = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
-    below.filter(|path| path.join("cgroup.procs").exists()).chain([mount.to_owned()]).collect()
 }
 
 fn end_all(dir: &Path) -> io::Result<()> {

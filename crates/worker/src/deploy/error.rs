@@ -1,6 +1,6 @@
 //! Why a deploy failed, in a sentence for the app's owner that says what to do.
 
-use crate::{git::GitError, health::Unhealthy, preset::PresetError};
+use crate::{git::GitError, health::Unhealthy, preset::PresetError, space::Full};
 use std::{io, time::Duration};
 use wisehosting_containers::{BuildError, EngineError};
 use wisehosting_network::NetworkError;
@@ -34,6 +34,20 @@ pub(crate) enum DeployError {
     /// The build broke one of its limits.
     #[error("The build was stopped: {0}. Make it use less, or have the worker's operator raise the limit.")]
     BuildLimit(BuildError),
+    /// The worker's disk is too full for it.
+    #[error(
+        "The worker's disk is too full for a build: {} MiB are free, {} MiB have to be. Delete apps that are not needed, \
+         or have the worker's operator make room; then deploy again.",
+        mib(.0.free_bytes), mib(.0.needed_bytes)
+    )]
+    DiskFull(Full),
+    /// It has filled the worker's disk.
+    #[error(
+        "The build was stopped: it filled the worker's disk, of which {} MiB have to stay free. Make it write less, or have \
+         the worker's operator make room.",
+        mib(.0.needed_bytes)
+    )]
+    BuildDisk(Full),
     /// The image was not built.
     #[error("{0}. The build log shows what it printed.")]
     Build(BuildError),
@@ -93,11 +107,17 @@ impl From<BuildError> for DeployError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Dockerfile(_) => Self::NoDockerfile,
-            BuildError::OutOfMemory { .. } | BuildError::TooManyProcesses { .. } => Self::BuildLimit(error),
+            BuildError::OutOfMemory { .. }
+            | BuildError::TooManyProcesses { .. }
+            | BuildError::NoSpace { .. } => Self::BuildLimit(error),
             BuildError::Engine(error) => Self::Engine(error),
             error => Self::Build(error),
         }
     }
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes / (1024 * 1024)
 }
 
 fn describe_end(code: i64, last_lines: &[String]) -> String {

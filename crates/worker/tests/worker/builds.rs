@@ -17,8 +17,8 @@ fn app(dir: &Path, name: &str, lines: &str) -> std::path::PathBuf {
 fn a_build_that_wants_too_much_dies_alone() {
     on_host(|host| async move {
         let mut worker = start_with(host.podman(), host.dir(), |settings| {
-            settings.builds.memory_bytes = 64 * 1024 * 1024;
-            settings.builds.processes_max = 40;
+            settings.builds.bounds.memory_bytes = 64 * 1024 * 1024;
+            settings.builds.bounds.processes_max = 40;
         })
         .await;
         let neighbour = deploy_job(2, &app(host.dir(), "neighbour", ""));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use wisehosting_containers::{
-    Build, ContainerId, ContainerSpec, ContainerState, Engine, LogPosition, fake::FakeEngine,
+    Build, BuildBounds, ContainerId, ContainerSpec, ContainerState, Engine, LogPosition, fake::FakeEngine,
 };
 use wisehosting_domain::{id::InstanceId, limits::Limits, state::ViolationKind};
 use wisehosting_protocol::{message::AgentMessage, payload::AppStatus};
@@ -26,9 +26,7 @@ async fn running(engine: &FakeEngine, dir: &Path, script: &str) -> ContainerId {
         context: dir.to_owned(),
         dockerfile: "Dockerfile".into(),
         network: "x".to_owned(),
-        memory_bytes: 0,
-        cpu_millis: 2_000,
-        processes_max: 0,
+        bounds: BuildBounds { memory_bytes: 0, cpu_millis: 2_000, processes_max: 0, at_a_time: 2 },
         tag: "localhost/x:1".to_owned(),
         labels: BTreeMap::new(),
     };

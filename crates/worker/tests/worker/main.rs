@@ -8,5 +8,6 @@ mod images;
 mod instances;
 mod jobs;
 mod logs;
+mod space;
 mod stats;
 mod support;

@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 use uuid::Uuid;
-use wisehosting_containers::{Engine, fake::FakeEngine, testing::ADDRESS};
+use wisehosting_containers::{BuildBounds, Engine, fake::FakeEngine, testing::ADDRESS};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
@@ -34,12 +34,13 @@ use wisehosting_worker::{
     journal::Journal,
     outbox::Outbox,
     restart::RestartPolicy,
+    space::{self, SpaceSettings},
     stats::Stats,
     violations::Violations,
 };
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const STATS_EVERY: Duration = Duration::from_millis(500);
 
@@ -93,13 +94,16 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
         work_dir: dir.join("work"),
         allow_local_repositories: true,
         builds: BuildLimits {
-            at_a_time: 2,
-            memory_bytes: 512 * 1024 * 1024,
-            cpu_millis: 2_000,
-            processes_max: 1_000,
+            bounds: BuildBounds {
+                memory_bytes: 512 * 1024 * 1024,
+                cpu_millis: 2_000,
+                processes_max: 1_000,
+                at_a_time: 2,
+            },
             timeout: Duration::from_secs(600),
         },
         images_kept: 2,
+        space: SpaceSettings { free_min_bytes: 0, reserve_bytes: 0, dir: dir.join("state") },
         // Programs of other tests that the kernel ends for their memory say nothing of this one's.
         restart: RestartPolicy { trust_kernel_count: false, ..RestartPolicy::default() },
     }
@@ -116,6 +120,7 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
     let violations = Violations::open(&dir.join("state")).expect("the violations");
     let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let stats = Stats::new(host.clone(), instances.running(), Some("lo".to_owned()));
+    let room = space::keep(host.clone());
     let agent = Agent { host, jobs, running: instances.running(), report_all };
     let (events, received) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -124,6 +129,7 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
             () = agent.listen(received) => {}
             () = instances.watch() => {}
             () = stats.tell(STATS_EVERY) => {}
+            () = room => {}
         }
     });
     let worker = Worker { events, said, dir: dir.to_owned(), heard: Vec::new() };
@@ -260,7 +266,7 @@ pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
         port: 8080,
         health_path: "/".to_owned(),
         health_timeout_ms: 20_000,
-        deadline_ms: 60_000,
+        deadline_ms: 120_000,
         environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
     };
     job(app, InstanceId(unique()), Work::Deploy(Box::new(deploy)))

@@ -1,0 +1,119 @@
+//! Room on the disk that holds images and containers.
+//!
+//! Invariants: no build begins where less is free than there must be; a file of a fixed size stands in for the room that
+//! collecting needs, and is given up only while something is collected. What cannot be measured is no reason to refuse anything.
+
+mod building;
+mod reserve;
+
+pub(crate) use building::Building;
+
+use crate::{collect, host::Host};
+use nix::sys::statvfs::statvfs;
+use reserve::Reserve;
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+use wisehosting_containers::{Engine, EngineError};
+
+/// How often to look whether there is enough.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Below this, a transaction of the engine may find no room.
+const SCARCE_BYTES: u64 = 32 * 1024 * 1024;
+/// After the reserve was given up for nothing. Whatever fills the disk might take it.
+const RESERVE_PAUSE: Duration = Duration::from_secs(600);
+/// Layers of builds are kept this long while there is room, since they make the next build of an app faster.
+const LAYERS_KEPT: Duration = Duration::from_secs(14 * 24 * 3_600);
+/// How often older ones are looked for.
+const LAYERS_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How much room there must be.
+#[derive(Clone, Debug)]
+pub struct SpaceSettings {
+    /// Least free space for a build to begin, in bytes. Below half of it, a build that runs is ended.
+    pub free_min_bytes: u64,
+    /// Size of the file that stands in for the room that collecting needs, in bytes.
+    pub reserve_bytes: u64,
+    /// A folder for that file. Where it is on another disk than the engine's, the engine's own is used.
+    pub dir: PathBuf,
+}
+
+/// What is known of the room.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    /// Held by who collects. Before this moment the reserve is not given up again.
+    collecting: tokio::sync::Mutex<Option<Instant>>,
+    builds: building::Builds,
+}
+
+/// There is not enough room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full {
+    /// What is free.
+    pub(crate) free_bytes: u64,
+    /// What has to be.
+    pub(crate) needed_bytes: u64,
+}
+
+/// Keeps room, for ever.
+pub async fn keep<E: Engine>(host: Arc<Host<E>>) {
+    let mut layers_at = Instant::now();
+    loop {
+        // Who refuses something for it is who asks for a build.
+        let _ = make_room(&host).await;
+        if Instant::now() >= layers_at {
+            report(remove_layers(&host, LAYERS_KEPT).await);
+            layers_at = Instant::now() + LAYERS_EVERY;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Removes what nobody needs if there is not enough room; tells if there still is not.
+pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
+    let settings = &host.settings.space;
+    let mut pause = host.space.collecting.lock().await;
+    // An engine that is away is a reason of its own, told by who needs it.
+    let Ok(storage) = host.engine.storage().await else { return Ok(()) };
+    let reserve = Reserve::new(settings, &storage.dir);
+    let before = free_bytes(&storage.dir);
+    if before < settings.free_min_bytes {
+        let given_up = before < SCARCE_BYTES && pause.is_none_or(|until| Instant::now() >= until);
+        if given_up {
+            reserve.give_up();
+        }
+        report(collect::collect_idle(host).await);
+        report(remove_layers(host, host.settings.builds.timeout).await);
+        reserve.make();
+        *pause = (given_up && free_bytes(&storage.dir) <= before).then(|| Instant::now() + RESERVE_PAUSE);
+    }
+    reserve.make();
+    match free_bytes(&storage.dir) {
+        free_bytes if free_bytes < settings.free_min_bytes => {
+            Err(Full { free_bytes, needed_bytes: settings.free_min_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes layers of builds that are older than this, unless a build runs.
+async fn remove_layers<E: Engine>(host: &Host<E>, age: Duration) -> Result<(), EngineError> {
+    let all = u32::try_from(host.settings.builds.bounds.at_a_time).unwrap_or(u32::MAX);
+    let Ok(_none_runs) = host.builds.try_acquire_many(all) else { return Ok(()) };
+    host.engine.remove_old_layers(age).await
+}
+
+fn report(collected: Result<(), EngineError>) {
+    if let Err(error) = collected {
+        tracing::warn!(error = &error as &dyn Error, "images and layers that are not needed are left");
+    }
+}
+
+/// What may still be written to the file system of this folder by root, as whom builds run.
+fn free_bytes(dir: &Path) -> u64 {
+    statvfs(dir).map_or(u64::MAX, |stat| stat.blocks_free().saturating_mul(stat.fragment_size()))
+}

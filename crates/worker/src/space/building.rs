@@ -1,0 +1,111 @@
+//! Builds that run, and which of them has to end when the disk fills up.
+//!
+//! Invariant: they end one at a time, and the next only when the last has had time to give back what it wrote.
+
+use super::{Full, free_bytes};
+use crate::host::Host;
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+use wisehosting_containers::{Engine, EngineError};
+
+/// How often to look. A disk is not filled within a moment.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What a build that was ended takes to give its room back, at most.
+const GIVE_BACK: Duration = Duration::from_secs(15);
+
+/// The builds that run, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Builds(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    names: Vec<String>,
+    /// Until then the last that was ended is giving its room back.
+    spared_until: Option<Instant>,
+}
+
+impl Builds {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether this is the build that has to end now. `written`: what each has written.
+    fn has_to_end(&mut self, name: &str, now: Instant, written: impl Fn(&str) -> u64) -> bool {
+        if self.spared_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        // Of those that have written the same, as where nobody counts it, the last.
+        let most = self.names.iter().max_by_key(|name| written(name));
+        let ends = most.is_some_and(|most| most == name);
+        if ends {
+            self.spared_until = Some(now + GIVE_BACK);
+        }
+        ends
+    }
+}
+
+/// A build that runs, for as long as this value is there.
+pub(crate) struct Building<'a, E> {
+    host: &'a Host<E>,
+    name: String,
+    storage: PathBuf,
+}
+
+impl<'a, E: Engine> Building<'a, E> {
+    pub(crate) async fn begin(host: &'a Host<E>, name: &str) -> Result<Self, EngineError> {
+        let storage = host.engine.storage().await?.dir;
+        host.space.builds.state().names.push(name.to_owned());
+        Ok(Self { host, name: name.to_owned(), storage })
+    }
+
+    /// Whether there is too little room for any build.
+    pub(crate) fn full(&self) -> Option<Full> {
+        let needed_bytes = self.host.settings.space.free_min_bytes / 2;
+        let free_bytes = free_bytes(&self.storage);
+        (free_bytes < needed_bytes).then_some(Full { free_bytes, needed_bytes })
+    }
+
+    /// Waits until this build has to end for want of room.
+    pub(crate) async fn filled(&self) -> Full {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let Some(full) = self.full() else { continue };
+            let written = |name: &str| self.host.engine.build_written_bytes(name);
+            if self.host.space.builds.state().has_to_end(&self.name, Instant::now(), written) {
+                return full;
+            }
+        }
+    }
+}
+
+impl<E> Drop for Building<'_, E> {
+    fn drop(&mut self) {
+        self.host.space.builds.state().names.retain(|name| *name != self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_that_has_written_most_ends_and_the_others_are_given_time() {
+        let names = ["small", "large", "new"].map(str::to_owned).to_vec();
+        let mut state = State { names, spared_until: None };
+        let written = |name: &str| if name == "large" { 9 } else { 1 };
+        let now = Instant::now();
+        assert!(!state.has_to_end("small", now, written));
+        assert!(!state.has_to_end("new", now, written));
+        assert!(state.has_to_end("large", now, written));
+        state.names.retain(|name| name != "large");
+        assert!(!state.has_to_end("new", now + GIVE_BACK / 2, written), "its room is not there yet");
+        assert!(!state.has_to_end("small", now + GIVE_BACK, written));
+        assert!(state.has_to_end("new", now + GIVE_BACK, written), "the newest of those alike");
+    }
+}
