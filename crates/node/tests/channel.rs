@@ -36,7 +36,7 @@ use wisehosting_node::{
     config::{ControlPlaneEndpoint, ControlPlaneUrl},
 };
 use wisehosting_protocol::{
-    HEADER_START, HEADER_VERSION,
+    HEADER_START, HEADER_VERSION, VERSION,
     connection::HubConnection,
     key::SigningKey,
     message::{AgentMessage, HubMessage},
@@ -113,7 +113,7 @@ async fn upgrade(State(hub): State<Hub>, headers: HeaderMap, upgrade: WebSocketU
     if header("authorization") != format!("Bearer {}", hub.token.lock().unwrap()) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    assert_eq!(header(HEADER_VERSION), "1");
+    assert_eq!(header(HEADER_VERSION), VERSION.to_string());
     let send_start = header(HEADER_START).parse().expect("where to start");
     let accept_start = 77;
     let connection = HubConnection::new(SigningKey::derive(API_KEY), send_start, accept_start);

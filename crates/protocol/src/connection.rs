@@ -57,7 +57,7 @@ impl<Out: Message, In: Message> Connection<Out, In> {
 
     /// The text to send for `message`. `id` is random; `now_ms` is milliseconds since the Unix epoch.
     pub fn seal(&mut self, message: &Out, id: [u8; 16], now_ms: u64) -> String {
-        let text = envelope::seal(&self.key, message.kind(), id, self.next, now_ms, &message.payload());
+        let text = envelope::seal(&self.key, message.kind(), id, self.next, now_ms, message);
         self.next += 1;
         text
     }

@@ -7,7 +7,8 @@ use crate::payload::{
     AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, Register,
     Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// What becomes of a message that has to wait until the connection takes it. No queue grows without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub enum Queueing {
     Bulk,
 }
 
-/// A direction's messages: their names on the wire and their payloads.
-pub trait Message: Sized {
+/// A direction's messages: their names on the wire and their payloads, as which they are written.
+pub trait Message: Serialize + Sized {
     /// The names of all its types on the wire.
     const KINDS: &[&str];
 
@@ -32,9 +33,6 @@ pub trait Message: Sized {
 
     /// What becomes of it while it waits.
     fn queueing(&self) -> Queueing;
-
-    /// The payload as JSON.
-    fn payload(&self) -> Box<RawValue>;
 
     /// The message of this name with this payload.
     ///
@@ -63,7 +61,8 @@ pub enum DecodeError {
 macro_rules! messages {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident($payload:ty) = $kind:literal, $queueing:ident;)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(untagged)]
         pub enum $name { $($(#[$vdoc])* $variant($payload),)* }
 
         impl Message for $name {
@@ -75,11 +74,6 @@ macro_rules! messages {
 
             fn queueing(&self) -> Queueing {
                 match self { $(Self::$variant(_) => Queueing::$queueing,)* }
-            }
-
-            fn payload(&self) -> Box<RawValue> {
-                match self { $(Self::$variant(payload) => to_raw_value(payload),)* }
-                    .expect("payloads have text keys and finite numbers only")
             }
 
             fn decode(kind: &str, payload: &RawValue) -> Result<Self, DecodeError> {

@@ -1,6 +1,10 @@
-//! The payloads. Unknown fields are refused in all of them.
+//! The payloads. Unknown fields are refused in all of them. A field that may be null may be left out, too, and both mean
+//! the same.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected},
+};
 use std::{collections::BTreeMap, net::SocketAddr};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
@@ -151,9 +155,20 @@ pub struct JobStatus {
     /// Which job.
     pub job_id: JobId,
     /// Cloning, building, starting or checking.
+    #[serde(deserialize_with = "step")]
     pub state: DeploymentState,
     /// When, by the worker's clock: milliseconds since the Unix epoch.
     pub observed_at_ms: u64,
+}
+
+/// A state that a worker brings a deployment into.
+fn step<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DeploymentState, D::Error> {
+    let state = DeploymentState::deserialize(deserializer)?;
+    if state.is_with_worker() && state != DeploymentState::Queued {
+        Ok(state)
+    } else {
+        Err(Error::invalid_value(Unexpected::Str(state.as_str()), &"a step of a deploy"))
+    }
 }
 
 /// Worker to hub: how a job ended. Sent again after a reconnect until `result_ack`.
@@ -269,18 +284,40 @@ pub struct RuntimeLog {
     /// Which instance.
     pub instance_id: InstanceId,
     /// Where in its log the lines begin: the cursor of the message before; none at the beginning.
+    #[serde(default, deserialize_with = "cursor")]
     pub after: Option<String>,
     /// Where they end, in words of the worker's own, [`CURSOR_BYTES_MAX`] at most. None in a message that only asks how far
     /// the hub has come.
+    #[serde(default, deserialize_with = "cursor")]
     pub cursor: Option<String>,
     /// In order; [`LINES_MAX`] at most.
+    #[serde(deserialize_with = "lines")]
     pub lines: Vec<LogLine>,
 }
 
 /// Longest cursor of a [`RuntimeLog`].
 pub const CURSOR_BYTES_MAX: usize = 64 * 1024;
-/// Most lines of a [`RuntimeLog`].
+/// Most lines of one message.
 pub const LINES_MAX: usize = 4_096;
+
+fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let cursor = Option::<String>::deserialize(deserializer)?;
+    match cursor.as_ref().map(String::len) {
+        Some(bytes) if bytes > CURSOR_BYTES_MAX => {
+            Err(Error::invalid_length(bytes, &"a cursor of 65536 bytes at most"))
+        }
+        _ => Ok(cursor),
+    }
+}
+
+fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LogLine>, D::Error> {
+    let lines = Vec::deserialize(deserializer)?;
+    if lines.len() <= LINES_MAX {
+        Ok(lines)
+    } else {
+        Err(Error::invalid_length(lines.len(), &"4096 lines at most"))
+    }
+}
 
 /// Hub to worker, answer to [`RuntimeLog`]: how much of an instance's log is stored. What the message held is, if this is
 /// its cursor, and is not otherwise.
@@ -290,6 +327,7 @@ pub struct RuntimeLogAck {
     /// Which instance.
     pub instance_id: InstanceId,
     /// The cursor of the last message that was stored; none if there was none.
+    #[serde(default, deserialize_with = "cursor")]
     pub cursor: Option<String>,
 }
 
@@ -301,7 +339,8 @@ pub struct BuildLog {
     pub deployment_id: DeploymentId,
     /// Number of the first line within the deployment's log, from 0; a line seen before is dropped by its number.
     pub first_line: u64,
-    /// In order.
+    /// In order; [`LINES_MAX`] at most.
+    #[serde(deserialize_with = "lines")]
     pub lines: Vec<LogLine>,
 }
 

@@ -1,7 +1,9 @@
-//! The golden vectors as they should be: what is sealed from `vectors/payloads.json`, and what becomes of a row of texts.
+//! The golden vectors as they should be: what is sealed from `vectors/payloads.json`, what its payloads are made of, and
+//! what becomes of a row of texts.
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf};
 
+use crate::shapes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use wisehosting_protocol::{
@@ -14,6 +16,7 @@ use wisehosting_protocol::{
 };
 
 pub(crate) const PAYLOADS: &str = "vectors/payloads.json";
+pub(crate) const SHAPES: &str = "vectors/shapes.json";
 pub(crate) const CORPUS: &str = "fuzz/corpus/decoder";
 pub(crate) const CORPUS_EXTENSION: &str = "json";
 
@@ -78,7 +81,15 @@ pub(crate) fn files(payloads: &str) -> Result<BTreeMap<PathBuf, String>, Box<dyn
     let key = hex::encode(key().as_bytes());
     files.insert("vectors/messages.json".into(), pretty(&Messages { api_key: API_KEY, key, messages })?);
     files.insert("vectors/connections.json".into(), pretty(&scenarios())?);
+    files.insert(SHAPES.into(), pretty(&shapes::shapes(&payloads))?);
+    files.insert("vectors/changes.json".into(), lines(&shapes::changes(&payloads))?);
     Ok(files)
+}
+
+/// A list with a line for each item.
+fn lines(items: &[impl Serialize]) -> serde_json::Result<String> {
+    let items = items.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[\n{}\n]\n", items.join(",\n")))
 }
 
 fn pretty(value: &impl Serialize) -> serde_json::Result<String> {
@@ -92,18 +103,19 @@ fn key() -> SigningKey {
 fn seal_all<M: Message>(
     from: &'static str,
     payloads: &BTreeMap<String, Vec<Box<RawValue>>>,
-) -> Result<Vec<Sealed>, DecodeError> {
+) -> Result<Vec<Sealed>, Box<dyn Error>> {
     let mut sealed = Vec::new();
     for (kind, examples) in payloads {
         for (n, payload) in examples.iter().enumerate() {
-            let payload = M::decode(kind, payload)?.payload();
+            let message = M::decode(kind, payload)?;
+            let payload = serde_json::to_string(&message)?;
             let (id, sequence, ts) = ([n as u8; 16], START + n as u64, NOW_MS + n as u64);
             sealed.push(Sealed {
                 from,
                 kind: kind.clone(),
                 n,
                 signed: format!("{kind}|{}|{sequence}|{ts}|{payload}", hex::encode(id)),
-                envelope: envelope::seal(&key(), kind, id, sequence, ts, &payload),
+                envelope: envelope::seal(&key(), kind, id, sequence, ts, &message),
             });
         }
     }

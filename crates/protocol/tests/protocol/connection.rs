@@ -1,14 +1,17 @@
 //! Two sides of a connection talk to each other; everything recorded elsewhere is refused.
 
 use uuid::Uuid;
-use wisehosting_domain::id::JobId;
+use wisehosting_domain::id::{DeploymentId, InstanceId, JobId};
 use wisehosting_protocol::{
     CLOCK_SKEW_MS_MAX, MESSAGE_BYTES_MAX,
     connection::{AgentConnection, HubConnection, OpenError},
     envelope::EnvelopeError,
     key::SigningKey,
     message::{AgentMessage, DecodeError, HubMessage, JobCancel},
-    payload::{ErrorReport, JobRef, RoutesDrained},
+    payload::{
+        BuildLog, CURSOR_BYTES_MAX, ErrorReport, JobRef, LINES_MAX, LogLine, RoutesDrained, RuntimeLog,
+        Stream,
+    },
     window::SequenceError,
 };
 
@@ -94,10 +97,34 @@ fn another_key_another_time_or_another_size_is_refused() {
 }
 
 #[test]
-fn an_unknown_field_is_refused() {
-    let payload =
-        serde_json::value::RawValue::from_string(r#"{"generation":4,"extra":1}"#.to_owned()).expect("JSON");
-    let text = wisehosting_protocol::envelope::seal(&key(), "routes_drained", ID, 5, NOW_MS, &payload);
-    let refused = HubConnection::new(key(), 0, 5).open(&text, NOW_MS);
-    assert!(matches!(refused, Err(OpenError::Decode(DecodeError::Payload { .. }))), "{refused:?}");
+fn a_log_has_a_limit_in_every_message() {
+    let line = LogLine { at: "2026-09-21T14:26:39Z".to_owned(), stream: Stream::Stdout, text: String::new() };
+    let log = |lines, after, cursor| RuntimeLog {
+        instance_id: InstanceId(Uuid::nil()),
+        after: Some("c".repeat(after)),
+        cursor: Some("c".repeat(cursor)),
+        lines: vec![line.clone(); lines],
+    };
+    let build_log = |lines| BuildLog {
+        deployment_id: DeploymentId(Uuid::nil()),
+        first_line: 0,
+        lines: vec![line.clone(); lines],
+    };
+    for (message, is_taken) in [
+        (AgentMessage::from(log(LINES_MAX, CURSOR_BYTES_MAX, CURSOR_BYTES_MAX)), true),
+        (log(LINES_MAX + 1, 1, 1).into(), false),
+        (log(0, CURSOR_BYTES_MAX + 1, 1).into(), false),
+        (log(0, 1, CURSOR_BYTES_MAX + 1).into(), false),
+        (build_log(LINES_MAX).into(), true),
+        (build_log(LINES_MAX + 1).into(), false),
+    ] {
+        let (mut agent, mut hub) = pair(1);
+        match hub.open(&agent.seal(&message, ID, NOW_MS), NOW_MS) {
+            Ok(opened) => assert!(is_taken && opened == message),
+            Err(error) => assert!(
+                !is_taken && matches!(error, OpenError::Decode(DecodeError::Payload { .. })),
+                "{error:?}"
+            ),
+        }
+    }
 }

@@ -9,12 +9,111 @@ const MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 const CLOCK_SKEW_MS_MAX = 5 * 60 * 1000
 const WINDOW = 256
 
-const KINDS = {
-  agent: [
-    'register', 'heartbeat', 'job_ack', 'job_status', 'job_result', 'app_status', 'violation', 'runtime_log',
-    'build_log', 'app_stats', 'routes_ack', 'routes_drained', 'error',
-  ],
-  hub: ['registered', 'job', 'job_cancel', 'result_ack', 'runtime_log_ack', 'routes', 'error'],
+/** Takes what `takes` does, or null. A field that takes null may be left out. */
+const orNull = (takes) => (value) => value === undefined || value === null || takes(value)
+const text = (value) => typeof value === 'string'
+const number = (value) => Number.isInteger(value) && value >= 0
+const boolean = (value) => typeof value === 'boolean'
+const oneOf = (...texts) => (value) => texts.includes(value)
+const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
+const list = (takes) => (value) => Array.isArray(value) && value.every((item) => takes(item))
+const byName = (takes) => (value) => isObject(value) && Object.values(value).every((item) => takes(item))
+const object = (fields) => (value) =>
+  isObject(value) &&
+  Object.keys(value).every((name) => Object.hasOwn(fields, name)) &&
+  Object.entries(fields).every(([name, takes]) => takes(value[name]))
+/** An object whose field `tag` says which of the `kinds` it is. */
+const kindOf = (tag, kinds) => (value) =>
+  isObject(value) && Object.hasOwn(kinds, value[tag]) && object({ [tag]: text, ...kinds[value[tag]] })(value)
+
+const job = object({ job_id: text })
+const line = object({ at: text, stream: oneOf('stdout', 'stderr', 'system'), text })
+const lines = (value) => list(line)(value) && value.length <= 4096
+const cursor = orNull((value) => text(value) && Buffer.byteLength(value) <= 65536)
+const deploy = {
+  deployment_id: text,
+  source: object({ repository: text, branch: orNull(text), commit: orNull(text) }),
+  image_id: orNull(text),
+  preset: orNull(oneOf('next', 'vite', 'node', 'go', 'python', 'static')),
+  limits: object({ memory_bytes: number, cpu_millis: number, pids: number, bandwidth_bits_per_s: orNull(number) }),
+  read_only: boolean,
+  port: number,
+  health_path: text,
+  health_timeout_ms: number,
+  deadline_ms: number,
+  environment: byName(text),
+}
+const usage = object({
+  cpu_us: number, memory_bytes: number, processes: number, received_bytes: number, sent_bytes: number,
+  disk_bytes: orNull(number),
+})
+
+/** What the payload of each type takes. */
+const PAYLOADS = {
+  agent: {
+    register: object({
+      version: text,
+      capacity: orNull(object({ memory_bytes: number, cpu_millis: number })),
+      running_jobs: list(text),
+    }),
+    heartbeat: object({
+      memory_bytes_used: number, cpu_millis_used: number, instances: number, running_jobs: list(text),
+    }),
+    job_ack: job,
+    job_status: object({
+      job_id: text, state: oneOf('cloning', 'building', 'starting', 'checking'), observed_at_ms: number,
+    }),
+    job_result: object({
+      job_id: text,
+      instance_id: text,
+      outcome: kindOf('outcome', {
+        deployed: { commit: text, image_id: text, address: text },
+        stopped: {},
+        deleted: {},
+        failed: { message: text },
+        cancelled: {},
+      }),
+      observed_at_ms: number,
+    }),
+    app_status: object({
+      instance_id: text, running: boolean, exit_code: orNull(Number.isInteger), stopped: boolean, observed_at_ms: number,
+    }),
+    violation: object({
+      instance_id: text, kind: oneOf('out_of_memory', 'disk_quota', 'crash_loop'), message: text, observed_at_ms: number,
+    }),
+    runtime_log: object({ instance_id: text, after: cursor, cursor, lines }),
+    build_log: object({ deployment_id: text, first_line: number, lines }),
+    app_stats: object({
+      observed_at_ms: number,
+      host: object({
+        disk_bytes: number, disk_bytes_used: number, mesh_received_bytes: number, mesh_sent_bytes: number,
+      }),
+      instances: list(object({ instance_id: text, usage })),
+    }),
+    routes_ack: object({ generation: number, problems: list(object({ instance_id: text, message: text })) }),
+    routes_drained: object({ generation: number }),
+    error: object({ message: text }),
+  },
+  hub: {
+    registered: object({ version: text, heartbeat_interval_ms: number }),
+    job: object({
+      job_id: text,
+      app_id: text,
+      app: text,
+      instance_id: text,
+      work: kindOf('kind', { deploy, stop: { grace_ms: number }, delete: {} }),
+    }),
+    job_cancel: job,
+    result_ack: job,
+    runtime_log_ack: object({ instance_id: text, cursor }),
+    routes: object({
+      table: object({
+        generation: number,
+        routes: byName(object({ app: text, upstreams: list(object({ instance_id: text, address: text })) })),
+      }),
+    }),
+    error: object({ message: text }),
+  },
 }
 
 const hmac = (key, { t, i, s, ts }, payload) =>
@@ -66,12 +165,21 @@ class Receiver {
     return undefined
   }
 
-  /** All types are known here by name, and one by its fields: enough for the vectors. */
   understand(type, value) {
-    if (!KINDS[this.sender].includes(type)) return 'unknown_type'
-    if (type === 'routes_drained' && Object.keys(value).join() !== 'generation') return 'payload'
-    return 'accepted'
+    if (!Object.hasOwn(PAYLOADS[this.sender], type)) return 'unknown_type'
+    return PAYLOADS[this.sender][type](value) ? 'accepted' : 'payload'
   }
+}
+
+/** The payload after one operation of a JSON Patch. */
+function patched(payload, { op, path, value }) {
+  const changed = structuredClone(payload)
+  const names = path.split('/').slice(1)
+  const field = names.pop()
+  const owner = names.reduce((owner, name) => owner[name], changed)
+  if (op === 'remove') delete owner[field]
+  else owner[field] = value
+  return changed
 }
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../../vectors/${name}.json`, import.meta.url), 'utf8'))
@@ -88,11 +196,18 @@ for (const { from, signed, envelope } of vectors.messages) {
   assert.equal(new Receiver(key, from, head.s).open(envelope, head.ts), 'accepted')
   spoken[from].add(head.t)
 }
-for (const side of ['agent', 'hub']) assert.deepEqual([...spoken[side]].sort(), [...KINDS[side]].sort())
+for (const side of ['agent', 'hub']) assert.deepEqual([...spoken[side]].sort(), Object.keys(PAYLOADS[side]).sort())
 
 for (const { name, receiver, accept_start: acceptStart, steps } of read('connections')) {
   const side = new Receiver(key, receiver === 'hub' ? 'agent' : 'hub', acceptStart)
   for (const { text, now_ms: nowMs, outcome } of steps) {
     assert.equal(side.open(text, nowMs), outcome, `${name}: ${text}`)
   }
+}
+
+const examples = read('payloads')
+for (const change of read('changes')) {
+  const receiver = new Receiver(key, change.from, 0)
+  const payload = patched(examples[change.from][change.type][change.example], change)
+  assert.equal(receiver.understand(change.type, payload), change.outcome, JSON.stringify(change))
 }

@@ -8,4 +8,6 @@ mod document;
 mod generator;
 mod independent;
 mod properties;
+#[path = "../../examples/vectors/shapes.rs"]
+mod shapes;
 mod vectors;
