@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Instant};
 use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::Sha256;
 use wisehosting_bench::{report::Report, sample::Samples};
 use wisehosting_protocol::{
@@ -49,10 +49,10 @@ fn main() -> anyhow::Result<()> {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(100);
     let mut report =
         Report::new(&format!("protocol: a message beside its JSON and HMAC alone, {rounds} rounds"));
-    measure::<AgentMessage, Heartbeat>(&mut report, rounds, heartbeat())?;
-    measure::<HubMessage, Job>(&mut report, rounds, job())?;
-    measure::<AgentMessage, RuntimeLog>(&mut report, rounds, log_lines(100))?;
-    measure::<HubMessage, Routes>(&mut report, rounds, routes(100))?;
+    measure::<AgentMessage, Heartbeat>(&mut report, rounds, example("agent", "heartbeat")?)?;
+    measure::<HubMessage, Job>(&mut report, rounds, example("hub", "job")?)?;
+    measure::<AgentMessage, RuntimeLog>(&mut report, rounds, log_lines(100)?)?;
+    measure::<HubMessage, Routes>(&mut report, rounds, routes(100)?)?;
     print!("{report}");
     Ok(())
 }
@@ -138,38 +138,25 @@ fn nanoseconds_each(count: usize, mut work: impl FnMut() -> anyhow::Result<()>) 
     Ok(begin.elapsed().as_nanos() as f64 / count as f64)
 }
 
-fn heartbeat() -> Value {
-    json!({ "memory_bytes_used": 1_073_741_824, "cpu_millis_used": 350, "instances": 3, "running_jobs": [id(1)] })
+/// The first of the golden vectors' examples of a type, which is one with all fields.
+fn example(from: &str, kind: &str) -> anyhow::Result<Value> {
+    let examples: Value = serde_json::from_str(include_str!("../../protocol/vectors/payloads.json"))?;
+    examples[from][kind].get(0).cloned().with_context(|| format!("an example of {kind}"))
 }
 
-fn job() -> Value {
-    let environment: Value =
-        (0..10).map(|n| (format!("SETTING_{n}"), json!("a value of some length"))).collect();
-    json!({
-        "job_id": id(1), "app_id": id(2), "app": "blog", "instance_id": id(3),
-        "work": {
-            "kind": "deploy", "deployment_id": id(4),
-            "source": { "repository": "https://example.org/blog.git", "branch": "main", "commit": "0".repeat(40) },
-            "limits": { "memory_bytes": 268_435_456, "cpu_millis": 500, "pids": 256 },
-            "port": 8080, "health_path": "/", "health_timeout_ms": 60_000, "deadline_ms": 1_800_000,
-            "environment": environment,
-        },
-    })
+fn log_lines(count: usize) -> anyhow::Result<Value> {
+    let mut log = example("agent", "runtime_log")?;
+    let mut line = log["lines"][0].clone();
+    line["text"] = "GET /posts/2026/a-title-of-some-length 200 12 ms \"Mozilla/5.0\"".into();
+    log["lines"] = vec![line; count].into();
+    Ok(log)
 }
 
-fn log_lines(count: usize) -> Value {
-    let text = "GET /posts/2026/a-title-of-some-length 200 12 ms \"Mozilla/5.0\"";
-    let line = json!({ "at": "2026-09-21T14:26:39.123456789Z", "stream": "stdout", "text": text });
-    json!({ "instance_id": id(3), "after": null, "cursor": "2026-09-21T14:26:39.123456789+00:00,0,,", "lines": vec![line; count] })
-}
-
-fn routes(hosts: u64) -> Value {
-    let upstream = |n| json!({ "instance_id": id(n), "address": "10.50.0.11:20001" });
-    let route = |n| json!({ "app": "blog", "upstreams": [upstream(n), upstream(n + hosts)] });
-    let routes: Value = (0..hosts).map(|n| (format!("app-{n:03}.example.org"), route(n))).collect();
-    json!({ "table": { "generation": 7, "routes": routes } })
-}
-
-fn id(n: u64) -> String {
-    uuid::Uuid::from_u64_pair(n, n).to_string()
+fn routes(hosts: usize) -> anyhow::Result<Value> {
+    let mut routes = example("hub", "routes")?;
+    let known = routes["table"]["routes"].as_object().context("routes")?;
+    let route = known.values().next().context("a route")?;
+    routes["table"]["routes"] =
+        (0..hosts).map(|n| (format!("app-{n:03}.example.org"), route.clone())).collect();
+    Ok(routes)
 }

@@ -1,6 +1,7 @@
 //! Runs the workspace's benchmarks: every `[[bench]]` target, one after the other, against release builds.
 //!
-//! They measure on a machine that does other things, too; each prints ratios from one interleaved run.
+//! They measure on a machine that does other things, too; each prints ratios from one interleaved run. One that fails stops
+//! none of the others.
 
 use std::{ffi::OsString, path::Path};
 
@@ -9,18 +10,25 @@ use serde::Deserialize;
 
 use crate::command;
 
-/// Builds the programs with optimisation and runs each benchmark with `arguments`.
+/// Builds the programs with optimisation and runs each benchmark with `arguments`; an error names those that failed.
 pub(crate) fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
     let benches = benches(root)?;
     if benches.is_empty() {
         bail!("the workspace has no benchmark");
     }
     command::run(command::cargo().args(["build", "--release", "--workspace", "--bins"]).current_dir(root))?;
+    let mut failed = Vec::new();
     for (package, bench) in benches {
         println!("\n{bench} ({package})");
         let mut cargo = command::cargo();
         cargo.args(["bench", "--quiet", "--package", &package, "--bench", &bench, "--"]).args(arguments);
-        command::run(cargo.current_dir(root))?;
+        if let Err(error) = command::run(cargo.current_dir(root)) {
+            eprintln!("{error:#}");
+            failed.push(bench);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{} failed", failed.join(", "));
     }
     Ok(())
 }
