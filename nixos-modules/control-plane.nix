@@ -28,6 +28,7 @@ let
   hasPassword = cfg.database.passwordFile != null;
   credentials = {
     "secrets.jwt_secret" = cfg.jwtSecretFile;
+    "secrets.master_key" = cfg.masterKeyFile;
     "secrets.traefik_token" = cfg.traefikTokenFile;
   }
   // lib.optionalAttrs (mesh.managedBy == "program") { "mesh.private_key" = mesh.privateKeyFile; }
@@ -82,6 +83,7 @@ in
     };
 
     jwtSecretFile = wise.secret "jwt.secret" "Signs the tokens that agents connect with.";
+    masterKeyFile = wise.secret "master.key" "Seals the secrets of users in the database; older keys follow on lines of their own.";
     traefikTokenFile = wise.secret "traefik.token" "What a Traefik must send to read its configuration.";
 
     backup = {

@@ -119,6 +119,7 @@ in
           ""
           "mesh.private_key:/var/lib/wisehosting-keys/mesh.key"
           "secrets.jwt_secret:/var/lib/wisehosting-keys/jwt.secret"
+          "secrets.master_key:/var/lib/wisehosting-keys/master.key"
           "secrets.traefik_token:/var/lib/wisehosting-keys/traefik.token"
         ];
       "its database is backed up" =

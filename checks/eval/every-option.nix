@@ -55,6 +55,7 @@ in
           passwordFile = "/run/secrets/database.password";
         };
         jwtSecretFile = "/run/secrets/jwt.secret";
+        masterKeyFile = "/run/secrets/master.key";
         traefikTokenFile = "/run/secrets/traefik.token";
         backup = {
           enable = false;

@@ -13,6 +13,7 @@ const credentials = [
   'gateway.token',
   'mesh.private_key',
   'secrets.jwt_secret',
+  'secrets.master_key',
   'secrets.traefik_token',
 ]
 const notASecret = 'Zm9yLXRoZS1jaGVjay1hbG9uZS1ub3QtYS1zZWNyZXQ='

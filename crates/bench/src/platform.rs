@@ -174,9 +174,10 @@ impl Platform {
 
 impl Addresses {
     fn write_control_plane(&self, folder: &Path, database_url: &str, crowd: u16) -> anyhow::Result<PathBuf> {
-        let (jwt, traefik) = (folder.join("jwt"), folder.join("traefik"));
+        let (jwt, traefik, master) = (folder.join("jwt"), folder.join("traefik"), folder.join("master"));
         fs::write(&jwt, "a secret of the benchmark, which lasts as long as it runs")?;
         fs::write(&traefik, "another")?;
+        fs::write(&master, "Zm9yLXRoZS1iZW5jaG1hcms6LTMyLW5vdC1zZWNyZXQ=")?;
         let Self { public, internal, .. } = self;
         let mut text = format!(
             r#"
@@ -192,6 +193,7 @@ url = "{database_url}"
 [secrets]
 jwt_secret_file = "{}"
 traefik_token_file = "{}"
+master_key_file = "{}"
 [[workers]]
 name = "{WORKER}"
 address = "127.0.0.1"
@@ -203,6 +205,7 @@ api_key_sha256 = "{}"
 "#,
             jwt.display(),
             traefik.display(),
+            master.display(),
             key_hash(WORKER),
             key_hash(EDGE)
         );

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, mpsc};
-use wisehosting_domain::limits::Limits;
+use wisehosting_domain::{limits::Limits, secret::Secret};
 
 macro_rules! engine_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -122,7 +122,7 @@ pub struct ContainerSpec {
     /// To be found again by.
     pub labels: BTreeMap<String, String>,
     /// Added to the image's environment.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Secret>,
     /// The network it stands in.
     pub network: String,
     /// Whether it may write to `/tmp` only, which is kept in its memory.

@@ -297,7 +297,7 @@ fn network_request(network: &Network) -> NetworkCreateRequest {
 fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image.to_string()),
-        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         exposed_ports: Some(vec![container_port(spec)]),
         host_config: Some(host_config(spec)),

@@ -69,7 +69,7 @@ fn spec(image: &ImageId) -> ContainerSpec {
         image: image.clone(),
         limits: Limits::new(64 * MIB, 500, 32).expect("limits"),
         labels: BTreeMap::new(),
-        env: BTreeMap::from([("PORT".to_owned(), "8080".to_owned())]),
+        env: BTreeMap::from([("PORT".to_owned(), "8080".into())]),
         network: NETWORK.to_owned(),
         read_only: false,
         published: SocketAddr::from((ADDRESS, 20_000)),
@@ -216,8 +216,8 @@ fn containers_of_another_network_are_out_of_reach() {
             (&other.name, server.published, "cut off"),
         ] {
             visitor.network = network.to_owned();
-            visitor.env.insert("HOST".to_owned(), target.ip().to_string());
-            visitor.env.insert("AT".to_owned(), target.port().to_string());
+            visitor.env.insert("HOST".to_owned(), target.ip().to_string().into());
+            visitor.env.insert("AT".to_owned(), target.port().to_string().into());
             let said = output_of(&podman, &visitor).await;
             assert!(said.lines().any(|line| line == expected), "from {network} to {target}: {said}");
         }

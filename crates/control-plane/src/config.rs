@@ -18,6 +18,8 @@ use wisehosting_node::{
     secret,
 };
 
+use crate::sealing::KeyRing;
+
 /// Everything that can be set.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +133,8 @@ pub struct SecretsConfig {
     pub jwt_secret_file: Option<PathBuf>,
     /// What a Traefik proxy must send to read its configuration.
     pub traefik_token_file: Option<PathBuf>,
+    /// What users' secrets are sealed with in the database: a key each line, the one that seals first.
+    pub master_key_file: Option<PathBuf>,
 }
 
 /// `[apps]`.
@@ -259,6 +263,8 @@ pub struct Secrets {
     pub jwt: SecretString,
     /// What a Traefik proxy must send.
     pub traefik_token: SecretString,
+    /// Seal users' secrets in the database.
+    pub keys: KeyRing,
     /// Of the database user, if it needs one.
     pub database_password: Option<SecretString>,
 }
@@ -273,6 +279,7 @@ impl Secrets {
         Ok(Self {
             jwt: secret::read("secrets.jwt_secret", files.jwt_secret_file.as_deref())?,
             traefik_token: secret::read("secrets.traefik_token", files.traefik_token_file.as_deref())?,
+            keys: KeyRing::read(files.master_key_file.as_deref())?,
             database_password: Self::read_database_password(config)?,
         })
     }

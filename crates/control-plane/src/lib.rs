@@ -22,6 +22,7 @@ pub mod rollout;
 pub mod router;
 pub mod routes;
 pub mod scheduler;
+pub mod sealing;
 pub mod state;
 pub mod stats;
 pub mod tasks;

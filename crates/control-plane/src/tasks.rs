@@ -24,6 +24,7 @@ use crate::{
     rollout::Rollout,
     routes::Publisher,
     scheduler::{Scheduler, leases::Leases},
+    sealing,
     state::AppState,
 };
 
@@ -116,7 +117,7 @@ fn reconcile<R: Reconciler>(
     }
 }
 
-/// Brings the schema up to date and stores what the configuration declares; then the database is ready.
+/// Brings the schema up to date, seals what is not sealed with the present key, and stores what the configuration declares; then the database is ready.
 async fn prepare_database(state: AppState) {
     let mut failing = false;
     while let Err(error) = try_prepare_database(&state).await {
@@ -135,6 +136,7 @@ async fn prepare_database(state: AppState) {
 
 async fn try_prepare_database(state: &AppState) -> Result<(), StoreError> {
     pool::migrate(&state.pool).await?;
+    sealing::reseal(&state.pool, &state.secrets.keys).await?;
     nodes::declare(state).await
 }
 

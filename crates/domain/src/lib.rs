@@ -10,6 +10,7 @@ pub mod placement;
 pub mod preset;
 pub mod rollout;
 pub mod routes;
+pub mod secret;
 pub mod settings;
 pub mod source;
 pub mod state;

@@ -1,6 +1,6 @@
 //! An app's settings: what a deployment copies when it is asked for, and keeps unchanged.
 
-use crate::{limits::Limits, preset::Preset, source::Source};
+use crate::{limits::Limits, preset::Preset, secret::Sealed, source::Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,6 @@ pub struct Settings {
     pub health_timeout_ms: u64,
     /// Whether the container may write to `/tmp` only, which is kept in its memory.
     pub read_only: bool,
-    /// Environment of the container.
-    pub environment: BTreeMap<String, String>,
+    /// Environment of the container; each value is sealed for its app and its name.
+    pub environment: BTreeMap<String, Sealed>,
 }

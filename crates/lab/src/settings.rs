@@ -102,6 +102,7 @@ impl Settings {
         let secrets = self.control_plane.secrets();
         let jwt = SecretFile::create(&secrets, "jwt.key")?;
         let traefik = SecretFile::create(&secrets, "traefik.token")?;
+        let master = SecretFile::create_key(&secrets, "master.key")?;
         let PublicPorts { control_plane, http, https } = self.ports;
         self.control_plane.write(&json!({
             "mesh": self.mesh(&self.control_plane),
@@ -111,7 +112,11 @@ impl Settings {
             },
             "internal": { "listen": format!("{}:{INTERNAL_PORT}", CONTROL_PLANE.mesh_address()) },
             "database": { "url": database_url },
-            "secrets": { "jwt_secret_file": jwt.path, "traefik_token_file": traefik.path },
+            "secrets": {
+                "jwt_secret_file": jwt.path,
+                "traefik_token_file": traefik.path,
+                "master_key_file": master.path,
+            },
             "apps": {
                 "domain": "localhost",
                 "public_http_port": http,

@@ -12,6 +12,7 @@ use wisehosting_domain::{
     name::Label,
     preset::Preset,
     routes::RouteTable,
+    secret::Secret,
     source::{Commit, Source},
     state::{DeploymentState, JobKind, ViolationKind},
     usage::Usage,
@@ -129,7 +130,7 @@ pub struct Deploy {
     /// Whether the container may write to `/tmp` only, which is kept in its memory.
     pub read_only: bool,
     /// Environment of the container.
-    pub environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, Secret>,
 }
 
 /// How to stop an instance.

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod rollout;
 pub mod routes;
 pub mod runtime_log;
+pub mod sealed;
 pub mod users;
 pub mod violations;
 pub mod workers;

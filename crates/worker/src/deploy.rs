@@ -225,7 +225,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             labels.insert(host::LABEL_BANDWIDTH.to_owned(), bits_per_s.to_string());
         }
         let mut env = self.deploy.environment.clone();
-        env.insert("PORT".to_owned(), port.to_string());
+        env.insert("PORT".to_owned(), port.to_string().into());
         ContainerSpec {
             name: format!("{}-{}", self.job.app, self.job.instance_id),
             image: image.id.clone(),

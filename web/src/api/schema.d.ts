@@ -425,10 +425,13 @@ export interface components {
              * @example main
              */
             branch?: string | null;
-            /** @description Environment of the container. */
-            environment: {
-                [key: string]: string;
-            };
+            /**
+             * @description Names of the container's environment variables. Their values are never shown.
+             * @example [
+             *       "DATABASE_URL"
+             *     ]
+             */
+            environment: string[];
             /**
              * @description Path of the health probe.
              * @example /
@@ -534,7 +537,7 @@ export interface components {
              * @example main
              */
             branch?: string | null;
-            /** @description Environment of the container. */
+            /** @description Environment of the container. A value is never shown again. */
             environment?: {
                 [key: string]: string;
             };
@@ -960,10 +963,10 @@ export interface components {
         UpdateApp: {
             /** @description Branch or tag; `null` for the repository's default branch. */
             branch?: string | null;
-            /** @description The whole environment of the container. */
+            /** @description Variables of the container's environment to set, or, with `null`, to remove. The others stay. */
             environment?: {
-                [key: string]: string;
-            } | null;
+                [key: string]: string | null;
+            };
             /** @description Path of the health probe. */
             health_path?: string | null;
             /**

@@ -142,7 +142,7 @@ function Settings({ app }: { app: App }) {
           {limits.bandwidth_bits_per_s && `, ${bitRate(limits.bandwidth_bits_per_s)} each way`}
         </dd>
         <dt>Environment</dt>
-        <dd>{Object.keys(environment).join(', ') || 'empty'}</dd>
+        <dd>{environment.join(', ') || 'empty'}</dd>
       </dl>
     </details>
   );

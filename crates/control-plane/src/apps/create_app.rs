@@ -10,6 +10,7 @@ use wisehosting_domain::{
     limits::Limits,
     name::{Hostname, Label},
     preset::Preset,
+    secret::Secret,
     settings::Settings,
     source::{GitRef, Repository, Source},
 };
@@ -21,6 +22,7 @@ use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
     extract::JsonBody,
+    sealing::KeyRing,
     state::AppState,
 };
 
@@ -56,9 +58,10 @@ pub struct CreateApp {
     /// Whether the container may write to `/tmp` only.
     #[serde(default)]
     read_only: bool,
-    /// Environment of the container.
+    /// Environment of the container. A value is never shown again.
     #[serde(default)]
-    environment: BTreeMap<String, String>,
+    #[schema(value_type = BTreeMap<String, String>)]
+    environment: BTreeMap<String, Secret>,
 }
 
 fn default_port() -> u16 {
@@ -94,7 +97,10 @@ impl From<Error> for Problem {
 }
 
 impl CreateApp {
-    fn into_settings(self) -> Result<Settings, Problem> {
+    fn into_settings(self, app: AppId, keys: &KeyRing) -> Result<Settings, Problem> {
+        let mut environment = BTreeMap::new();
+        let variables = self.environment.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        settings::change_environment(&mut environment, variables, app, keys)?;
         Ok(Settings {
             source: Source { repository: self.repository, branch: self.branch, commit: None },
             preset: self.preset,
@@ -103,7 +109,7 @@ impl CreateApp {
             port: self.port,
             health_path: self.health_path,
             health_timeout_ms: self.health_timeout_ms,
-            environment: self.environment,
+            environment,
         })
     }
 }
@@ -127,16 +133,10 @@ pub async fn create_app(
     let config = &state.config.apps;
     let name = body.name.clone();
     Hostname::of_app(&name, &config.domain).map_err(|_| Error::NameTooLong)?;
-    let settings = body.into_settings()?;
+    let id = AppId(random::uuid());
+    let settings = body.into_settings(id, &state.secrets.keys)?;
     settings::check(&settings, config.allow_local_repositories)?;
-    let app = apps::App {
-        id: AppId(random::uuid()),
-        name,
-        settings,
-        routed: None,
-        stopped: false,
-        created_at: state.clock.now(),
-    };
+    let app = apps::App { id, name, settings, routed: None, stopped: false, created_at: state.clock.now() };
     match apps::create(&mut db, user.id, &app).await {
         Err(StoreError::Conflict { .. }) => return Err(Error::NameTaken(app.name).into()),
         created => created?,

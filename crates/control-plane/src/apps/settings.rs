@@ -5,12 +5,17 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use wisehosting_domain::{
+    id::AppId,
     limits::{Limits, LimitsError},
+    secret::{Sealed, Secret},
     settings::Settings,
     source::Repository,
 };
 
-use crate::error::Problem;
+use crate::{
+    error::Problem,
+    sealing::{KeyRing, Place},
+};
 
 const HEALTH_PATH_LEN_MAX: usize = 1_024;
 const HEALTH_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=600_000;
@@ -42,8 +47,9 @@ pub struct AppSettings {
     pub read_only: bool,
     /// What each instance may use.
     pub limits: LimitsBody,
-    /// Environment of the container.
-    pub environment: BTreeMap<String, String>,
+    /// Names of the container's environment variables. Their values are never shown.
+    #[schema(example = json!(["DATABASE_URL"]))]
+    pub environment: Vec<String>,
 }
 
 /// What an instance may use.
@@ -105,7 +111,7 @@ impl From<Settings> for AppSettings {
                 pids: settings.limits.pids(),
                 bandwidth_bits_per_s: settings.limits.bandwidth_bits_per_s(),
             },
-            environment: settings.environment,
+            environment: settings.environment.into_keys().collect(),
         }
     }
 }
@@ -150,7 +156,7 @@ pub(super) fn check(settings: &Settings, allow_local_repositories: bool) -> Resu
     if !HEALTH_TIMEOUT_MS.contains(&settings.health_timeout_ms) {
         return Err(refused("health_timeout_ms", "use 1000 to 600000 milliseconds"));
     }
-    check_environment(&settings.environment)
+    Ok(())
 }
 
 fn check_repository(repository: &Repository, allow_local: bool) -> Result<(), Problem> {
@@ -161,21 +167,40 @@ fn check_repository(repository: &Repository, allow_local: bool) -> Result<(), Pr
     Err(refused("repository", message).hint("The operator can set `apps.allow_local_repositories`."))
 }
 
-fn check_environment(environment: &BTreeMap<String, String>) -> Result<(), Problem> {
+/// Sets the variables that have a value, sealed for this app, and removes those that have none.
+pub(super) fn change_environment(
+    environment: &mut BTreeMap<String, Sealed>,
+    changes: BTreeMap<String, Option<Secret>>,
+    app: AppId,
+    keys: &KeyRing,
+) -> Result<(), Problem> {
+    for (name, value) in changes {
+        check_variable(&name, value.as_ref())?;
+        match value {
+            Some(value) => {
+                let sealed = keys.seal(app, Place::Variable(&name), &value);
+                environment.insert(name, sealed)
+            }
+            None => environment.remove(&name),
+        };
+    }
     if environment.len() > VARIABLES_MAX {
         return Err(refused("environment", format!("use {VARIABLES_MAX} variables at most")));
     }
-    for (name, value) in environment {
-        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            let message =
-                format!("{name:?} is not a variable's name: use letters, digits and _, not a digit first");
-            return Err(refused("environment", message));
-        }
-        if value.len() > VARIABLE_VALUE_LEN_MAX || value.contains('\0') {
-            let message = format!("{name}: use {VARIABLE_VALUE_LEN_MAX} bytes at most, without NUL");
-            return Err(refused("environment", message));
-        }
+    Ok(())
+}
+
+fn check_variable(name: &str, value: Option<&Secret>) -> Result<(), Problem> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        let message =
+            format!("{name:?} is not a variable's name: use letters, digits and _, not a digit first");
+        return Err(refused("environment", message));
+    }
+    let value = value.map_or("", Secret::expose);
+    if value.len() > VARIABLE_VALUE_LEN_MAX || value.contains('\0') {
+        let message = format!("{name}: use {VARIABLE_VALUE_LEN_MAX} bytes at most, without NUL");
+        return Err(refused("environment", message));
     }
     Ok(())
 }

@@ -6,8 +6,10 @@ use axum::{Json, extract::State};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use wisehosting_domain::{
+    id::AppId,
     name::Label,
     preset::Preset,
+    secret::Secret,
     settings::Settings,
     source::{GitRef, Repository},
 };
@@ -21,6 +23,7 @@ use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
     extract::{JsonBody, PathOf},
+    sealing::KeyRing,
     state::AppState,
 };
 
@@ -51,12 +54,14 @@ pub struct UpdateApp {
     preset: Option<Option<Preset>>,
     /// Whether the container may write to `/tmp` only.
     read_only: Option<bool>,
-    /// The whole environment of the container.
-    environment: Option<BTreeMap<String, String>>,
+    /// Variables of the container's environment to set, or, with `null`, to remove. The others stay.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
+    environment: BTreeMap<String, Option<Secret>>,
 }
 
 impl UpdateApp {
-    fn apply(self, settings: &mut Settings) -> Result<(), Problem> {
+    fn apply(self, app: AppId, settings: &mut Settings, keys: &KeyRing) -> Result<(), Problem> {
         let source = &mut settings.source;
         source.repository = self.repository.unwrap_or_else(|| source.repository.clone());
         source.branch = self.branch.unwrap_or_else(|| source.branch.clone());
@@ -68,10 +73,7 @@ impl UpdateApp {
         if let Some(health_path) = self.health_path {
             settings.health_path = health_path;
         }
-        if let Some(environment) = self.environment {
-            settings.environment = environment;
-        }
-        Ok(())
+        settings::change_environment(&mut settings.environment, self.environment, app, keys)
     }
 }
 
@@ -95,7 +97,7 @@ pub async fn update_app(
 ) -> Result<Json<App>, Problem> {
     let config = &state.config.apps;
     let mut app = apps::lock(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
-    body.apply(&mut app.settings)?;
+    body.apply(app.id, &mut app.settings, &state.secrets.keys)?;
     settings::check(&app.settings, config.allow_local_repositories)?;
     apps::update(&mut db, user.id, &name, &app.settings).await?;
     let current = deployments::current(&mut db, user.id).await?;

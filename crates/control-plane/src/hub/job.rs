@@ -9,25 +9,30 @@ use wisehosting_domain::{
 use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
 use wisehosting_store::jobs::{Content, Job};
 
+use crate::sealing::{self, KeyRing, Unreadable};
+
 /// Time between SIGTERM and SIGKILL.
 const STOP_GRACE_MS: u64 = 10_000;
 
 /// The message for a job that has its instance; none for one that has not.
-#[must_use]
-pub fn message(job: &Job, now: OffsetDateTime) -> Option<payload::Job> {
+///
+/// # Errors
+/// A secret that its app needs cannot be opened.
+pub fn message(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Option<payload::Job>, Unreadable> {
+    let Some(instance_id) = job.instance_id else { return Ok(None) };
     let work = match job.kind {
-        JobKind::Deploy => Work::Deploy(Box::new(deploy(job, now))),
+        JobKind::Deploy => Work::Deploy(Box::new(deploy(job, keys, now)?)),
         JobKind::Stop => Work::Stop(Stop { grace_ms: STOP_GRACE_MS }),
         JobKind::Delete => Work::Delete,
     };
     let (app_id, app) = job.app.clone();
-    Some(payload::Job { job_id: job.id, app_id, app, instance_id: job.instance_id?, work })
+    Ok(Some(payload::Job { job_id: job.id, app_id, app, instance_id, work }))
 }
 
-fn deploy(job: &Job, now: OffsetDateTime) -> Deploy {
+fn deploy(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Deploy, Unreadable> {
     let Content { settings, image } = job.content.clone();
     let left = job.run.deadline_at.map_or(time::Duration::ZERO, |deadline| deadline - now);
-    Deploy {
+    Ok(Deploy {
         deployment_id: job.deployment_id,
         source: settings.source,
         image_id: image.map(|image| image.id),
@@ -38,8 +43,8 @@ fn deploy(job: &Job, now: OffsetDateTime) -> Deploy {
         health_path: settings.health_path,
         health_timeout_ms: settings.health_timeout_ms,
         deadline_ms: left.whole_milliseconds().try_into().unwrap_or(0),
-        environment: settings.environment,
-    }
+        environment: sealing::open_environment(keys, &job.app, &settings.environment)?,
+    })
 }
 
 /// A stop of an instance that the database knows nothing of: its app was removed while its worker was not there. The job

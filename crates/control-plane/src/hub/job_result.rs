@@ -67,6 +67,23 @@ pub(super) async fn store(
     Ok(ack)
 }
 
+/// Ends a deploy job that failed, and with it its instance and its deployment.
+///
+/// # Errors
+/// The database is away.
+pub async fn fail(
+    conn: &mut PgConnection,
+    job: &Job,
+    message: &str,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    jobs::finish(conn, job.id, JobState::Failed, Some(message), now).await?;
+    if let Some(instance_id) = job.instance_id {
+        instances::set_state(conn, instance_id, InstanceState::Failed).await?;
+    }
+    deployment_state::fail(conn, job.deployment_id, message, now).await.map(|_| ())
+}
+
 /// Stops an instance that runs although its job was given up.
 pub(super) async fn stop_orphan(
     conn: &mut PgConnection,
@@ -132,10 +149,7 @@ impl Ended<'_> {
     }
 
     async fn failed(&self, conn: &mut PgConnection, message: &str) -> Result<(), StoreError> {
-        let message = shortened(message);
-        jobs::finish(conn, self.job.id, JobState::Failed, Some(&message), self.now).await?;
-        instances::set_state(conn, self.instance_id, InstanceState::Failed).await?;
-        deployment_state::fail(conn, self.job.deployment_id, &message, self.now).await.map(|_| ())
+        fail(conn, self.job, &shortened(message), self.now).await
     }
 
     async fn cancelled(&self, conn: &mut PgConnection) -> Result<(), StoreError> {

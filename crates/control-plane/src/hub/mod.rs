@@ -13,6 +13,7 @@ mod worker;
 
 pub use endpoint::{edge_channel, worker_channel};
 pub use job::message as job_message;
+pub use job_result::fail as job_failed;
 
 use std::{
     collections::HashMap,

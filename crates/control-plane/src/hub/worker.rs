@@ -26,7 +26,7 @@ use wisehosting_store::{
 };
 
 use super::{Membership, job, job_result, session::Unhandled};
-use crate::{logs, scheduler::leases, state::AppState};
+use crate::{logs, scheduler::leases, sealing::Unreadable, state::AppState};
 
 /// The messages of one worker's connection.
 pub(super) struct WorkerAgent<'a> {
@@ -85,7 +85,7 @@ impl<'a> WorkerAgent<'a> {
         workers::heartbeat(&mut connection, self.name(), &register.running_jobs, now, lease).await?;
         drop(connection);
         for job in &running {
-            self.resume(job, listed.contains(&job.id), now).await;
+            self.resume(job, listed.contains(&job.id), now).await?;
         }
         let known: HashSet<JobId> = running.iter().map(|job| job.id).collect();
         for job_id in listed.difference(&known) {
@@ -95,14 +95,29 @@ impl<'a> WorkerAgent<'a> {
         Ok(())
     }
 
-    async fn resume(&self, job: &Job, listed: bool, now: OffsetDateTime) {
+    async fn resume(&self, job: &Job, listed: bool, now: OffsetDateTime) -> Result<(), StoreError> {
         let unknown_to_worker = !listed && !job.run.acked;
-        if let Some(message) = job::message(job, now).filter(|_| unknown_to_worker) {
-            self.membership.send(message).await;
+        if unknown_to_worker {
+            match job::message(job, &self.state.secrets.keys, now) {
+                Ok(Some(message)) => self.membership.send(message).await,
+                Ok(None) => {}
+                Err(unreadable) => self.give_up(job, &unreadable, now).await?,
+            }
         }
         if job.run.cancel_requested {
             self.membership.send(JobCancel(JobRef { job_id: job.id })).await;
         }
+        Ok(())
+    }
+
+    /// The worker does not have the job and never will.
+    async fn give_up(&self, job: &Job, why: &Unreadable, now: OffsetDateTime) -> Result<(), StoreError> {
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let locked = jobs::lock(&mut transaction, self.name(), job.id).await?;
+        if let Some(job) = locked.filter(|job| job.state == JobState::Running) {
+            job_result::fail(&mut transaction, &job, &why.to_string(), now).await?;
+        }
+        pool::commit(transaction).await
     }
 
     /// What the configuration says it has, or else what it says itself.

@@ -5,7 +5,7 @@
 
 pub mod leases;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, error::Error, time::Duration};
 
 use time::OffsetDateTime;
 use wisehosting_domain::{
@@ -15,7 +15,10 @@ use wisehosting_domain::{
     state::JobKind,
 };
 use wisehosting_node::random;
-use wisehosting_protocol::{message::JobCancel, payload::JobRef};
+use wisehosting_protocol::{
+    message::JobCancel,
+    payload::{self, JobRef},
+};
 use wisehosting_store::{
     PgConnection, StoreError,
     instances::{self, NewInstance},
@@ -23,7 +26,10 @@ use wisehosting_store::{
     pool, workers,
 };
 
-use crate::{hub::job_message, state::AppState};
+use crate::{
+    hub::{job_failed, job_message},
+    state::AppState,
+};
 
 /// A job that nobody told of is seen after this long.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -76,8 +82,17 @@ impl Scheduler {
         match self.choose(&mut transaction, &connected, &job, now).await? {
             Ok(worker) => {
                 assign(&mut transaction, &mut job, worker, now).await?;
-                pool::commit(transaction).await?;
-                self.send(&job, now);
+                match job_message(&job, &self.state.secrets.keys, now) {
+                    Ok(message) => {
+                        pool::commit(transaction).await?;
+                        self.send(&job, message);
+                    }
+                    Err(unreadable) => {
+                        job_failed(&mut transaction, &job, &unreadable.to_string(), now).await?;
+                        pool::commit(transaction).await?;
+                        tracing::warn!(job.id = %job.id, app.name = %job.app.1, error = &unreadable as &dyn Error, "a job cannot be given to its worker");
+                    }
+                }
             }
             Err(reason) => {
                 stuck.push(job.id);
@@ -113,8 +128,8 @@ impl Scheduler {
         Ok(chosen.map_err(|reason| reason.to_string()))
     }
 
-    fn send(&self, job: &Job, now: OffsetDateTime) {
-        let (Some(worker), Some(message)) = (&job.worker, job_message(job, now)) else { return };
+    fn send(&self, job: &Job, message: Option<payload::Job>) {
+        let (Some(worker), Some(message)) = (&job.worker, message) else { return };
         tracing::info!(job.id = %job.id, job.kind = %job.kind, app.name = %job.app.1, worker.name = %worker, "job assigned");
         if self.state.hub.send(worker, message).is_err() {
             tracing::warn!(job.id = %job.id, worker.name = %worker, "the worker has just gone; it gets the job when it is back");

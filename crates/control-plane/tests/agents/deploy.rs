@@ -62,7 +62,7 @@ async fn a_deploy_goes_from_the_queue_to_the_edge(pool: PgPool) {
     let job = worker.deploy_job().await;
     let Work::Deploy(deploy) = &job.work else { unreachable!() };
     assert_eq!((job.app.as_str(), deploy.deployment_id, deploy.port), ("hello", id, 8080));
-    assert_eq!(deploy.environment["KEY"], "value");
+    assert_eq!(deploy.environment["KEY"].expose(), "value");
     assert!((890_000..=900_000).contains(&deploy.deadline_ms), "{}", deploy.deadline_ms);
     worker.ack(&job).await;
     for state in [Cloning, Building, Cloning, Starting, Checking] {

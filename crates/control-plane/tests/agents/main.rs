@@ -13,6 +13,7 @@ mod jobs;
 mod logs;
 mod outage;
 mod platform;
+mod sealing;
 mod stats;
 mod traefik;
 mod violations;

@@ -18,11 +18,12 @@ use uuid::Uuid;
 use wisehosting_control_plane::{
     config::{Config, Secrets},
     router,
+    sealing::{KeyRing, Place},
     state::AppState,
     tasks,
 };
 use wisehosting_domain::{
-    id::{DeploymentId, JobId, UserId},
+    id::{AppId, DeploymentId, JobId, UserId},
     limits::Limits,
     name::Label,
     settings::Settings,
@@ -45,6 +46,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Of one control plane to its database.
 const CONNECTIONS_MAX: u32 = 5;
 pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));
+pub(crate) const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
 
 /// The machine's clock, which a test may put forward.
@@ -125,6 +127,7 @@ impl Platform {
         let secrets = Secrets {
             jwt: "jwt-secret".into(),
             traefik_token: TRAEFIK_TOKEN.into(),
+            keys: KeyRing::parse(MASTER_KEY).unwrap(),
             database_password: None,
         };
         let mut state =
@@ -157,6 +160,8 @@ impl Platform {
     pub(crate) async fn create_app(&self, name: &str) {
         let source =
             Source { repository: "https://example.org/a".parse().unwrap(), branch: None, commit: None };
+        let id = AppId(random::uuid());
+        let value = self.state.secrets.keys.seal(id, Place::Variable("KEY"), &"value".into());
         let settings = Settings {
             source,
             limits: Limits::default(),
@@ -165,10 +170,10 @@ impl Platform {
             health_timeout_ms: 60_000,
             preset: None,
             read_only: false,
-            environment: [("KEY".to_owned(), "value".to_owned())].into(),
+            environment: [("KEY".to_owned(), value)].into(),
         };
         let app = App {
-            id: wisehosting_domain::id::AppId(random::uuid()),
+            id,
             name: label(name),
             settings,
             routed: None,

@@ -11,6 +11,7 @@ use wisehosting_control_plane::{
     auth::token,
     config::{Config, Secrets},
     events, router,
+    sealing::KeyRing,
     state::AppState,
 };
 use wisehosting_domain::{
@@ -51,7 +52,12 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(pool: PgPool) -> Self {
         let config: Config = config::parse(Path::new("test.toml"), CONFIG, []).unwrap();
-        let secrets = Secrets { jwt: "jwt".into(), traefik_token: "traefik".into(), database_password: None };
+        let secrets = Secrets {
+            jwt: "jwt".into(),
+            traefik_token: "traefik".into(),
+            keys: KeyRing::parse("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap(),
+            database_password: None,
+        };
         let state = AppState::new(config, secrets, Arc::new(SystemClock), pool, CancellationToken::new());
         state.signals.database_ready.send_replace(true);
         let router = router::public(state.clone());

@@ -23,6 +23,8 @@ async fn an_error_names_the_setting(pool: PgPool) {
         ("http://127.0.0.1", "127.0.0.1", "public.base_url"),
         ("/jwt", "/missing", "secrets.jwt_secret_file"),
         ("traefik_token_file", "traefik_token", "secrets.traefik_token"),
+        ("master_key_file", "# none", "openssl rand -base64 32"),
+        ("/master", "/traefik", "secrets.master_key_file: line 1 is not 32 bytes"),
         ("postgres://", "postgres://me:hunter2@", "database.url"),
         ("[apps]\n", "[apps]\ncolour = 1\n", "apps.colour"),
     ] {

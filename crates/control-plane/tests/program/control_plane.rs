@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep};
 
 /// Longest wait for something that is to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// As `openssl rand -base64 32` prints one.
+const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wisehosting-control-plane");
 
 /// The folder with the configuration, its secrets, and a way to Postgres that can be taken away.
@@ -40,8 +42,8 @@ impl Site {
         let host = options.get_socket().expect("DATABASE_URL names a unix socket");
         let site =
             Self { socket: folder.path().join(&socket_name), server_socket: host.join(&socket_name), folder };
-        for secret in ["jwt", "traefik"] {
-            fs::write(site.folder.path().join(secret), "a secret\n").unwrap();
+        for (name, secret) in [("jwt", "a secret\n"), ("traefik", "a secret\n"), ("master", MASTER_KEY)] {
+            fs::write(site.folder.path().join(name), secret).unwrap();
         }
         let (user, database) = (options.get_username(), options.get_database().unwrap());
         let path = site.folder.path().display();
@@ -50,6 +52,7 @@ impl Site {
              [internal]\nlisten = \"127.0.0.1:0\"\n\
              [database]\nurl = \"postgres://{user}@localhost/{database}?host={path}\"\n\
              [secrets]\njwt_secret_file = \"{path}/jwt\"\ntraefik_token_file = \"{path}/traefik\"\n\
+             master_key_file = \"{path}/master\"\n\
              [apps]\nallow_local_repositories = true\n"
         );
         fs::write(site.config(), config).unwrap();

@@ -267,7 +267,7 @@ pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
         health_path: "/".to_owned(),
         health_timeout_ms: 20_000,
         deadline_ms: 120_000,
-        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        environment: [("GREETING".to_owned(), "hello".into())].into(),
     };
     job(app, InstanceId(unique()), Work::Deploy(Box::new(deploy)))
 }

@@ -1,6 +1,7 @@
 //! `/v1/apps`, `/v1/apps/{name}`
 
 mod deployments;
+mod environment;
 mod logs;
 mod stats;
 
@@ -156,5 +157,5 @@ async fn an_app_is_stopped_and_started_by_what_is_deployed(pool: PgPool) {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(snapshot["environment"], json!({ "NEW": "1" }), "the settings are those of now");
+    assert!(snapshot["environment"]["NEW"].is_object(), "the settings are those of now: {snapshot}");
 }
