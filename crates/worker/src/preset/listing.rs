@@ -13,8 +13,15 @@ use std::{
 /// Folders besides the root whose entries count.
 const FOLDERS: [&str; 2] = ["cmd", "public"];
 /// Files whose text counts.
-const TEXTS: [&str; 6] =
-    ["package.json", "requirements.txt", "pyproject.toml", "Procfile", ".nvmrc", ".python-version"];
+const TEXTS: [&str; 7] = [
+    "package.json",
+    "requirements.txt",
+    "pyproject.toml",
+    "manage.py",
+    "Procfile",
+    ".nvmrc",
+    ".python-version",
+];
 const TEXT_BYTES_MAX: u64 = 256 * 1024;
 
 /// Paths relative to the root, with the texts of those files whose text counts.

@@ -108,6 +108,24 @@ fn what_is_started_is_the_program_itself() {
 }
 
 #[test]
+fn a_django_project_is_not_served_by_its_development_server() {
+    let manage = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.site.settings')\n";
+    for (requirements, installed) in
+        [("django", "-r requirements.txt gunicorn\n"), ("gunicorn", "-r requirements.txt\n")]
+    {
+        let text = dockerfile(&[("requirements.txt", requirements), ("manage.py", manage)]);
+        assert!(text.contains(installed), "{text}");
+        let start = r#"CMD ["sh","-c","exec gunicorn shop.site.wsgi --bind 0.0.0.0:$PORT"]"#;
+        assert_eq!(text.lines().last(), Some(start));
+    }
+    for manage in ["", "setdefault('DJANGO_SETTINGS_MODULE', 'a; b.settings')"] {
+        let error =
+            of(&[("requirements.txt", "django"), ("manage.py", manage)]).expect_err("nothing to start");
+        assert!(error.to_string().contains("manage.py that names its settings"), "{error}");
+    }
+}
+
+#[test]
 fn every_preset_serves_without_root_and_build_tools() {
     let build = r#""scripts":{"build":"x","start":"y"},"dependencies":{"next":"1","vite":"1"}"#;
     let text = package(build).1;
