@@ -42,7 +42,7 @@ async fn every_example_is_built_and_answers_through_the_proxy() {
     for image in &PLAIN[1..] {
         engine.tag(PLAIN[0], *image).await;
     }
-    let settings = ["USER nginx", r#"ENTRYPOINT ["/usr/local/bin/nginx-start"]"#];
+    let settings = ["USER nginx", r#"ENTRYPOINT ["sh","/usr/local/bin/nginx-start"]"#];
     engine.import(&archive, NGINX.rsplit_once(':').unwrap(), &settings).await;
 
     for (example, path, expected) in EXAMPLES {
