@@ -47,13 +47,20 @@ pub struct Signals {
 /// Starts all tasks. They end when the state's `shutdown` is cancelled.
 #[must_use]
 pub fn start(state: &AppState) -> JoinSet<()> {
+    let mut tasks = start_without_leases(state);
+    tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), Leases::new(state.clone()))));
+    tasks
+}
+
+/// As [`start`], but what is overdue ends only when the caller has [`Leases`] look, at moments of the caller's choice.
+#[must_use]
+pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let signals = &state.signals;
     tasks.spawn(until_shutdown(state, prepare_database(state.clone())));
     tasks.spawn(events::listen(state.clone()));
     tasks.spawn(until_shutdown(state, listen_for_jobs(state.clone())));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.jobs, Scheduler::new(state.clone()))));
-    tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), Leases::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), Pruner(state.clone()))));

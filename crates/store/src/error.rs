@@ -7,7 +7,7 @@ use std::error::Error;
 /// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres does not answer now; the same operation may succeed later.
+    /// Postgres does not do it now; the same operation may succeed later.
     #[error("{operation}: the database is not available")]
     Unavailable {
         /// What was being done.
@@ -85,12 +85,16 @@ where
     move |source| StoreError::Inconsistent { operation, source: source.into() }
 }
 
-/// No connection, or a server that is starting or stopping (SQLSTATE classes 08 and 57P).
+/// What passes, by the beginning of its SQLSTATE: no connection; a server that starts or stops, is out of connections, memory
+/// or disk space, or, after a failover, is not the one that may be written to; and transactions that got in each other's way.
+const PASSING: [&str; 6] = ["08", "57P", "53", "25006", "40001", "40P01"];
+
+/// No connection, or an error that passes.
 fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+            error.code().is_some_and(|code| PASSING.iter().any(|passing| code.starts_with(passing)))
         }
         _ => false,
     }

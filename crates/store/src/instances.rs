@@ -107,8 +107,8 @@ pub struct Before {
     pub stopped: bool,
 }
 
-/// Stores what `worker` saw of one of its instances, unless it has said something newer; if that was news, returns what
-/// was known before.
+/// Stores what `worker` said of one of its instances, and returns what was known before; none if it has no such instance. A
+/// worker speaks in order, so what comes last is true, whatever its clock says.
 ///
 /// # Errors
 /// The database is away.
@@ -121,7 +121,7 @@ pub async fn observe(
     let operation = "note what an instance does";
     let row = sqlx::query!(
         "WITH before AS (SELECT id, state, stopped FROM instances
-                         WHERE id = $1 AND worker = $2 AND (observed_at IS NULL OR observed_at < $6) FOR UPDATE)
+                         WHERE id = $1 AND worker = $2 FOR UPDATE)
          UPDATE instances SET running = $3, exit_code = $4, stopped = $5, observed_at = $6
          FROM before WHERE instances.id = before.id
          RETURNING before.state, before.stopped",

@@ -354,6 +354,22 @@ pub async fn acked(
     .map(|_| ())
 }
 
+/// A running job's deadline is this one, unless it has an earlier one.
+///
+/// # Errors
+/// The database is away.
+pub async fn must_end(
+    conn: &mut PgConnection,
+    id: JobId,
+    deadline_at: OffsetDateTime,
+) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE jobs SET deadline_at = least(deadline_at, $2) WHERE id = $1", id.0, deadline_at)
+        .execute(conn)
+        .await
+        .map_err(doing("set the deadline of a job"))
+        .map(|_| ())
+}
+
 /// Locks one job of `worker`; none if the worker was never given it.
 ///
 /// # Errors
@@ -452,7 +468,8 @@ pub async fn retry(
     .map(|_| ())
 }
 
-/// Gives every running job a fresh lease: after a pause of ours, no worker is to blame for its silence.
+/// Gives every running job a fresh lease, and at least as much time to end: after a pause of ours, no worker is to blame for
+/// its silence, and its result may be on the way.
 ///
 /// # Errors
 /// The database is away.
@@ -460,7 +477,10 @@ pub async fn renew_leases(
     conn: &mut PgConnection,
     lease_expires_at: OffsetDateTime,
 ) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE jobs SET lease_expires_at = $1 WHERE state = 'running'", lease_expires_at)
+    sqlx::query!(
+        "UPDATE jobs SET lease_expires_at = $1, deadline_at = greatest(deadline_at, $1) WHERE state = 'running'",
+        lease_expires_at
+    )
         .execute(conn)
         .await
         .map_err(doing("renew the leases"))

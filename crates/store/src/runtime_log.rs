@@ -20,8 +20,10 @@ use wisehosting_domain::{
 
 /// Most lines of a chunk: what a line's number is made of, beside the chunk's.
 const CHUNK_LINES_MAX: usize = 4_096;
-/// Chunks that are read at a time.
+/// Chunks that are read at a time: no more than these,
 const PAGE_CHUNKS: i64 = 32;
+/// and none after this much.
+const PAGE_BYTES: i64 = 1024 * 1024;
 
 /// Where a line was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,21 +252,27 @@ pub async fn tail(
     loop {
         let page = sqlx::query_as!(
             Row,
-            "SELECT c.id, c.app_id, c.instance_id, c.newest_ns, c.lines
-             FROM runtime_log_chunks c JOIN apps a ON a.id = c.app_id
-             WHERE a.owner_id = $1 AND c.app_id = ANY($2) AND c.newest_ns >= $3 AND (c.newest_ns, c.id) < ($4, $5)
-             ORDER BY c.newest_ns DESC, c.id DESC LIMIT $6",
+            "SELECT id AS \"id!\", app_id AS \"app_id!\", instance_id AS \"instance_id!\",
+                    newest_ns AS \"newest_ns!\", lines AS \"lines!\"
+             FROM (SELECT page.*, sum(bytes) OVER (ORDER BY newest_ns DESC, id DESC) - bytes AS bytes_before
+                   FROM (SELECT c.* FROM runtime_log_chunks c JOIN apps a ON a.id = c.app_id
+                         WHERE a.owner_id = $1 AND c.app_id = ANY($2)
+                           AND c.newest_ns >= $3 AND (c.newest_ns, c.id) < ($4, $5)
+                         ORDER BY c.newest_ns DESC, c.id DESC LIMIT $6) page) page
+             WHERE bytes_before < $7 ORDER BY newest_ns DESC, id DESC",
             owner.0,
             &apps,
             since,
             newest_ns,
             id,
-            PAGE_CHUNKS
+            PAGE_CHUNKS,
+            PAGE_BYTES.into()
         )
         .fetch_all(&mut *conn)
         .await
         .map_err(doing("read a log"))?;
-        let is_last = (page.len() as i64) < PAGE_CHUNKS;
+        let bytes: usize = page.iter().map(|row| row.lines.len()).sum();
+        let is_last = (page.len() as i64) < PAGE_CHUNKS && (bytes as i64) < PAGE_BYTES;
         for row in &page {
             lines.extend(row.lines()?.filter(|line| nanoseconds(line.at) >= since));
             (newest_ns, id) = (row.newest_ns, row.id);
@@ -306,13 +314,17 @@ pub async fn after(
     let chunk = i64::try_from(last / CHUNK_LINES_MAX as u64).unwrap_or(i64::MAX);
     let page = sqlx::query_as!(
         Row,
-        "SELECT c.id, c.app_id, c.instance_id, c.newest_ns, c.lines
-         FROM runtime_log_chunks c JOIN apps a ON a.id = c.app_id
-         WHERE a.owner_id = $1 AND c.app_id = $2 AND c.id >= $3 ORDER BY c.id LIMIT $4",
+        "SELECT id AS \"id!\", app_id AS \"app_id!\", instance_id AS \"instance_id!\",
+                newest_ns AS \"newest_ns!\", lines AS \"lines!\"
+         FROM (SELECT page.*, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before
+               FROM (SELECT c.* FROM runtime_log_chunks c JOIN apps a ON a.id = c.app_id
+                     WHERE a.owner_id = $1 AND c.app_id = $2 AND c.id >= $3 ORDER BY c.id LIMIT $4) page) page
+         WHERE bytes_before < $5 ORDER BY id",
         owner.0,
         app.0,
         chunk,
-        PAGE_CHUNKS
+        PAGE_CHUNKS,
+        PAGE_BYTES.into()
     )
     .fetch_all(conn)
     .await

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{SemaphorePermit, mpsc},
+    sync::{Notify, SemaphorePermit, mpsc},
     time::sleep,
 };
 use wisehosting_containers::{
@@ -53,12 +53,14 @@ pub(crate) struct Attempt<'a, E> {
     job: &'a Job,
     deploy: &'a Deploy,
     log: BuildLog,
+    /// Told when it begins to build, or to start what is built.
+    begun: Notify,
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
     pub(crate) fn new(host: &'a Host<E>, job: &'a Job, deploy: &'a Deploy) -> Self {
         let log = host.build_logs.start(job.job_id, deploy.deployment_id);
-        Self { host, job, deploy, log }
+        Self { host, job, deploy, log, begun: Notify::new() }
     }
 
     /// Does the job. May be dropped at any point; then [`Self::undo`] is due.
@@ -151,7 +153,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.log.finish().await;
     }
 
+    /// Waits until the attempt has taken too long. Fetching has a limit of its own, and the wait for other builds is not its
+    /// fault.
+    pub(crate) async fn overdue(&self) -> DeployError {
+        self.begun.notified().await;
+        let deadline = Duration::from_millis(self.deploy.deadline_ms);
+        sleep(deadline).await;
+        DeployError::Deadline(deadline)
+    }
+
     fn reach(&self, state: DeploymentState) {
+        if state != DeploymentState::Cloning {
+            self.begun.notify_one();
+        }
         let observed_at_ms = self.host.clock.now_ms();
         self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
     }

@@ -7,7 +7,7 @@
 
 use crate::{
     collect::{collect, collect_all},
-    deploy::{Attempt, DeployError},
+    deploy::Attempt,
     host::Host,
     journal::{Journal, JournalError, Taken},
     stop::{delete, stop},
@@ -16,7 +16,6 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -239,15 +238,11 @@ impl<E: Engine> Inner<E> {
     async fn deploy(&self, job: &Job, deploy: &Deploy, cancel: &CancellationToken) -> Outcome {
         let _deploying = self.host.begin_deploy(job.app_id);
         let attempt = Attempt::new(&self.host, job, deploy);
-        let deadline = Duration::from_millis(deploy.deadline_ms);
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => Outcome::Cancelled,
-            ended = tokio::time::timeout(deadline, attempt.run()) => match ended {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(error)) => failed(job, &error),
-                Err(_) => failed(job, &DeployError::Deadline(deadline)),
-            },
+            ended = attempt.run() => ended.unwrap_or_else(|error| failed(job, &error)),
+            error = attempt.overdue() => failed(job, &error),
         };
         let last_words = match &outcome {
             Outcome::Deployed { .. } => None,

@@ -1,6 +1,5 @@
 //! A job of the store as the message that gives it to its worker.
 
-use time::OffsetDateTime;
 use wisehosting_domain::{
     id::{AppId, InstanceId, JobId},
     name::Label,
@@ -9,7 +8,10 @@ use wisehosting_domain::{
 use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
 use wisehosting_store::jobs::{Content, Job};
 
-use crate::sealing::{self, KeyRing, Unreadable};
+use crate::{
+    scheduler::leases,
+    sealing::{self, KeyRing, Unreadable},
+};
 
 /// Time between SIGTERM and SIGKILL.
 const STOP_GRACE_MS: u64 = 10_000;
@@ -18,10 +20,10 @@ const STOP_GRACE_MS: u64 = 10_000;
 ///
 /// # Errors
 /// A secret that its app needs cannot be opened.
-pub fn message(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Option<payload::Job>, Unreadable> {
+pub fn message(job: &Job, keys: &KeyRing) -> Result<Option<payload::Job>, Unreadable> {
     let Some(instance_id) = job.instance_id else { return Ok(None) };
     let work = match job.kind {
-        JobKind::Deploy => Work::Deploy(Box::new(deploy(job, keys, now)?)),
+        JobKind::Deploy => Work::Deploy(Box::new(deploy(job, keys)?)),
         JobKind::Stop => Work::Stop(Stop { grace_ms: STOP_GRACE_MS }),
         JobKind::Delete => Work::Delete,
     };
@@ -29,9 +31,8 @@ pub fn message(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Option<
     Ok(Some(payload::Job { job_id: job.id, app_id, app, instance_id, work }))
 }
 
-fn deploy(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Deploy, Unreadable> {
+fn deploy(job: &Job, keys: &KeyRing) -> Result<Deploy, Unreadable> {
     let Content { settings, image } = job.content.clone();
-    let left = job.run.deadline_at.map_or(time::Duration::ZERO, |deadline| deadline - now);
     Ok(Deploy {
         deployment_id: job.deployment_id,
         source: settings.source,
@@ -42,7 +43,7 @@ fn deploy(job: &Job, keys: &KeyRing, now: OffsetDateTime) -> Result<Deploy, Unre
         port: settings.port,
         health_path: settings.health_path,
         health_timeout_ms: settings.health_timeout_ms,
-        deadline_ms: left.whole_milliseconds().try_into().unwrap_or(0),
+        deadline_ms: leases::DEPLOY_MAX.whole_milliseconds().try_into().unwrap_or(0),
         environment: sealing::open_environment(keys, &job.app, &settings.environment)?,
     })
 }

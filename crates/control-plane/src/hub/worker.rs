@@ -6,9 +6,9 @@ use std::collections::HashSet;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
-    id::{InstanceId, JobId},
+    id::JobId,
     name::Label,
-    state::{InstanceState, JobState},
+    state::{DeploymentState, InstanceState, JobState},
 };
 use wisehosting_protocol::{
     message::{AgentMessage, JobCancel},
@@ -21,7 +21,9 @@ use wisehosting_store::{
     StoreError, build_log, deployment_state,
     instances::{self, Observation},
     jobs::{self, Job},
-    pool, violations,
+    pool,
+    runtime_log::{self, NewLine},
+    violations,
     workers::{self, Share},
 };
 
@@ -81,8 +83,10 @@ impl<'a> WorkerAgent<'a> {
         workers::connected(&mut connection, self.name(), &register.version, capacity, now).await?;
         let listed: HashSet<JobId> = register.running_jobs.iter().copied().collect();
         let running = jobs::running_on(&mut connection, self.name()).await?;
-        let lease = now + leases::LEASE;
-        workers::heartbeat(&mut connection, self.name(), &register.running_jobs, now, lease).await?;
+        // What is sent again has its time from now, too.
+        let unacked = running.iter().filter(|job| !job.run.acked).map(|job| job.id);
+        let held: Vec<JobId> = listed.iter().copied().chain(unacked).collect();
+        workers::heartbeat(&mut connection, self.name(), &held, now, now + leases::LEASE).await?;
         drop(connection);
         for job in &running {
             self.resume(job, listed.contains(&job.id), now).await?;
@@ -98,7 +102,7 @@ impl<'a> WorkerAgent<'a> {
     async fn resume(&self, job: &Job, listed: bool, now: OffsetDateTime) -> Result<(), StoreError> {
         let unknown_to_worker = !listed && !job.run.acked;
         if unknown_to_worker {
-            match job::message(job, &self.state.secrets.keys, now) {
+            match job::message(job, &self.state.secrets.keys) {
                 Ok(Some(message)) => self.membership.send(message).await,
                 Ok(None) => {}
                 Err(unreadable) => self.give_up(job, &unreadable, now).await?,
@@ -156,59 +160,61 @@ impl<'a> WorkerAgent<'a> {
         let job = jobs::lock(&mut transaction, self.name(), status.job_id).await?;
         if let Some(job) = job.filter(|job| job.state == JobState::Running) {
             let now = self.state.clock.now();
+            if status.state != DeploymentState::Cloning {
+                jobs::must_end(&mut transaction, job.id, now + leases::DEPLOY_MAX).await?;
+            }
             deployment_state::advance(&mut transaction, job.deployment_id, status.state, now).await?;
         }
         pool::commit(transaction).await
     }
 
     async fn app_status(&mut self, status: &AppStatus) -> Result<(), StoreError> {
-        let now = self.state.clock.now();
+        let (now, instance_id) = (self.state.clock.now(), status.instance_id);
         let seen = Observation {
             running: status.running,
             exit_code: status.exit_code,
             stopped: status.stopped,
             observed_at: time_of(status.observed_at_ms),
         };
+        let Some(turn) = logs::Turn::take(self.state, self.name(), instance_id).await? else {
+            if status.running {
+                tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance of a removed app runs: stopping it");
+                self.membership.send(job::stop_unknown(instance_id)).await;
+            }
+            return Ok(());
+        };
         let mut transaction = pool::begin(&self.state.pool).await?;
-        let before = instances::observe(&mut transaction, self.name(), status.instance_id, seen).await?;
+        let before = instances::observe(&mut transaction, self.name(), instance_id, seen).await?;
         // Left behind by a deploy that failed: its worker starts it again and again until it is told to stop it.
         if status.running && before.is_some_and(|before| before.state == InstanceState::Failed) {
-            job_result::stop_orphan(&mut transaction, status.instance_id, now).await?;
+            job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
-        let app = instances::app_of(&mut transaction, self.name(), status.instance_id).await?;
-        pool::commit(transaction).await?;
-        if status.running && app.is_none() {
-            tracing::warn!(worker.name = %self.name(), instance.id = %status.instance_id, "an instance of a removed app runs: stopping it");
-            self.membership.send(job::stop_unknown(status.instance_id)).await;
-        }
+        let mut lines = Vec::new();
         if status.stopped && before.is_some_and(|before| !before.stopped) {
             let code = status.exit_code.map_or(String::new(), |code| format!(" with exit status {code}"));
             let text = format!("The program has ended{code} and does not run");
-            self.say(status.instance_id, seen.observed_at, text).await?;
+            lines.push(NewLine { at: seen.observed_at, stream: runtime_log::Stream::System, text });
         }
-        Ok(())
+        turn.store(transaction, instance_id, lines).await
     }
 
     async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {
         let Violation { instance_id, kind, message, observed_at_ms } = violation;
-        let observed_at = time_of(*observed_at_ms);
-        let stored =
-            violations::Violation { kind: *kind, message: job_result::shortened(message), observed_at };
-        let mut connection = pool::acquire(&self.state.pool).await?;
-        let news = violations::store(&mut connection, self.name(), *instance_id, &stored).await?;
-        drop(connection);
+        let (message, observed_at) = (job_result::shortened(message), time_of(*observed_at_ms));
+        let Some(turn) = logs::Turn::take(self.state, self.name(), *instance_id).await? else {
+            return Ok(());
+        };
+        let mut transaction = pool::begin(&self.state.pool).await?;
+        let stored = violations::Violation { kind: *kind, message: message.clone(), observed_at };
+        let news = violations::store(&mut transaction, self.name(), *instance_id, &stored).await?;
+        let line = NewLine { at: observed_at, stream: runtime_log::Stream::System, text: message };
+        turn.store(transaction, *instance_id, news.then_some(line).into_iter().collect()).await?;
         if news {
             tracing::warn!(
                 worker.name = %self.name(), instance.id = %instance_id, violation.kind = %kind, "an instance broke a limit"
             );
-            self.say(*instance_id, observed_at, stored.message).await?;
         }
         Ok(())
-    }
-
-    /// Writes into the log of an instance in the platform's name.
-    async fn say(&self, instance: InstanceId, at: OffsetDateTime, text: String) -> Result<(), StoreError> {
-        logs::say(self.state, self.name(), instance, at, text).await
     }
 
     async fn runtime_log(&self, log: &RuntimeLog) -> Result<(), StoreError> {

@@ -35,8 +35,8 @@ use crate::{
 const TAIL_MAX: usize = 5_000;
 /// Lines in an answer, unless it is said how many or since when.
 const TAIL: usize = 100;
-/// Events that wait for a slow reader.
-const BUFFERED_EVENTS: usize = 4;
+/// Events that wait for a slow reader: each may be large.
+const BUFFERED_EVENTS: usize = 1;
 /// Before the database is asked again when it was away.
 const AWAY_PAUSE: Duration = Duration::from_secs(2);
 

@@ -10,7 +10,7 @@ mod prune;
 mod take;
 
 pub use prune::Pruner;
-pub(crate) use take::{say, take};
+pub(crate) use take::{Turn, take};
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -62,7 +62,17 @@ impl Ring {
         Self { lines: VecDeque::new(), bytes: 0, forgotten, stored_bytes: 0, order: Arc::default() }
     }
 
+    /// Knows nothing any more.
+    fn forget_all(&mut self) {
+        (self.bytes, self.forgotten) = (0, UNKNOWN);
+        self.lines.clear();
+    }
+
     fn append(&mut self, line: Line, now: OffsetDateTime) {
+        if self.newest() != UNKNOWN && line.number <= self.newest() {
+            // Postgres has lost its last moments, and gives their numbers once more.
+            self.forget_all();
+        }
         // It knew nothing until now, not even whether there is anything.
         self.forgotten = self.forgotten.min(line.number - 1);
         self.bytes += line.text.len();
@@ -151,6 +161,22 @@ impl RuntimeLogs {
         if ring.forgotten == UNKNOWN {
             ring.forgotten = newest;
         }
+    }
+
+    /// Forgets the lines of an app: Postgres may have others.
+    fn doubt(&self, app: AppId) {
+        if let Some(ring) = self.rings().get_mut(&app) {
+            ring.forget_all();
+        }
+        self.0.news.send_replace(());
+    }
+
+    /// Forgets what is old, and the apps of which nothing is left.
+    fn forget_old(&self, now: OffsetDateTime) {
+        self.rings().retain(|_, ring| {
+            ring.forget_old(now);
+            !ring.lines.is_empty() || Arc::strong_count(&ring.order) > 1
+        });
     }
 
     /// What is to be held while lines of an app are stored and pushed.
@@ -269,6 +295,29 @@ mod tests {
         assert_eq!(logs.tail(&[app(1)], None, 2, NOW + Duration::minutes(70)), None);
         logs.remove(app(1));
         assert_eq!(logs.newest(app(1)), None);
+    }
+
+    #[test]
+    fn an_app_that_fell_silent_is_forgotten_unless_lines_are_on_their_way() {
+        let logs = RuntimeLogs::default();
+        push(&logs, app(1), [1], NOW);
+        let order = logs.order(app(2));
+        logs.forget_old(NOW + AGE_MAX);
+        assert_eq!((logs.newest(app(1)), logs.rings().len()), (Some(1), 2));
+        logs.forget_old(NOW + AGE_MAX + Duration::SECOND);
+        assert_eq!(logs.rings().keys().collect::<Vec<_>>(), [&app(2)]);
+        drop(order);
+        logs.forget_old(NOW);
+        assert!(logs.rings().is_empty());
+    }
+
+    #[test]
+    fn numbers_that_come_again_are_other_lines() {
+        let logs = RuntimeLogs::default();
+        push(&logs, app(1), [10, 20, 30], NOW);
+        push(&logs, app(1), [20], NOW);
+        assert_eq!(numbers(logs.after(app(1), 19)), Some(vec![20]));
+        assert_eq!(logs.after(app(1), 10), None, "Postgres knows what is left of those before");
     }
 
     #[test]

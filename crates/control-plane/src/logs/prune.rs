@@ -1,4 +1,4 @@
-//! Removes stored lines that are too old, or too many of one app.
+//! Removes lines that are too old, or too many of one app.
 
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ impl Reconciler for Pruner {
     const NAME: &'static str = "old logs";
 
     async fn reconcile(&mut self) -> Result<Duration, StoreError> {
-        let limits = &self.0.config.logs;
-        let before = self.0.clock.now() - time::Duration::days(limits.age_max_days.into());
+        let (limits, now) = (&self.0.config.logs, self.0.clock.now());
+        self.0.logs.forget_old(now);
+        let before = now - time::Duration::days(limits.age_max_days.into());
         let mut connection = pool::acquire(&self.0.pool).await?;
         let removed = runtime_log::prune(&mut connection, before, limits.bytes_max_per_app).await?;
         if removed > 0 {

@@ -5,7 +5,6 @@
 //! listen: after a pause of ours every lease is renewed.
 
 use time::{Duration, OffsetDateTime};
-use tokio::time::Instant;
 use wisehosting_domain::{
     id::JobId,
     name::Label,
@@ -29,16 +28,22 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
 pub const SILENCE_MAX: Duration = Duration::seconds(3 * HEARTBEAT_INTERVAL.whole_seconds());
 
 const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
-/// Without a check for this long, heartbeats may have been missed by us.
-const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// If our clock goes on by more than this between two checks, we were stopped or suspended, or it was set: heartbeats may
+/// have been missed, or be older than they are.
+const PAUSE_MAX: Duration = Duration::seconds(10);
 /// After a pause of ours, workers may take this long to connect again: they try every 30 s at least.
 const RETURN: Duration = Duration::seconds(30);
 
-/// How long a job may take at most.
+/// How long a deploy may take, from when its worker begins to build or, without a build, to start it.
+pub const DEPLOY_MAX: Duration = Duration::minutes(15);
+/// How long a deploy may be with its worker before that: it fetches, and waits for the builds before it.
+const WAIT_MAX: Duration = Duration::hours(2);
+
+/// How long a worker may have a job of which it has not begun the long part.
 #[must_use]
 pub fn deadline(kind: JobKind) -> Duration {
     match kind {
-        JobKind::Deploy => Duration::minutes(15),
+        JobKind::Deploy => WAIT_MAX,
         JobKind::Stop | JobKind::Delete => Duration::minutes(2),
     }
 }
@@ -46,7 +51,7 @@ pub fn deadline(kind: JobKind) -> Duration {
 /// Ends what is overdue.
 pub struct Leases {
     state: AppState,
-    last_check: Option<Instant>,
+    last_check: Option<OffsetDateTime>,
 }
 
 impl Leases {
@@ -68,7 +73,7 @@ impl crate::tasks::Reconciler for Leases {
     async fn reconcile(&mut self) -> Result<std::time::Duration, StoreError> {
         let now = self.state.clock.now();
         let mut transaction = pool::begin(&self.state.pool).await?;
-        if self.last_check.is_none_or(|last| last.elapsed() > PAUSE_MAX) {
+        if self.last_check.is_none_or(|last| now - last > PAUSE_MAX) {
             jobs::renew_leases(&mut transaction, now + RETURN + LEASE).await?;
         }
         let overdue = jobs::lock_overdue(&mut transaction, now).await?;
@@ -76,7 +81,7 @@ impl crate::tasks::Reconciler for Leases {
             end(&mut transaction, job, self.is_declared(job), now).await?;
         }
         pool::commit(transaction).await?;
-        self.last_check = Some(Instant::now());
+        self.last_check = Some(now);
         for job in &overdue {
             tracing::warn!(job.id = %job.id, job.kind = %job.kind, app.name = %job.app.1, "a job is overdue");
             if let Some(worker) = &job.worker {
@@ -113,8 +118,10 @@ async fn end(
 
 fn reason(job: &Job, now: OffsetDateTime) -> String {
     if job.run.deadline_at.is_some_and(|deadline| deadline < now) {
-        let minutes = deadline(job.kind).whole_minutes();
-        return format!("It took longer than {minutes} minutes. Make the build faster, or try again.");
+        let (minutes, hours) = (DEPLOY_MAX.whole_minutes(), WAIT_MAX.whole_hours());
+        return format!(
+            "It took longer than {minutes} minutes, or had to wait for {hours} hours. Make the build faster, or try again."
+        );
     }
     let (worker, seconds) = (job.worker.as_ref().map_or("?", Label::as_str), LEASE.whole_seconds());
     format!("Worker {worker} was lost: nothing was heard of the job for {seconds} s. Deploy again.")

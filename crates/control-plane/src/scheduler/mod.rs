@@ -82,7 +82,7 @@ impl Scheduler {
         match self.choose(&mut transaction, &connected, &job, now).await? {
             Ok(worker) => {
                 assign(&mut transaction, &mut job, worker, now).await?;
-                match job_message(&job, &self.state.secrets.keys, now) {
+                match job_message(&job, &self.state.secrets.keys) {
                     Ok(message) => {
                         pool::commit(transaction).await?;
                         self.send(&job, message);

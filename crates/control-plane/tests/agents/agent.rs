@@ -17,12 +17,13 @@ use wisehosting_node::{
     channel::{self, ChannelHandle, Event, Identity, Role},
     clock::Clock,
     config::{ControlPlaneEndpoint, ControlPlaneUrl},
+    random,
 };
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, ResultAck},
     payload::{
-        Capacity, Job, JobRef, JobResult, JobStatus, Outcome, Register, RouteProblem, RoutesAck,
-        RoutesDrained, Work,
+        Capacity, Heartbeat, Job, JobRef, JobResult, JobStatus, Outcome, Register, RouteProblem, RoutesAck,
+        RoutesDrained, RuntimeLog, RuntimeLogAck, Work,
     },
 };
 
@@ -118,6 +119,17 @@ impl Agent {
         }
     }
 
+    /// The next job, whatever is called off before it; it must be a stop.
+    pub(crate) async fn stop_job_beside_cancels(&mut self) -> Job {
+        loop {
+            match self.next().await {
+                HubMessage::JobCancel(_) => {}
+                HubMessage::Job(job) if matches!(job.work, Work::Stop(_)) => return job,
+                message => panic!("no stop job but {message:?}"),
+            }
+        }
+    }
+
     /// The next job, which must be a delete.
     pub(crate) async fn delete_job(&mut self) -> Job {
         match self.next().await {
@@ -155,6 +167,26 @@ impl Agent {
     pub(crate) async fn result(&self, job: &Job, outcome: Outcome) {
         let (job_id, instance_id) = (job.job_id, job.instance_id);
         self.send(JobResult { job_id, instance_id, outcome, observed_at_ms: self.clock.now_ms() }).await;
+    }
+
+    /// Waits until all that was said before is stored: the hub answers a question in its turn.
+    pub(crate) async fn is_heard(&mut self) {
+        let instance_id = InstanceId(random::uuid());
+        self.send(RuntimeLog { instance_id, after: None, cursor: None, lines: Vec::new() }).await;
+        let answer = HubMessage::RuntimeLogAck(RuntimeLogAck { instance_id, cursor: None });
+        loop {
+            let message = self.received().await;
+            if message == answer {
+                return;
+            }
+            self.set_aside.push_back(message);
+        }
+    }
+
+    pub(crate) async fn heartbeat(&mut self, running_jobs: &[JobId]) {
+        let running_jobs = running_jobs.to_vec();
+        self.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs }).await;
+        self.is_heard().await;
     }
 
     /// The next route table.

@@ -10,11 +10,10 @@ use wisehosting_domain::{
 use wisehosting_node::{channel::Role, random};
 use wisehosting_protocol::{
     message::HubMessage,
-    payload::{AppStatus, Heartbeat, Outcome},
+    payload::{AppStatus, Outcome},
 };
 use wisehosting_store::{
     MIGRATOR, deployment_state,
-    deployments::Deployment,
     jobs::{self, Cancel},
     pool,
 };
@@ -32,20 +31,6 @@ impl Platform {
             if now.as_deref() == Some(reason) { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
-    }
-
-    /// Lets time pass until a deployment has failed; not all at once, since a machine that is so busy that it pauses us
-    /// renews the lease.
-    async fn fails_in_silence(&self, id: DeploymentId) -> Deployment {
-        self.eventually(async || {
-            let deployment = self.deployment(id).await;
-            if deployment.state == Failed {
-                return Ok(deployment);
-            }
-            self.clock.advance(Duration::from_secs(7));
-            Err(deployment.state.to_string())
-        })
-        .await
     }
 
     async fn cancel(&self, id: DeploymentId) -> Cancel {
@@ -153,39 +138,6 @@ async fn a_cancel_that_the_worker_overtakes_still_counts(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
-async fn a_job_of_a_silent_worker_fails_and_its_late_instance_is_stopped(pool: PgPool) {
-    let platform = Platform::start(pool).await;
-    let mut worker = Agent::worker(&platform, "worker-1").await;
-    platform.create_app("hello").await;
-    let id = platform.deploy("hello").await;
-    let job = worker.deploy_job().await;
-    worker.ack(&job).await;
-    let failed = platform.fails_in_silence(id).await;
-    let message = "Worker worker-1 was lost: nothing was heard of the job for 30 s. Deploy again.";
-    assert_eq!(failed.message.as_deref(), Some(message));
-    // The job is called off, and whatever came of it is to be stopped.
-    let (first, second) = (worker.next().await, worker.next().await);
-    let (HubMessage::JobCancel(cancel), HubMessage::Job(mut stop)) = (match first {
-        HubMessage::JobCancel(_) => (first, second),
-        _ => (second, first),
-    }) else {
-        panic!("no cancel and stop")
-    };
-    assert_eq!((cancel.0.job_id, stop.instance_id), (job.job_id, job.instance_id));
-
-    worker.finish(&job, deployed(20_001)).await;
-    worker.finish(&job, deployed(20_001)).await;
-    worker.finish(&stop, Outcome::Stopped).await;
-    while platform.instance_states(id).await != [InstanceState::Stopped] {
-        // Time passed for this job, too: it was put back, and comes again.
-        stop = worker.stop_job().await;
-        worker.finish(&stop, Outcome::Stopped).await;
-    }
-    assert_eq!(platform.deployment(id).await.state, Failed, "what is final stays");
-    platform.stop().await;
-}
-
-#[sqlx::test(migrator = "MIGRATOR")]
 async fn an_instance_that_a_failed_deploy_left_running_is_stopped(pool: PgPool) {
     let platform = Platform::start(pool).await;
     let mut worker = Agent::worker(&platform, "worker-1").await;
@@ -203,24 +155,6 @@ async fn an_instance_that_a_failed_deploy_left_running_is_stopped(pool: PgPool) 
     assert_eq!(stop.instance_id, instance_id);
     worker.finish(&stop, Outcome::Stopped).await;
     platform.instance_reaches(id, InstanceState::Stopped).await;
-    platform.stop().await;
-}
-
-#[sqlx::test(migrator = "MIGRATOR")]
-async fn a_deploy_of_a_worker_that_was_removed_leaves_nothing_to_wait_for(pool: PgPool) {
-    let platform = Platform::start(pool).await;
-    platform.create_app("hello").await;
-    let id = platform.deploy("hello").await;
-    for statement in [
-        "INSERT INTO workers (name, address, removed_at) VALUES ('removed', '10.50.0.19', now())",
-        "INSERT INTO instances (id, deployment_id, worker, state, memory_bytes, cpu_millis, created_at)
-         SELECT id, id, 'removed', 'starting', 1, 1, now() FROM deployments",
-        "UPDATE jobs SET state = 'running', worker = 'removed', instance_id = deployment_id, lease_expires_at = now()",
-    ] {
-        sqlx::query(statement).execute(&platform.state.pool).await.unwrap();
-    }
-    platform.fails_in_silence(id).await;
-    assert_eq!(platform.instance_states(id).await, [InstanceState::Failed]);
     platform.stop().await;
 }
 
@@ -247,9 +181,7 @@ async fn a_worker_that_misses_heartbeats_gets_no_new_instances(pool: PgPool) {
     platform.create_app("hello").await;
     let id = platform.deploy("hello").await;
     platform.waits_for(id, "no worker is connected").await;
-    let heartbeat =
-        Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() };
-    worker.send(heartbeat).await;
+    worker.heartbeat(&[]).await;
     worker.deploy_job().await;
     platform.stop().await;
 }

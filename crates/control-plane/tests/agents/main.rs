@@ -10,6 +10,7 @@ mod channel;
 mod deploy;
 mod drain;
 mod jobs;
+mod leases;
 mod logs;
 mod outage;
 mod platform;

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -18,9 +18,10 @@ use uuid::Uuid;
 use wisehosting_control_plane::{
     config::{Config, Secrets},
     router,
+    scheduler::leases::Leases,
     sealing::{KeyRing, Place},
     state::AppState,
-    tasks,
+    tasks::{self, Reconciler as _},
 };
 use wisehosting_domain::{
     id::{AppId, DeploymentId, JobId, UserId},
@@ -49,19 +50,28 @@ pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));
 pub(crate) const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
 
-/// The machine's clock, which a test may put forward.
+/// The machine's clock, which a test may put forward, or stop.
 #[derive(Debug, Default)]
-pub(crate) struct TestClock(AtomicI64);
+pub(crate) struct TestClock {
+    advanced_s: AtomicI64,
+    stopped_at: OnceLock<OffsetDateTime>,
+}
 
 impl TestClock {
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.as_secs().try_into().unwrap(), Ordering::Relaxed);
+        self.advanced_s.fetch_add(by.as_secs().try_into().unwrap(), Ordering::Relaxed);
+    }
+
+    /// From now on only the test puts it forward.
+    fn stop(&self) {
+        self.stopped_at.get_or_init(|| SystemClock.now());
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> OffsetDateTime {
-        SystemClock.now() + time::Duration::seconds(self.0.load(Ordering::Relaxed))
+        let now = self.stopped_at.get().copied().unwrap_or_else(|| SystemClock.now());
+        now + time::Duration::seconds(self.advanced_s.load(Ordering::Relaxed))
     }
 }
 
@@ -109,17 +119,32 @@ impl Platform {
 
     /// A control plane that is not quite the usual one.
     pub(crate) async fn start_with(pool: PgPool, change: impl FnOnce(&mut AppState)) -> Self {
-        let platform = Self::start_changed(pool, change).await;
+        let platform = Self::start_changed(pool, change, tasks::start).await;
         platform.prepare().await;
         platform
     }
 
-    /// A control plane that has not reached its database yet.
-    pub(crate) async fn start_without_database(pool: PgPool) -> Self {
-        Self::start_changed(pool, |_| {}).await
+    /// A control plane for which time passes only where the test says so, and nothing is overdue until the test has the
+    /// leases looked at.
+    pub(crate) async fn start_timeless(pool: PgPool) -> (Self, Leases) {
+        let platform = Self::start_changed(pool, |_| {}, tasks::start_without_leases).await;
+        platform.clock.stop();
+        platform.prepare().await;
+        let mut leases = Leases::new(platform.state.clone());
+        leases.reconcile().await.unwrap();
+        (platform, leases)
     }
 
-    async fn start_changed(pool: PgPool, change: impl FnOnce(&mut AppState)) -> Self {
+    /// A control plane that has not reached its database yet.
+    pub(crate) async fn start_without_database(pool: PgPool) -> Self {
+        Self::start_changed(pool, |_| {}, tasks::start).await
+    }
+
+    async fn start_changed(
+        pool: PgPool,
+        change: impl FnOnce(&mut AppState),
+        start: impl FnOnce(&AppState) -> JoinSet<()>,
+    ) -> Self {
         // The tests' own pools share so few connections that tests side by side starve each other.
         let options = (*pool.connect_options()).clone();
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).connect_lazy_with(options);
@@ -133,7 +158,7 @@ impl Platform {
         let mut state =
             AppState::new(configuration(), secrets, clock.clone(), pool, CancellationToken::new());
         change(&mut state);
-        let mut tasks = tasks::start(&state);
+        let mut tasks = start(&state);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());

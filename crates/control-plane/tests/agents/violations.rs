@@ -88,3 +88,20 @@ async fn a_violation_is_stored_once_and_brings_the_app_down(pool: PgPool) {
     assert_eq!(platform.log_texts("hello").await, told);
     platform.stop().await;
 }
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn what_is_stored_is_also_said_even_if_postgres_refuses_it_at_first(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    let (_, instance_id) = live(&platform, &mut worker, &mut edge).await;
+    platform.refuse_lines(false).await;
+    let message = "It used too much.".to_owned();
+    worker
+        .send(Violation { instance_id, kind: ViolationKind::OutOfMemory, message, observed_at_ms: 5_000 })
+        .await;
+    platform.accept_lines().await;
+    worker.is_heard().await;
+    assert_eq!(platform.log_texts("hello").await, ["It used too much."]);
+    platform.stop().await;
+}

@@ -107,9 +107,16 @@ async fn a_job_is_overdue_by_its_lease_or_its_deadline(pool: PgPool) {
     assert!(overdue(&mut conn, 31).await, "nobody else's heartbeat counts");
     beat(&mut conn, "worker-1", &[JobId(id(10))]).await;
     assert!(!overdue(&mut conn, 61).await);
-    jobs::renew_leases(&mut conn, NOW + Duration::hours(1)).await.unwrap();
+    workers::heartbeat(&mut conn, &label("worker-1"), &[JobId(id(10))], at(31), at(200)).await.unwrap();
     assert!(!overdue(&mut conn, 100).await);
     assert!(overdue(&mut conn, 101).await, "the deadline holds");
+    jobs::must_end(&mut conn, JobId(id(10)), at(110)).await.unwrap();
+    assert!(overdue(&mut conn, 101).await, "it is not put off");
+    jobs::must_end(&mut conn, JobId(id(10)), at(90)).await.unwrap();
+    assert!(overdue(&mut conn, 91).await);
+    jobs::renew_leases(&mut conn, at(300)).await.unwrap();
+    assert!(!overdue(&mut conn, 300).await, "we were away, and its result may be on the way");
+    assert!(overdue(&mut conn, 301).await);
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

@@ -52,6 +52,23 @@ async fn the_newest_lines_are_found_among_many_chunks(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn large_chunks_are_read_a_few_at_a_time(pool: PgPool) {
+    let mut conn = pool.acquire().await.unwrap();
+    platform(&mut conn).await;
+    let app = app(&mut conn, 1, "hello").await;
+    let large = "x".repeat(400_000);
+    for seconds in 0..8 {
+        write(&mut conn, app, seconds, &[&large, &seconds.to_string()]).await;
+    }
+    assert_eq!(texts(&mut conn, app, ALL).await.len(), 16);
+    assert_eq!(texts(&mut conn, app, Tail { lines_max: 1, ..ALL }).await, ["7"]);
+    let page = runtime_log::after(&mut conn, USER, app, 0).await.unwrap();
+    assert_eq!(page.len(), 6, "a megabyte, and what was begun");
+    let next = runtime_log::after(&mut conn, USER, app, page[5].number).await.unwrap();
+    assert_eq!(next[1].text, "3", "and it goes on from there");
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn what_is_old_or_too_much_is_removed(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     platform(&mut conn).await;

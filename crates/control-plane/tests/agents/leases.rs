@@ -1,0 +1,176 @@
+//! Jobs of which too little is heard, or that take too long. Time passes where a test says so, so what is asserted is exact.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use wisehosting_control_plane::{scheduler::leases::Leases, tasks::Reconciler as _};
+use wisehosting_domain::{
+    id::DeploymentId,
+    state::{
+        DeploymentState::{self, *},
+        InstanceState,
+    },
+};
+use wisehosting_protocol::{
+    message::HubMessage,
+    payload::{Job, Outcome, Work},
+};
+use wisehosting_store::MIGRATOR;
+
+use crate::{
+    agent::{Agent, deployed},
+    platform::Platform,
+};
+
+const LOST: &str = "Worker worker-1 was lost: nothing was heard of the job for 30 s. Deploy again.";
+
+impl Platform {
+    /// Lets time pass, with a look at the leases every second; says in which state the deployment is then.
+    async fn after(&self, seconds: u64, leases: &mut Leases, id: DeploymentId) -> DeploymentState {
+        for _ in 0..seconds {
+            self.clock.advance(Duration::from_secs(1));
+            leases.reconcile().await.unwrap();
+        }
+        self.deployment(id).await.state
+    }
+
+    /// Lets minutes pass in which the worker says that it is at work.
+    async fn beats(&self, minutes: u64, leases: &mut Leases, worker: &mut Agent, job: &Job) {
+        for _ in 0..6 * minutes {
+            worker.heartbeat(&[job.job_id]).await;
+            self.clock.advance(Duration::from_secs(10));
+            leases.reconcile().await.unwrap();
+        }
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_of_a_silent_worker_fails_with_its_lease_and_its_late_instance_is_stopped(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.ack(&job).await;
+    assert_eq!(platform.after(20, &mut leases, id).await, Queued);
+    worker.heartbeat(&[job.job_id]).await;
+    assert_eq!(platform.after(30, &mut leases, id).await, Queued, "30 s from when it was last heard of");
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    assert_eq!(platform.deployment(id).await.message.as_deref(), Some(LOST));
+    // The job is called off, and whatever came of it is to be stopped.
+    let (first, second) = (worker.next().await, worker.next().await);
+    let (HubMessage::JobCancel(cancel), HubMessage::Job(stop)) = (match first {
+        HubMessage::JobCancel(_) => (first, second),
+        _ => (second, first),
+    }) else {
+        panic!("no cancel and stop")
+    };
+    assert_eq!((cancel.0.job_id, stop.instance_id), (job.job_id, job.instance_id));
+
+    worker.finish(&job, deployed(20_001)).await;
+    worker.finish(&job, deployed(20_001)).await;
+    worker.finish(&stop, Outcome::Stopped).await;
+    assert_eq!(platform.instance_states(id).await, [InstanceState::Stopped]);
+    assert_eq!(platform.deployment(id).await.state, Failed, "what is final stays");
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_deploy_that_never_ends_fails_although_its_worker_is_well(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    match &job.work {
+        Work::Deploy(deploy) => assert_eq!(deploy.deadline_ms, 15 * 60 * 1_000),
+        work => panic!("{work:?}"),
+    }
+    // Others are built before it.
+    platform.beats(20, &mut leases, &mut worker, &job).await;
+    worker.status(&job, Cloning).await;
+    platform.beats(1, &mut leases, &mut worker, &job).await;
+    worker.status(&job, Building).await;
+    platform.beats(10, &mut leases, &mut worker, &job).await;
+    worker.status(&job, Starting).await;
+    platform.beats(5, &mut leases, &mut worker, &job).await;
+    assert_eq!(platform.deployment(id).await.state, Starting);
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    let message =
+        "It took longer than 15 minutes, or had to wait for 2 hours. Make the build faster, or try again.";
+    assert_eq!(platform.deployment(id).await.message.as_deref(), Some(message));
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_stop_of_a_silent_worker_comes_again(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    assert_eq!(platform.after(31, &mut leases, id).await, Failed);
+    let stop = worker.stop_job_beside_cancels().await;
+    platform.after(31, &mut leases, id).await;
+    assert_eq!(worker.stop_job_beside_cancels().await, stop);
+    worker.finish(&stop, Outcome::Stopped).await;
+    assert_eq!(platform.instance_states(id).await, [InstanceState::Stopped]);
+    assert_eq!(stop.instance_id, job.instance_id);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_that_is_sent_again_gets_a_new_lease(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    assert_eq!(platform.after(28, &mut leases, id).await, Queued);
+    drop(worker);
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    assert_eq!(worker.deploy_job().await.job_id, job.job_id);
+    assert_eq!(platform.after(30, &mut leases, id).await, Queued);
+    worker.ack(&job).await;
+    worker.is_heard().await;
+    drop(worker);
+    // What it has taken and does not know of any more is not sent again, and is lost with its lease.
+    let _worker = Agent::worker(&platform, "worker-1").await;
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn nothing_is_lost_by_a_pause_of_the_control_plane_or_a_step_of_its_clock(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    worker.deploy_job().await;
+    for pause in [120, 40] {
+        platform.clock.advance(Duration::from_secs(pause));
+        assert_eq!(platform.after(1, &mut leases, id).await, Queued, "after {pause} s");
+    }
+    // It has the time to connect again, but no more.
+    assert_eq!(platform.after(60, &mut leases, id).await, Queued);
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_deploy_of_a_worker_that_was_removed_leaves_nothing_to_wait_for(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    for statement in [
+        "INSERT INTO workers (name, address, removed_at) VALUES ('removed', '10.50.0.19', now())",
+        "INSERT INTO instances (id, deployment_id, worker, state, memory_bytes, cpu_millis, created_at)
+         SELECT id, id, 'removed', 'starting', 1, 1, now() FROM deployments",
+        "UPDATE jobs SET state = 'running', worker = 'removed', instance_id = deployment_id, lease_expires_at = 'epoch'",
+    ] {
+        sqlx::query(statement).execute(&platform.state.pool).await.unwrap();
+    }
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    assert_eq!(platform.instance_states(id).await, [InstanceState::Failed]);
+    platform.stop().await;
+}
