@@ -125,7 +125,7 @@ pub struct Deploy {
     pub health_path: String,
     /// How long the container may take to become healthy.
     pub health_timeout_ms: u64,
-    /// How long the job may take from when its build begins, or its start, if nothing is built.
+    /// How long the job may take from its first [`JobStatus`] on; it may have to wait before that.
     pub deadline_ms: u64,
     /// Whether the container may write to `/tmp` only, which is kept in its memory.
     pub read_only: bool,

@@ -53,7 +53,7 @@ pub(crate) struct Attempt<'a, E> {
     job: &'a Job,
     deploy: &'a Deploy,
     log: BuildLog,
-    /// Told when it begins to build, or to start what is built.
+    /// Told when its wait is over.
     begun: Notify,
 }
 
@@ -153,8 +153,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.log.finish().await;
     }
 
-    /// Waits until the attempt has taken too long. Fetching has a limit of its own, and the wait for other builds is not its
-    /// fault.
+    /// Waits until the attempt has taken too long; the wait for other builds is not its fault.
     pub(crate) async fn overdue(&self) -> DeployError {
         self.begun.notified().await;
         let deadline = Duration::from_millis(self.deploy.deadline_ms);
@@ -163,9 +162,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn reach(&self, state: DeploymentState) {
-        if state != DeploymentState::Cloning {
-            self.begun.notify_one();
-        }
+        self.begun.notify_one();
         let observed_at_ms = self.host.clock.now_ms();
         self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
     }

@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
     id::JobId,
     name::Label,
-    state::{DeploymentState, InstanceState, JobState},
+    state::{InstanceState, JobState},
 };
 use wisehosting_protocol::{
     message::{AgentMessage, JobCancel},
@@ -160,9 +160,7 @@ impl<'a> WorkerAgent<'a> {
         let job = jobs::lock(&mut transaction, self.name(), status.job_id).await?;
         if let Some(job) = job.filter(|job| job.state == JobState::Running) {
             let now = self.state.clock.now();
-            if status.state != DeploymentState::Cloning {
-                jobs::must_end(&mut transaction, job.id, now + leases::DEPLOY_MAX).await?;
-            }
+            jobs::must_end(&mut transaction, job.id, now + leases::DEPLOY_MAX).await?;
             deployment_state::advance(&mut transaction, job.deployment_id, status.state, now).await?;
         }
         pool::commit(transaction).await

@@ -34,12 +34,12 @@ const PAUSE_MAX: Duration = Duration::seconds(10);
 /// After a pause of ours, workers may take this long to connect again: they try every 30 s at least.
 const RETURN: Duration = Duration::seconds(30);
 
-/// How long a deploy may take, from when its worker begins to build or, without a build, to start it.
+/// How long a deploy may take, from the first step that its worker tells of.
 pub const DEPLOY_MAX: Duration = Duration::minutes(15);
-/// How long a deploy may be with its worker before that: it fetches, and waits for the builds before it.
+/// How long a deploy may be with its worker before that: it waits for the builds before it.
 const WAIT_MAX: Duration = Duration::hours(2);
 
-/// How long a worker may have a job of which it has not begun the long part.
+/// How long a worker may have a job; one that has begun a deploy has [`DEPLOY_MAX`].
 #[must_use]
 pub fn deadline(kind: JobKind) -> Duration {
     match kind {

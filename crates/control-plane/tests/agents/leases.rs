@@ -89,12 +89,10 @@ async fn a_deploy_that_never_ends_fails_although_its_worker_is_well(pool: PgPool
     // Others are built before it.
     platform.beats(20, &mut leases, &mut worker, &job).await;
     worker.status(&job, Cloning).await;
-    platform.beats(1, &mut leases, &mut worker, &job).await;
-    worker.status(&job, Building).await;
     platform.beats(10, &mut leases, &mut worker, &job).await;
-    worker.status(&job, Starting).await;
+    worker.status(&job, Building).await;
     platform.beats(5, &mut leases, &mut worker, &job).await;
-    assert_eq!(platform.deployment(id).await.state, Starting);
+    assert_eq!(platform.deployment(id).await.state, Building);
     assert_eq!(platform.after(1, &mut leases, id).await, Failed);
     let message =
         "It took longer than 15 minutes, or had to wait for 2 hours. Make the build faster, or try again.";

@@ -1,7 +1,7 @@
 //! The queue: who gets which job when, and what ends it.
 
 use sqlx::{PgConnection, PgPool};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use wisehosting_domain::{
     id::{InstanceId, JobId},
     state::{JobKind, JobState},

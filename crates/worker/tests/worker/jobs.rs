@@ -1,6 +1,6 @@
 //! Order, repetition and loss of jobs, on the engine in memory.
 
-use crate::support::{Worker, deploy_job, repository, settings, start_in_memory, stop_job};
+use crate::support::{Worker, deploy_job, repository, settings, start_in_memory, start_with, stop_job};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -211,6 +211,28 @@ async fn an_engine_that_is_away_fails_the_job_with_what_to_do() {
     assert!(message.ends_with("start it with systemctl start podman.socket"), "{message}");
     assert!(worker.build_log().iter().any(|line| line.contains("does not answer")), "the log says so too");
     bench.engine.set_away(false);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_wait_for_other_builds_does_not_count() {
+    let bench = bench();
+    let mut worker =
+        start_with(bench.engine.clone(), bench.dir.path(), |settings| settings.builds.bounds.at_a_time = 0)
+            .await;
+    let mut job = bench.deploy(1, 60_000);
+    settings(&mut job).deadline_ms = 1;
+    worker.tell(job.clone()).await;
+    worker
+        .wait("wait", |message| match message {
+            AgentMessage::BuildLog(log) => {
+                log.lines.iter().any(|line| line.text.contains("Waiting")).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    worker.tell(JobCancel(JobRef { job_id: job.job_id })).await;
+    assert_eq!(worker.result(&job).await, Outcome::Cancelled);
     bench.assert_nothing_left().await;
 }
 
