@@ -8,23 +8,27 @@ pub fn install_provider() {
     let _ = ring::default_provider().install_default();
 }
 
-/// TLS 1.3 with the host's certificate authorities, HTTP/1.1 only: a front that picks HTTP/2 breaks the upgrade to a
-/// WebSocket.
+/// [`client_config_with`] the host's certificate authorities.
 ///
 /// # Errors
 /// The host has no usable certificate authority.
 pub fn client_config() -> Result<ClientConfig, NoRoots> {
-    install_provider();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if usable == 0 {
         return Err(NoRoots);
     }
+    Ok(client_config_with(roots))
+}
+
+/// TLS 1.3 with these certificate authorities, HTTP/1.1 only: a front that picks HTTP/2 breaks the upgrade to a WebSocket.
+pub(crate) fn client_config_with(roots: RootCertStore) -> ClientConfig {
+    install_provider();
     let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    config
 }
 
 /// The host has no certificate authorities to check a server with.

@@ -52,13 +52,14 @@ const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(8);
 struct Hub {
     registrations: Arc<AtomicUsize>,
     refreshes: Arc<AtomicUsize>,
-    /// The token that the channel must show; a registration gives a new one.
-    token: Arc<Mutex<String>>,
+    /// The tokens that open the channel; a registration gives a new one, and so does a refresh.
+    tokens: Arc<Mutex<Vec<String>>>,
     connections: mpsc::UnboundedSender<HubEnd>,
 }
 
 /// The hub's end of one connection.
 struct HubEnd {
+    token: String,
     socket: WebSocket,
     connection: HubConnection,
 }
@@ -95,22 +96,27 @@ async fn register(State(hub): State<Hub>, Json(request): Json<RegisterRequest>) 
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let token = format!("token-{count}");
-    hub.token.lock().unwrap().clone_from(&token);
+    hub.tokens.lock().unwrap().push(token.clone());
     Json(TokenResponse { token: token.into(), token_expires_at: SystemClock.now() + FIRST_TOKEN_LIFETIME })
         .into_response()
 }
 
 async fn refresh(State(hub): State<Hub>, headers: HeaderMap) -> Response {
     assert_eq!(headers["authorization"], format!("Bearer {API_KEY}"));
-    hub.refreshes.fetch_add(1, Ordering::SeqCst);
-    let token = hub.token.lock().unwrap().clone().into();
-    Json(TokenResponse { token, token_expires_at: SystemClock.now() + Duration::from_secs(900) })
-        .into_response()
+    let count = hub.refreshes.fetch_add(1, Ordering::SeqCst);
+    let token = format!("refreshed-{count}");
+    hub.tokens.lock().unwrap().push(token.clone());
+    Json(TokenResponse {
+        token: token.into(),
+        token_expires_at: SystemClock.now() + Duration::from_secs(900),
+    })
+    .into_response()
 }
 
 async fn upgrade(State(hub): State<Hub>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if header("authorization") != format!("Bearer {}", hub.token.lock().unwrap()) {
+    let token = header("authorization").strip_prefix("Bearer ").unwrap_or_default().to_owned();
+    if !hub.tokens.lock().unwrap().contains(&token) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     assert_eq!(header(HEADER_VERSION), VERSION.to_string());
@@ -118,7 +124,7 @@ async fn upgrade(State(hub): State<Hub>, headers: HeaderMap, upgrade: WebSocketU
     let accept_start = 77;
     let connection = HubConnection::new(SigningKey::derive(API_KEY), send_start, accept_start);
     let mut response = upgrade.on_upgrade(move |socket| async move {
-        let _ = hub.connections.send(HubEnd { socket, connection });
+        let _ = hub.connections.send(HubEnd { token, socket, connection });
     });
     response.headers_mut().insert(HEADER_START, accept_start.into());
     response
@@ -140,7 +146,7 @@ impl Fixture {
         let hub = Hub {
             registrations: Arc::default(),
             refreshes: Arc::default(),
-            token: Arc::default(),
+            tokens: Arc::default(),
             connections,
         };
         let router = Router::new()
@@ -257,16 +263,19 @@ async fn a_full_queue_has_room_for_what_matters_more() {
 #[tokio::test]
 async fn a_token_is_refreshed_before_it_ends() {
     let mut fixture = Fixture::start(API_KEY).await;
-    let hub = fixture.connected().await;
+    let mut hub = fixture.connected().await;
     within(async {
         while fixture.hub.refreshes.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
-    drop(hub);
-    assert_eq!(fixture.event().await, Event::Disconnected);
-    fixture.connected().await;
+    // The answer may still be on its way to the agent when it connects again.
+    while hub.token != "refreshed-0" {
+        drop(hub);
+        assert_eq!(fixture.event().await, Event::Disconnected);
+        hub = fixture.connected().await;
+    }
     assert_eq!(fixture.hub.registrations.load(Ordering::SeqCst), 1, "it never had to register again");
 }
 
@@ -274,7 +283,7 @@ async fn a_token_is_refreshed_before_it_ends() {
 async fn a_token_that_is_not_taken_is_replaced() {
     let mut fixture = Fixture::start(API_KEY).await;
     let hub = fixture.connected().await;
-    *fixture.hub.token.lock().unwrap() = "another secret signs the tokens now".to_owned();
+    fixture.hub.tokens.lock().unwrap().clear();
     drop(hub);
     assert_eq!(fixture.event().await, Event::Disconnected);
     fixture.connected().await;

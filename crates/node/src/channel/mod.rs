@@ -15,6 +15,8 @@ pub mod memory;
 pub mod registration;
 mod session;
 mod socket;
+#[cfg(test)]
+mod tls_server;
 mod token;
 
 use crate::{

@@ -3,7 +3,10 @@
 use super::{Identity, SetUpError};
 use crate::{random, tls};
 use reqwest::Url;
-use rustls::pki_types::{InvalidDnsNameError, ServerName};
+use rustls::{
+    ClientConfig,
+    pki_types::{InvalidDnsNameError, ServerName},
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
@@ -80,11 +83,7 @@ impl Dialer {
         // Between http(s) and ws(s) the scheme of a URL can always be changed.
         let _ = url.set_scheme(if secure { "wss" } else { "ws" });
         let tls = secure.then(tls::client_config).transpose()?;
-        Ok(Self {
-            url,
-            key: identity.signing_key(),
-            tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
-        })
+        Ok(Self { url, key: identity.signing_key(), tls: tls.map(connector) })
     }
 
     pub(super) async fn dial(&self, token: &SecretString) -> Result<Link, DialError> {
@@ -138,6 +137,10 @@ impl Dialer {
     }
 }
 
+fn connector(config: ClientConfig) -> TlsConnector {
+    TlsConnector::from(Arc::new(config))
+}
+
 impl From<tungstenite::Error> for DialError {
     fn from(error: tungstenite::Error) -> Self {
         match error {
@@ -169,6 +172,50 @@ fn sentence(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::tls_server::{Negotiated, TlsServer};
+    use rustls::{
+        RootCertStore,
+        version::{TLS12, TLS13},
+    };
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::handshake::server::{Request as Upgrade, Response},
+    };
+
+    /// What agents have, but that they trust this server.
+    fn dialer(server: &TlsServer) -> Dialer {
+        let mut roots = RootCertStore::empty();
+        roots.add(server.certificate.clone()).expect("a certificate");
+        let tls = Some(connector(tls::client_config_with(roots)));
+        Dialer { tls, ..Dialer::new(&server.identity).expect("authorities of this host") }
+    }
+
+    #[tokio::test]
+    async fn the_channel_is_tls_1_3_and_http_1_1_whatever_else_is_offered() {
+        let server = TlsServer::start(&[&TLS12, &TLS13]).await;
+        let dialer = dialer(&server);
+        let hub = async {
+            let (stream, negotiated) = server.accepted.await.expect("it runs").expect("a connection");
+            assert_eq!(negotiated, Negotiated::wanted());
+            #[expect(clippy::result_large_err, reason = "the library wants it so")]
+            let answer = |request: &Upgrade, mut response: Response| {
+                assert_eq!(request.headers()[AUTHORIZATION], "Bearer token");
+                response.headers_mut().insert(HEADER_START, 7.into());
+                Ok(response)
+            };
+            accept_hdr_async(stream, answer).await.expect("an upgrade")
+        };
+        let (link, _hub) = tokio::join!(async { dialer.dial(&"token".into()).await }, hub);
+        assert!(link.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_channel_is_not_opened_over_tls_1_2() {
+        let server = TlsServer::start(&[&TLS12]).await;
+        let refused = dialer(&server).dial(&"token".into()).await.err();
+        assert!(matches!(refused, Some(DialError::Connect(_))), "{refused:?}");
+        server.accepted.await.expect("it runs").expect_err("no token came over it");
+    }
 
     #[test]
     fn a_hub_of_another_version_is_quoted() {

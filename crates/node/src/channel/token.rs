@@ -57,6 +57,15 @@ impl TokenKeeper {
 
     /// Refreshes the token shortly before it ends, for ever.
     pub(super) async fn keep_fresh(&self) {
+        let refresh = || async { self.request(self.refresh()).await.map(drop) };
+        self.keep_fresh_by(refresh, tokio::time::sleep).await;
+    }
+
+    async fn keep_fresh_by<R, S>(&self, refresh: impl Fn() -> R, sleep: impl Fn(Duration) -> S)
+    where
+        R: Future<Output = Result<(), ConnectError>>,
+        S: Future<Output = ()>,
+    {
         let mut current = self.current.subscribe();
         loop {
             let refresh_at = current.borrow_and_update().as_ref().map(|token| token.refresh_at);
@@ -66,13 +75,13 @@ impl TokenKeeper {
                 continue;
             };
             let left = Duration::try_from(refresh_at - self.clock.now()).unwrap_or_default();
-            tokio::time::sleep(left.max(REFRESH_INTERVAL_MIN)).await;
-            if let Err(error) = self.request(self.refresh()).await {
+            sleep(left.max(REFRESH_INTERVAL_MIN)).await;
+            while let Err(error) = refresh().await {
                 tracing::warn!(
                     error = &error as &dyn Error,
                     "cannot refresh the token; trying again in a minute"
                 );
-                tokio::time::sleep(RETRY_AFTER).await;
+                sleep(RETRY_AFTER).await;
             }
         }
     }
@@ -100,11 +109,15 @@ impl TokenKeeper {
             return Err(ConnectError::Refused);
         }
         let response = response.error_for_status().map_err(ConnectError::Token)?;
-        let TokenResponse { token: secret, token_expires_at: expires_at } =
-            response.json().await.map_err(ConnectError::Token)?;
+        Ok(self.take(response.json().await.map_err(ConnectError::Token)?))
+    }
+
+    /// From now on this is the token.
+    fn take(&self, response: TokenResponse) -> SecretString {
+        let TokenResponse { token: secret, token_expires_at: expires_at } = response;
         let refresh_at = refresh_at(self.clock.now(), expires_at);
         self.current.send_replace(Some(Token { secret: secret.clone(), expires_at, refresh_at }));
-        Ok(secret)
+        secret
     }
 }
 
@@ -117,6 +130,103 @@ fn refresh_at(now: OffsetDateTime, expires_at: OffsetDateTime) -> OffsetDateTime
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        channel::tls_server::{Negotiated, TlsServer},
+        clock::SystemClock,
+    };
+    use reqwest::Certificate;
+    use rustls::version::{TLS12, TLS13};
+    use std::sync::Mutex;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::Notify,
+    };
+
+    /// What agents have, but that they trust this server.
+    fn keeper(server: &TlsServer) -> TokenKeeper {
+        let certificate = Certificate::from_der(&server.certificate).expect("a certificate");
+        let client = http::builder().tls_certs_only([certificate]).build().expect("a client");
+        let identity = server.identity.clone();
+        TokenKeeper { client, identity, clock: Arc::new(SystemClock), current: watch::Sender::new(None) }
+    }
+
+    #[tokio::test]
+    async fn the_key_is_sent_over_tls_1_3_and_http_1_1_whatever_else_is_offered() {
+        let server = TlsServer::start(&[&TLS12, &TLS13]).await;
+        let keeper = keeper(&server);
+        let control_plane = async {
+            let (mut stream, negotiated) = server.accepted.await.expect("it runs").expect("a connection");
+            assert_eq!(negotiated, Negotiated::wanted());
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                assert_ne!(stream.read_buf(&mut request).await.expect("a request"), 0);
+            }
+            let body = r#"{"token":"token-1","token_expires_at":"2026-09-21T14:41:39Z"}"#;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}",
+                body.len()
+            );
+            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.expect("answered");
+        };
+        let (token, ()) = tokio::join!(keeper.get(), control_plane);
+        assert_eq!(token.expect("a token").expose_secret(), "token-1");
+    }
+
+    #[tokio::test]
+    async fn the_key_is_not_sent_over_tls_1_2() {
+        let server = TlsServer::start(&[&TLS12]).await;
+        let refused = keeper(&server).get().await;
+        assert!(matches!(refused, Err(ConnectError::Token(_))), "{refused:?}");
+        server.accepted.await.expect("it runs").expect_err("no request came over it");
+    }
+
+    /// A clock that stands until it is set.
+    #[derive(Default)]
+    struct Hands(Mutex<Duration>);
+
+    impl Hands {
+        fn read(&self) -> Duration {
+            *self.0.lock().expect("not poisoned")
+        }
+    }
+
+    impl Clock for Hands {
+        fn now(&self) -> OffsetDateTime {
+            OffsetDateTime::UNIX_EPOCH + self.read()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_refresh_is_tried_again_each_minute() {
+        let clock = Arc::new(Hands::default());
+        let server = TlsServer::start(&[&TLS13]).await;
+        let keeper = TokenKeeper { clock: clock.clone(), ..keeper(&server) };
+        let give = || {
+            let token_expires_at = clock.now() + Duration::from_secs(900);
+            keeper.take(TokenResponse { token: "token".into(), token_expires_at });
+        };
+        give();
+        let (asked, done) = (Mutex::new(Vec::new()), Notify::new());
+        let refresh = async || {
+            asked.lock().expect("not poisoned").push(clock.read().as_secs());
+            let count = asked.lock().expect("not poisoned").len();
+            match count {
+                1..=3 => return Err(ConnectError::Refused),
+                4 => give(),
+                _ => {
+                    done.notify_one();
+                    std::future::pending::<()>().await;
+                }
+            }
+            Ok(())
+        };
+        let sleep = async |wait| *clock.0.lock().expect("not poisoned") += wait;
+        tokio::select! {
+            () = keeper.keep_fresh_by(refresh, sleep) => {}
+            () = done.notified() => {}
+        }
+        assert_eq!(asked.into_inner().expect("not poisoned"), [780, 840, 900, 960, 1740]);
+    }
 
     #[test]
     fn a_token_is_refreshed_two_minutes_before_its_end_or_at_half_its_time() {
