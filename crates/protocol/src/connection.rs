@@ -4,7 +4,7 @@
 //! another connection, in the other direction or before a restart counts from somewhere else and is refused.
 
 use crate::{
-    envelope::{self, EnvelopeError},
+    envelope::{self, Envelope, EnvelopeError},
     key::SigningKey,
     message::{AgentMessage, DecodeError, HubMessage, Message},
     window::{ReplayWindow, SequenceError},
@@ -67,8 +67,22 @@ impl<Out: Message, In: Message> Connection<Out, In> {
     /// # Errors
     /// Why it is refused; a refused text does not move the window.
     pub fn open(&mut self, text: &str, now_ms: u64) -> Result<In, OpenError> {
-        let envelope = envelope::open(&self.key, text, now_ms)?;
+        if let Some(message) = self.open_plain(text, now_ms) {
+            return Ok(message);
+        }
+        let envelope = Envelope::read(text)?;
+        envelope.verify(&self.key, now_ms)?;
         self.window.accept(envelope.s)?;
         Ok(In::decode(envelope.t, envelope.p)?)
+    }
+
+    /// The message in a text that is as [`seal`](Self::seal) writes it and is not refused, for one look at its payload
+    /// instead of two. What it does not take is for [`open`](Self::open) to judge.
+    fn open_plain(&mut self, text: &str, now_ms: u64) -> Option<In> {
+        let envelope = Envelope::read_plain(text)?;
+        envelope.verify(&self.key, now_ms).ok()?;
+        let message = In::decode(envelope.t, envelope.p).ok()?;
+        self.window.accept(envelope.s).ok()?;
+        Some(message)
     }
 }

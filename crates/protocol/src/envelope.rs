@@ -6,6 +6,7 @@ use crate::{CLOCK_SKEW_MS_MAX, MESSAGE_BYTES_MAX, key::SigningKey};
 use hmac::Mac;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use subtle::ConstantTimeEq;
 
 const ID_BYTES: usize = 16;
 const TAG_BYTES: usize = 32;
@@ -13,8 +14,7 @@ const TAG_BYTES: usize = 32;
 const USUAL_BYTES: usize = 512;
 
 /// One message on the wire, borrowed from the text that it came in.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// Message type.
     pub t: &'a str,
@@ -25,8 +25,7 @@ pub struct Envelope<'a> {
     /// Time of sending: milliseconds since the Unix epoch.
     pub ts: u64,
     /// Payload: the JSON text exactly as sent.
-    #[serde(borrow)]
-    pub p: &'a RawValue,
+    pub p: &'a str,
     /// HMAC-SHA256 over `t|i|s|ts|p` in hexadecimal, lower case.
     pub h: &'a str,
 }
@@ -72,51 +71,96 @@ pub fn seal(
     }
     let payload_at = text.len();
     serde_json::to_writer(&mut text, payload).expect("payloads have text keys and finite numbers only");
-    let mac = signed(key, [kind, &id, &s, &ts], &text[payload_at..]);
-    let mut tag = [0; 2 * TAG_BYTES];
-    hex::encode_to_slice(mac.finalize().into_bytes(), &mut tag).expect("two digits a byte");
+    let tag = tag(key, [kind, &id, &s, &ts], &text[payload_at..]);
     for part in [br#","h":""#.as_slice(), &tag, br#""}"#] {
         text.extend_from_slice(part);
     }
     String::from_utf8(text).expect("JSON is UTF-8")
 }
 
-/// Reads an envelope and checks its size, signature and time; the sequence number is the caller's to check.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn open<'a>(key: &SigningKey, text: &'a str, now_ms: u64) -> Result<Envelope<'a>, EnvelopeError> {
-    if text.len() > MESSAGE_BYTES_MAX {
-        return Err(EnvelopeError::TooLarge(text.len()));
+impl<'a> Envelope<'a> {
+    /// Reads an envelope; nothing of it is vouched for yet.
+    ///
+    /// # Errors
+    /// It is too large, or not one.
+    pub fn read(text: &'a str) -> Result<Self, EnvelopeError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields<'a> {
+            t: &'a str,
+            i: &'a str,
+            s: u64,
+            ts: u64,
+            #[serde(borrow)]
+            p: &'a RawValue,
+            h: &'a str,
+        }
+        if text.len() > MESSAGE_BYTES_MAX {
+            return Err(EnvelopeError::TooLarge(text.len()));
+        }
+        let Fields { t, i, s, ts, p, h } = serde_json::from_str(text).map_err(EnvelopeError::Malformed)?;
+        if is_id(i) { Ok(Self { t, i, s, ts, p: p.get(), h }) } else { Err(EnvelopeError::Id) }
     }
-    let envelope: Envelope<'a> = serde_json::from_str(text).map_err(EnvelopeError::Malformed)?;
-    if !is_hex(envelope.i, ID_BYTES) {
-        return Err(EnvelopeError::Id);
+
+    /// Reads an envelope that is written as [`seal`] writes it, without a look at the payload: what is read is an envelope
+    /// if the payload is one of an object's type. None if it is written in another way, or not one.
+    #[must_use]
+    pub fn read_plain(text: &'a str) -> Option<Self> {
+        if text.len() > MESSAGE_BYTES_MAX {
+            return None;
+        }
+        let (t, rest) = text.strip_prefix(r#"{"t":""#)?.split_once('"')?;
+        let (i, rest) = rest.strip_prefix(r#","i":""#)?.split_at_checked(2 * ID_BYTES)?;
+        let (s, rest) = number(rest.strip_prefix(r#"","s":"#)?)?;
+        let (ts, rest) = number(rest.strip_prefix(r#","ts":"#)?)?;
+        let rest = rest.strip_prefix(r#","p":"#)?.strip_suffix(r#""}"#)?;
+        let (rest, h) = rest.split_at_checked(rest.len().checked_sub(2 * TAG_BYTES)?)?;
+        let p = rest.strip_suffix(r#","h":""#)?;
+        let is_plain = t.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            && is_id(i)
+            && p.starts_with('{')
+            && p.ends_with('}');
+        is_plain.then_some(Self { t, i, s, ts, p, h })
     }
-    let mut tag = [0; TAG_BYTES];
-    if !is_hex(envelope.h, TAG_BYTES) || hex::decode_to_slice(envelope.h, &mut tag).is_err() {
-        return Err(EnvelopeError::Signature);
+
+    /// Checks signature and time; the sequence number is the caller's to check.
+    ///
+    /// # Errors
+    /// Which of them is wrong.
+    pub fn verify(&self, key: &SigningKey, now_ms: u64) -> Result<(), EnvelopeError> {
+        let (s, ts) = (self.s.to_string(), self.ts.to_string());
+        let tag = tag(key, [self.t, self.i, &s, &ts], self.p.as_bytes());
+        if !bool::from(tag.as_slice().ct_eq(self.h.as_bytes())) {
+            return Err(EnvelopeError::Signature);
+        }
+        let skew = self.ts.abs_diff(now_ms);
+        if skew > CLOCK_SKEW_MS_MAX { Err(EnvelopeError::Clock(skew)) } else { Ok(()) }
     }
-    let (s, ts) = (envelope.s.to_string(), envelope.ts.to_string());
-    signed(key, [envelope.t, envelope.i, &s, &ts], envelope.p.get().as_bytes())
-        .verify_slice(&tag)
-        .map_err(|_| EnvelopeError::Signature)?;
-    let skew = envelope.ts.abs_diff(now_ms);
-    if skew > CLOCK_SKEW_MS_MAX { Err(EnvelopeError::Clock(skew)) } else { Ok(envelope) }
 }
 
-/// Whether the text is so many bytes in hexadecimal, in the one way of writing them.
-fn is_hex(text: &str, bytes: usize) -> bool {
-    text.len() == 2 * bytes && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+/// The number that a text begins with, as JSON writes it, and what follows.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = text.split_at(digits);
+    let is_plain = digits == "0" || !digits.starts_with('0');
+    is_plain.then(|| digits.parse().ok()).flatten().map(|number| (number, rest))
 }
 
-/// The HMAC of `t|i|s|ts|p`, not yet finished.
-fn signed(key: &SigningKey, head: [&str; 4], payload: &[u8]) -> impl Mac {
+/// Whether the text is an identifier, in the one way of writing it.
+fn is_id(text: &str) -> bool {
+    let is_digit = |b| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == 2 * ID_BYTES && text.bytes().fold(true, |all, b| all & is_digit(b))
+}
+
+/// The HMAC of `t|i|s|ts|p` in hexadecimal, lower case.
+fn tag(key: &SigningKey, head: [&str; 4], payload: &[u8]) -> [u8; 2 * TAG_BYTES] {
     let mut mac = key.mac();
     for part in head {
         mac.update(part.as_bytes());
         mac.update(b"|");
     }
     mac.update(payload);
-    mac
+    let mut tag = [0; 2 * TAG_BYTES];
+    hex::encode_to_slice(mac.finalize().into_bytes(), &mut tag).expect("two digits a byte");
+    tag
 }

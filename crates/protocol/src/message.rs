@@ -8,7 +8,6 @@ use crate::payload::{
     Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 /// What becomes of a message that has to wait until the connection takes it. No queue grows without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +33,11 @@ pub trait Message: Serialize + Sized {
     /// What becomes of it while it waits.
     fn queueing(&self) -> Queueing;
 
-    /// The message of this name with this payload.
+    /// The message of this name with this payload, which is JSON.
     ///
     /// # Errors
     /// The direction has no such type, or the payload is not one of its.
-    fn decode(kind: &str, payload: &RawValue) -> Result<Self, DecodeError>;
+    fn decode(kind: &str, payload: &str) -> Result<Self, DecodeError>;
 }
 
 /// Why a payload is refused.
@@ -76,9 +75,9 @@ macro_rules! messages {
                 match self { $(Self::$variant(_) => Queueing::$queueing,)* }
             }
 
-            fn decode(kind: &str, payload: &RawValue) -> Result<Self, DecodeError> {
+            fn decode(kind: &str, payload: &str) -> Result<Self, DecodeError> {
                 match kind {
-                    $($kind => serde_json::from_str(payload.get())
+                    $($kind => serde_json::from_str(payload)
                         .map(Self::$variant)
                         .map_err(|source| DecodeError::Payload { kind: $kind, source }),)*
                     _ => Err(DecodeError::UnknownType(kind.to_owned())),

@@ -107,7 +107,7 @@ fn seal_all<M: Message>(
     let mut sealed = Vec::new();
     for (kind, examples) in payloads {
         for (n, payload) in examples.iter().enumerate() {
-            let message = M::decode(kind, payload)?;
+            let message = M::decode(kind, payload.get())?;
             let payload = serde_json::to_string(&message)?;
             let (id, sequence, ts) = ([n as u8; 16], START + n as u64, NOW_MS + n as u64);
             sealed.push(Sealed {

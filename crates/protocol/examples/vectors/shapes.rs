@@ -4,10 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use wisehosting_protocol::{
     VERSION,
     message::{AgentMessage, HubMessage, Message},
@@ -127,7 +124,7 @@ fn other_type(value: &Value) -> Value {
 type Decoder = fn(&str, &Value) -> Option<String>;
 
 fn refusal<M: Message>(kind: &str, payload: &Value) -> Option<String> {
-    let error = M::decode(kind, &to_raw_value(payload).expect("JSON")).err()?;
+    let error = M::decode(kind, &payload.to_string()).err()?;
     Some(std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string))
 }
 

@@ -5,7 +5,7 @@ use wisehosting_domain::id::{DeploymentId, InstanceId, JobId};
 use wisehosting_protocol::{
     CLOCK_SKEW_MS_MAX, MESSAGE_BYTES_MAX,
     connection::{AgentConnection, HubConnection, OpenError},
-    envelope::EnvelopeError,
+    envelope::{Envelope, EnvelopeError},
     key::SigningKey,
     message::{AgentMessage, DecodeError, HubMessage, JobCancel},
     payload::{
@@ -55,6 +55,19 @@ fn the_signed_bytes_are_as_documented() {
         r#""p":{"generation":4},"h":"3a092b15f1e380964e0727b2bc521629bf1c42188503a5086e2c9b40f053904d"}"#
     );
     assert_eq!(text, expected);
+}
+
+#[test]
+fn an_envelope_may_be_written_in_another_way() {
+    let (mut agent, mut hub) = pair(1);
+    let message = AgentMessage::from(RoutesDrained { generation: 4 });
+    let text = agent.seal(&message, ID, NOW_MS);
+    let Envelope { t, i, s, ts, p, h } = Envelope::read(&text).expect("an envelope");
+    let other = format!(r#" {{ "h" : "{h}", "p" :  {p} , "ts":{ts}, "s":{s}, "i":"{i}","t":"{t}" }} "#);
+    assert_eq!(Envelope::read_plain(&other), None);
+    assert_eq!(hub.open(&other, NOW_MS).expect("the same"), message);
+    let again = hub.open(&text, NOW_MS);
+    assert!(matches!(again, Err(OpenError::Sequence(SequenceError::Replayed(_)))), "{again:?}");
 }
 
 #[test]

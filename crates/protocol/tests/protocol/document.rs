@@ -28,7 +28,7 @@ fn cells(row: &'static str) -> Vec<&'static str> {
 }
 
 fn assert_policy<M: Message>(kind: &str, example: &RawValue) {
-    let expected = match M::decode(kind, example).map(|message| message.queueing()).ok() {
+    let expected = match M::decode(kind, example.get()).map(|message| message.queueing()).ok() {
         Some(Queueing::Kept) => "kept",
         Some(Queueing::Latest) => "latest",
         Some(Queueing::Bulk) => "bulk",
