@@ -99,7 +99,11 @@ impl<'a> Envelope<'a> {
             return Err(EnvelopeError::TooLarge(text.len()));
         }
         let Fields { t, i, s, ts, p, h } = serde_json::from_str(text).map_err(EnvelopeError::Malformed)?;
-        if is_id(i) { Ok(Self { t, i, s, ts, p: p.get(), h }) } else { Err(EnvelopeError::Id) }
+        if i.len() == 2 * ID_BYTES && is_hex(i) {
+            Ok(Self { t, i, s, ts, p: p.get(), h })
+        } else {
+            Err(EnvelopeError::Id)
+        }
     }
 
     /// Reads an envelope that is written as [`seal`] writes it, without a look at the payload: what is read is an envelope
@@ -117,7 +121,8 @@ impl<'a> Envelope<'a> {
         let (rest, h) = rest.split_at_checked(rest.len().checked_sub(2 * TAG_BYTES)?)?;
         let p = rest.strip_suffix(r#","h":""#)?;
         let is_plain = t.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-            && is_id(i)
+            && is_hex(i)
+            && is_hex(h)
             && p.starts_with('{')
             && p.ends_with('}');
         is_plain.then_some(Self { t, i, s, ts, p, h })
@@ -146,10 +151,10 @@ fn number(text: &str) -> Option<(u64, &str)> {
     is_plain.then(|| digits.parse().ok()).flatten().map(|number| (number, rest))
 }
 
-/// Whether the text is an identifier, in the one way of writing it.
-fn is_id(text: &str) -> bool {
+/// Whether the text is hexadecimal, in the one way of writing it.
+fn is_hex(text: &str) -> bool {
     let is_digit = |b| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    text.len() == 2 * ID_BYTES && text.bytes().fold(true, |all, b| all & is_digit(b))
+    text.bytes().fold(true, |all, b| all & is_digit(b))
 }
 
 /// The HMAC of `t|i|s|ts|p` in hexadecimal, lower case.
