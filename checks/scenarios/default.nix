@@ -37,6 +37,7 @@ let
         pkgs.git
         pkgs.jq
         pkgs.pkgsStatic.busybox
+        pkgs.xfsprogs
       ];
       specialisation = lib.mapAttrs (_: declared: {
         configuration.services.wisehosting.nodes = declared // {

@@ -31,6 +31,8 @@ NEEDED = (
     ),
     # Of a scenario: it makes the base image of its app of it, and serves the app's repository with it.
     "busybox-static",
+    # And of another: the file system that it gives a worker.
+    "xfsprogs",
 )
 SUITE = "bookworm"
 DISK_SIZE = "6G"

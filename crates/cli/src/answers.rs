@@ -89,6 +89,7 @@ pub(crate) struct Limits {
     pub(crate) cpu_millis: u32,
     pub(crate) pids: u32,
     pub(crate) bandwidth_bits_per_s: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -168,6 +169,7 @@ pub(crate) struct WorkerUsage {
     pub(crate) memory_bytes: u64,
     pub(crate) disk_bytes: u64,
     pub(crate) disk_bytes_used: u64,
+    pub(crate) disk_limits_held: bool,
 }
 
 #[derive(Debug, Deserialize)]

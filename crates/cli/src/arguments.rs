@@ -139,6 +139,9 @@ pub(crate) struct Deploy {
     /// Traffic of an instance in each direction, such as 500kbit, 10mbit or 1gbit a second, or none for no limit.
     #[arg(long, value_parser = sizes::bandwidth)]
     pub(crate) bandwidth: Option<sizes::Bandwidth>,
+    /// What an instance may write to its disk and keep there, such as 2G, or none for no limit.
+    #[arg(long, value_parser = sizes::disk)]
+    pub(crate) disk: Option<sizes::Disk>,
     /// How to build it: next, vite, node, go, python or static [default: by its Dockerfile, or as what it looks like]
     #[arg(long)]
     pub(crate) preset: Option<String>,

@@ -103,6 +103,7 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
         ("cpu_millis", options.cpus.map(Value::from)),
         ("pids", options.pids.map(Value::from)),
         ("bandwidth_bits_per_s", options.bandwidth.map(|limit| Value::from(limit.bits_per_s))),
+        ("disk_bytes", options.disk.map(|limit| Value::from(limit.bytes))),
     ];
     let limits: Map<String, Value> = given(limits).collect();
     if !limits.is_empty() {

@@ -44,11 +44,14 @@ fn show_app(app: &App, output: Output) {
         (
             "limits",
             format!(
-                "{}, {} cores, {} processes, {}",
+                "{}, {} cores, {} processes, {}, {}",
                 in_mebibytes(limits.memory_bytes),
                 f64::from(limits.cpu_millis) / 1000.0,
                 limits.pids,
-                limits.bandwidth_bits_per_s.map_or("any traffic".to_owned(), in_bits_per_s)
+                limits.bandwidth_bits_per_s.map_or("any traffic".to_owned(), in_bits_per_s),
+                limits
+                    .disk_bytes
+                    .map_or("any disk".to_owned(), |bytes| format!("{} of disk", in_mebibytes(bytes)))
             ),
         ),
         ("live", deployment(app.live.as_ref())),
@@ -135,11 +138,12 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
             let state = state(worker.connected) + draining;
             let used = worker.usage.map_or(String::new(), |usage| {
                 format!(
-                    "{}, {}, disk {} of {}",
+                    "{}, {}, disk {} of {}{}",
                     in_cores(usage.cpu_millis),
                     in_mebibytes(usage.memory_bytes),
                     in_mebibytes(usage.disk_bytes_used),
-                    in_mebibytes(usage.disk_bytes)
+                    in_mebibytes(usage.disk_bytes),
+                    if usage.disk_limits_held { ", which holds limits" } else { "" }
                 )
             });
             vec![worker.name, "worker".to_owned(), state, worker.address, load, used]

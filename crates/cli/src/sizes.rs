@@ -54,6 +54,21 @@ pub(crate) fn bandwidth(text: &str) -> Result<Bandwidth, String> {
     bandwidth.ok_or_else(|| "write a whole number with a unit, such as 500kbit or 10mbit, or none".to_owned())
 }
 
+/// A limit on what is written, as it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// None for no limit.
+    pub(crate) bytes: Option<u64>,
+}
+
+/// A limit from a text such as `2G` or `none`.
+pub(crate) fn disk(text: &str) -> Result<Disk, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Disk { bytes: None });
+    }
+    memory_bytes(text).map(|bytes| Disk { bytes: Some(bytes) }).map_err(|error| format!("{error}, or none"))
+}
+
 /// A moment, as it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
@@ -164,6 +179,9 @@ mod tests {
             assert_eq!(bandwidth(text), Ok(Bandwidth { bits_per_s: Some(bits) }));
             assert_eq!(in_bits_per_s(bits), shown);
         }
+        assert_eq!(disk("2G"), Ok(Disk { bytes: Some(2 << 30) }));
+        assert_eq!(disk("none"), Ok(Disk { bytes: None }));
+        assert!(disk("2 cups").is_err());
         assert_eq!(bandwidth("none"), Ok(Bandwidth { bits_per_s: None }));
         for wrong in ["", "mbit", "10", "10MB", "0mbit", "-1mbit", "1.5mbit", "99999999999gbit"] {
             assert!(bandwidth(wrong).is_err(), "{wrong}");

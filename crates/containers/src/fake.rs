@@ -52,6 +52,7 @@ struct FakeContainer {
     name: String,
     script: String,
     log: Vec<LogLine>,
+    written_bytes: u64,
 }
 
 impl FakeEngine {
@@ -74,6 +75,13 @@ impl FakeEngine {
             found.container.state = ContainerState::Exited { code, out_of_memory: false };
         }
         self.changed.notify_waiters();
+    }
+
+    /// Has the program of a container write to its disk.
+    pub fn write(&self, id: &ContainerId, bytes: u64) {
+        if let Some(found) = self.lock().containers.get_mut(id) {
+            found.written_bytes += bytes;
+        }
     }
 
     /// Ends the program of a container, as the kernel does when it uses too much memory.
@@ -134,7 +142,8 @@ impl State {
             published: Some(spec.published),
             network_namespace: None,
         };
-        let made = FakeContainer { container, name: spec.name.clone(), script, log: Vec::new() };
+        let made =
+            FakeContainer { container, name: spec.name.clone(), script, log: Vec::new(), written_bytes: 0 };
         self.containers.insert(id.clone(), made);
         Ok(id)
     }
@@ -260,10 +269,11 @@ impl Engine for FakeEngine {
         Ok(all.filter(|container| container.labels.contains_key(label)).cloned().collect())
     }
 
-    /// Programs here never write.
     async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
-        let containers = self.containers(label).await?;
-        Ok(containers.into_iter().map(|container| (container.id, 0)).collect())
+        let state = self.answering()?;
+        let labelled =
+            state.containers.iter().filter(|(_, found)| found.container.labels.contains_key(label));
+        Ok(labelled.map(|(id, found)| (id.clone(), found.written_bytes)).collect())
     }
 
     async fn storage(&self) -> Result<Storage, EngineError> {

@@ -94,12 +94,35 @@ impl Podman {
 
     async fn create(&self, docker: &Docker, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
         let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        let created = docker.create_container(Some(options), create_body(spec)).await;
+        let mut body = create_body(spec);
+        if let (Some(bytes), Some(config)) = (spec.limits.disk_bytes(), &mut body.host_config) {
+            config.storage_opt = self.storage_options(docker, &spec.image, bytes).await?;
+        }
+        let created = docker.create_container(Some(options), body).await;
         match created.map_err(|e| self.failure("create a container", e)) {
             Ok(created) => Ok(ContainerId::new(created.id)),
             Err(failure) if failure.is_missing() => Err(EngineError::NoSuchImage(spec.image.clone())),
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    /// What has the file system hold a limit on what a container writes; none where it cannot.
+    async fn storage_options(
+        &self,
+        docker: &Docker,
+        image: &ImageId,
+        bytes: u64,
+    ) -> Result<Option<HashMap<String, String>>, EngineError> {
+        let size = match self.storage_and_limits(docker).await?.1 {
+            None => return Ok(None),
+            Some(DiskLimits::Written) => bytes,
+            Some(DiskLimits::WithImage) => {
+                let found = docker.inspect_image(image.as_str()).await;
+                let found = found.map_err(|e| self.failure("inspect an image", e))?;
+                bytes.saturating_add(found.size.and_then(|size| size.try_into().ok()).unwrap_or(0))
+            }
+        };
+        Ok(Some(HashMap::from([("size".to_owned(), size.to_string())])))
     }
 
     /// The folder with images and containers, and how a limit on what a container writes is held there.

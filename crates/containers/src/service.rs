@@ -72,6 +72,8 @@ pub struct Service {
     pub socket: PathBuf,
     /// What containers may have at most.
     pub hard_limits: HardLimits,
+    /// How images and containers are stored; where it is not given, as layers above each other, if the file system can do that.
+    pub driver: Option<&'static str>,
 }
 
 /// The program to run, which serves until it is killed.
@@ -104,9 +106,9 @@ impl Service {
         for name in ["storage", "networks", "tmp", "home/.config/containers"] {
             make_dir(&self.state_dir.join(name))?;
         }
-        let driver = if is_overlay(&self.state_dir)? { "vfs" } else { "overlay" };
+        let fitting = if is_overlay(&self.state_dir)? { "vfs" } else { "overlay" };
         self.write("containers.conf", &self.containers_conf())?;
-        self.write("storage.conf", &self.storage_conf(driver))?;
+        self.write("storage.conf", &self.storage_conf(self.driver.unwrap_or(fitting)))?;
         self.write("registries.conf", REGISTRIES_CONF)?;
         self.write("home/.config/containers/policy.json", POLICY_JSON)?;
         Ok(self.command())
@@ -217,8 +219,12 @@ mod tests {
     fn all_settings_stay_below_the_given_folder() {
         let dir = tempfile::tempdir().expect("folder");
         let hard_limits = HardLimits { nofile: 4096, nproc: 1024 };
-        let service =
-            Service { state_dir: dir.path().to_owned(), socket: dir.path().join("podman.sock"), hard_limits };
+        let service = Service {
+            state_dir: dir.path().to_owned(),
+            socket: dir.path().join("podman.sock"),
+            hard_limits,
+            driver: None,
+        };
         let command = service.prepare().expect("prepare");
         assert!(command.env.iter().all(|(_, value)| Path::new(value).starts_with(dir.path())));
         let conf = fs::read_to_string(dir.path().join("containers.conf")).expect("written");

@@ -35,6 +35,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Host {
     dir: TempDir,
+    driver: Option<&'static str>,
     service: Child,
 }
 
@@ -60,7 +61,7 @@ impl Host {
 
     /// Starts Podman again, on what the one before has left.
     pub fn restart(&mut self) {
-        self.service = start_service(self.dir.path());
+        self.service = start_service(self.dir.path(), self.driver);
     }
 
     /// Ends Podman and everything that runs in it, as a power cut would.
@@ -95,7 +96,7 @@ impl Drop for Host {
 /// # Panics
 /// Without root, without the programs, and when the test panics.
 pub fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
-    on_host_in(|_| {}, test);
+    on_host_in(None, test);
 }
 
 /// The same, on a host whose folder is a disk of its own.
@@ -103,7 +104,7 @@ pub fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'st
 /// # Panics
 /// Without the programs that make such a file system, too.
 pub fn on_host_with_disk<F: Future<Output = ()>>(disk: Disk, test: impl FnOnce(Host) -> F + Send + 'static) {
-    on_host_in(move |dir| disk.mount(dir), test);
+    on_host_in(Some(disk), test);
 }
 
 /// A disk in a file.
@@ -141,19 +142,20 @@ fn said(command: &mut Command) -> String {
     String::from_utf8_lossy(&ended.stdout).into_owned()
 }
 
-fn on_host_in<F: Future<Output = ()>>(
-    prepare: impl FnOnce(&Path) + Send + 'static,
-    test: impl FnOnce(Host) -> F + Send + 'static,
-) {
+fn on_host_in<F: Future<Output = ()>>(disk: Option<Disk>, test: impl FnOnce(Host) -> F + Send + 'static) {
     let host = thread::spawn(move || {
         enter_namespaces();
         let dir = tempfile::tempdir().expect("a folder");
-        prepare(dir.path());
+        if let Some(disk) = disk {
+            disk.mount(dir.path());
+        }
+        // Elsewhere the driver of that name does not work; here it holds limits.
+        let driver = disk.map(|disk| disk.file_system).filter(|file_system| *file_system == "btrfs");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             bring_loopback_up().await;
-            let service = start_service(dir.path());
-            test(Host { dir, service }).await;
+            let service = start_service(dir.path(), driver);
+            test(Host { dir, driver, service }).await;
         });
     });
     if let Err(cause) = host.join() {
@@ -184,7 +186,7 @@ async fn bring_loopback_up() {
     connection.abort();
 }
 
-fn start_service(dir: &Path) -> Child {
+fn start_service(dir: &Path, driver: Option<&'static str>) -> Child {
     let socket = dir.join("podman.sock");
     // One that a service which was killed has left.
     let _ = fs::remove_file(&socket);
@@ -192,6 +194,7 @@ fn start_service(dir: &Path) -> Child {
         state_dir: dir.join("podman"),
         socket: socket.clone(),
         hard_limits: HardLimits::of_this_process().expect("limits"),
+        driver,
     };
     let command = service.prepare().expect("settings of the private Podman");
     // Where the engine's helpers leave a file when a program ran out of memory.

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, sync::mpsc, time::sleep};
 use wisehosting_containers::{
     Build, BuildBounds, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId,
     LogPosition, Network, Podman,
-    testing::{ADDRESS, on_host, write_app},
+    testing::{ADDRESS, Disk, on_host, on_host_with_disk, write_app},
 };
 use wisehosting_domain::limits::Limits;
 
@@ -94,6 +94,28 @@ async fn output_of(podman: &Podman, spec: &ContainerSpec) -> String {
         }
     }
     output
+}
+
+/// What a container that goes on says up to a line.
+async fn said_until(podman: &Podman, id: &ContainerId, last: &str) -> String {
+    let (batches, mut received) = mpsc::channel(16);
+    let follow = podman.log(id, LogPosition::default(), true, batches);
+    let read = async {
+        let mut said = String::new();
+        loop {
+            for line in received.recv().await.expect("lines").lines {
+                if line.text == last {
+                    return said;
+                }
+                said.push_str(&line.text);
+                said.push('\n');
+            }
+        }
+    };
+    tokio::select! {
+        result = follow => panic!("it ended: {result:?}"),
+        said = read => said,
+    }
 }
 
 async fn answers(address: SocketAddr) -> bool {
@@ -432,19 +454,40 @@ fn what_a_container_has_written_is_counted() {
         let image = image(&podman, &host.dir().join("app"), "", script).await;
         let labels = BTreeMap::from([("test.counted".to_owned(), "yes".to_owned())]);
         let id = podman.run(&ContainerSpec { labels, ..spec(&image) }).await.expect("a container");
-        let (batches, mut received) = mpsc::channel(16);
-        let follow = podman.log(&id, LogPosition::default(), true, batches);
-        let done = async {
-            while received.recv().await.expect("lines").lines.iter().all(|line| line.text != "done") {}
-        };
-        tokio::select! {
-            result = follow => panic!("it ended: {result:?}"),
-            () = done => {}
-        }
+        said_until(&podman, &id, "done").await;
         let written = podman.written_bytes("test.counted").await.expect("counted");
         assert_eq!(written.keys().collect::<Vec<_>>(), [&id]);
         assert!((3 * MIB..4 * MIB).contains(&written[&id]), "{written:?}");
         assert!(podman.written_bytes("test.other").await.expect("counted").is_empty());
         assert!(podman.storage().await.expect("a folder").dir.starts_with(host.dir()));
+    });
+}
+
+#[test]
+fn a_file_system_that_holds_disk_limits_keeps_a_container_from_writing_more() {
+    let disk = Disk { bytes: 256 * MIB, file_system: "btrfs" };
+    on_host_with_disk(disk, |host| async move {
+        let podman = host.podman();
+        assert!(podman.storage().await.expect("described").holds_disk_limits);
+        with_network(&podman).await;
+        let script = "/bin/busybox dd if=/dev/zero of=/written bs=64k count=640 2>&1 | /bin/busybox head -n 2; echo done; \
+                      exec /bin/busybox sleep 1000";
+        let image = image(&podman, &host.dir().join("app"), "", script).await;
+        let labels = BTreeMap::from([("test.counted".to_owned(), "yes".to_owned())]);
+        let mut limited = ContainerSpec { labels, ..spec(&image) };
+        limited.limits = limited.limits.with_disk(Some(20 * MIB)).expect("limits");
+        let id = podman.run(&limited).await.expect("a container");
+        let said = said_until(&podman, &id, "done").await;
+        assert!(said.contains("quota exceeded"), "{said}");
+        let written = podman.written_bytes("test.counted").await.expect("counted");
+        assert!((20 * MIB * 31 / 32..=20 * MIB).contains(&written[&id]), "{written:?}");
+    });
+}
+
+#[test]
+fn xfs_without_project_quotas_holds_no_disk_limits() {
+    // Its least size, to its own tools.
+    on_host_with_disk(Disk { bytes: 300 * MIB, file_system: "xfs" }, |host| async move {
+        assert!(!host.podman().storage().await.expect("described").holds_disk_limits);
     });
 }

@@ -17,6 +17,8 @@ pub const CPU_MILLIS: std::ops::RangeInclusive<u32> = 50..=64_000;
 pub const PIDS: std::ops::RangeInclusive<u32> = 8..=32_768;
 /// Least and most traffic in each direction, in bits per second.
 pub const BANDWIDTH_BITS_PER_S: std::ops::RangeInclusive<u64> = 100_000..=10_000_000_000;
+/// Least and most that it may write to its disk and keep there, in bytes.
+pub const DISK_BYTES: std::ops::RangeInclusive<u64> = 16 * MIB..=16 * 1024 * 1024 * MIB;
 
 /// Why limits are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +35,9 @@ pub enum LimitsError {
     /// Traffic out of bounds.
     #[error("a bandwidth limit of {0} bits per second is out of bounds: use 100 kbit/s to 10 Gbit/s")]
     Bandwidth(u64),
+    /// Disk out of bounds.
+    #[error("a disk limit of {0} bytes is out of bounds: use 16 MiB to 16 TiB")]
+    Disk(u64),
 }
 
 /// The limits of one instance.
@@ -43,6 +48,7 @@ pub struct Limits {
     cpu_millis: u32,
     pids: u32,
     bandwidth_bits_per_s: Option<u64>,
+    disk_bytes: Option<u64>,
 }
 
 /// The shape of [`Limits`] on the wire, before it is checked.
@@ -54,10 +60,12 @@ struct RawLimits {
     pids: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bandwidth_bits_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk_bytes: Option<u64>,
 }
 
 impl Limits {
-    /// Limits within the bounds of this module; traffic is not limited.
+    /// Limits within the bounds of this module; traffic and disk are not limited.
     ///
     /// # Errors
     /// The first value that is out of bounds.
@@ -71,7 +79,7 @@ impl Limits {
         if !PIDS.contains(&pids) {
             return Err(LimitsError::Pids(pids));
         }
-        Ok(Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s: None })
+        Ok(Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s: None, disk_bytes: None })
     }
 
     /// The same with this limit on traffic, or with none.
@@ -82,6 +90,17 @@ impl Limits {
         match bits_per_s {
             Some(bits) if !BANDWIDTH_BITS_PER_S.contains(&bits) => Err(LimitsError::Bandwidth(bits)),
             bandwidth_bits_per_s => Ok(Self { bandwidth_bits_per_s, ..self }),
+        }
+    }
+
+    /// The same with this limit on what it writes to its disk, or with none.
+    ///
+    /// # Errors
+    /// It is out of bounds.
+    pub fn with_disk(self, bytes: Option<u64>) -> Result<Self, LimitsError> {
+        match bytes {
+            Some(bytes) if !DISK_BYTES.contains(&bytes) => Err(LimitsError::Disk(bytes)),
+            disk_bytes => Ok(Self { disk_bytes, ..self }),
         }
     }
 
@@ -108,11 +127,18 @@ impl Limits {
     pub fn bandwidth_bits_per_s(&self) -> Option<u64> {
         self.bandwidth_bits_per_s
     }
+
+    /// What it may write to its disk and keep there, in bytes; none if that is not limited.
+    #[must_use]
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.disk_bytes
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 256 * MIB, cpu_millis: 1_000, pids: 512, bandwidth_bits_per_s: None }
+        let (bandwidth_bits_per_s, disk_bytes) = (None, None);
+        Self { memory_bytes: 256 * MIB, cpu_millis: 1_000, pids: 512, bandwidth_bits_per_s, disk_bytes }
     }
 }
 
@@ -120,14 +146,15 @@ impl TryFrom<RawLimits> for Limits {
     type Error = LimitsError;
 
     fn try_from(raw: RawLimits) -> Result<Self, Self::Error> {
-        Self::new(raw.memory_bytes, raw.cpu_millis, raw.pids)?.with_bandwidth(raw.bandwidth_bits_per_s)
+        let limits = Self::new(raw.memory_bytes, raw.cpu_millis, raw.pids)?;
+        limits.with_bandwidth(raw.bandwidth_bits_per_s)?.with_disk(raw.disk_bytes)
     }
 }
 
 impl From<Limits> for RawLimits {
     fn from(limits: Limits) -> Self {
-        let Limits { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s } = limits;
-        Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s }
+        let Limits { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, disk_bytes } = limits;
+        Self { memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, disk_bytes }
     }
 }
 
@@ -144,14 +171,18 @@ mod tests {
         assert_eq!(limits.with_bandwidth(Some(99_999)), Err(LimitsError::Bandwidth(99_999)));
         assert_eq!(limits.with_bandwidth(Some(10_000_000_001)), Err(LimitsError::Bandwidth(10_000_000_001)));
         assert_eq!(limits.with_bandwidth(Some(100_000)).unwrap().bandwidth_bits_per_s(), Some(100_000));
+        assert_eq!(limits.with_disk(Some(1)), Err(LimitsError::Disk(1)));
+        assert_eq!(limits.with_disk(Some(u64::MAX)), Err(LimitsError::Disk(u64::MAX)));
+        assert_eq!(limits.with_disk(Some(16 * MIB)).unwrap().disk_bytes(), Some(16 * MIB));
     }
 
     #[test]
-    fn the_wire_form_comes_back_with_and_without_a_limit_on_traffic() {
-        for bandwidth in [None, Some(10_000_000)] {
-            let limits = Limits::default().with_bandwidth(bandwidth).unwrap();
+    fn the_wire_form_comes_back_with_and_without_limits_that_may_be_absent() {
+        for (bandwidth, disk) in [(None, None), (Some(10_000_000), None), (None, Some(64 * MIB))] {
+            let limits = Limits::default().with_bandwidth(bandwidth).unwrap().with_disk(disk).unwrap();
             let text = serde_json::to_string(&limits).unwrap();
             assert_eq!(text.contains("bandwidth"), bandwidth.is_some());
+            assert_eq!(text.contains("disk"), disk.is_some());
             assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);
         }
     }
@@ -161,6 +192,8 @@ mod tests {
         let text = r#"{"memory_bytes":1,"cpu_millis":1000,"pids":512}"#;
         assert!(serde_json::from_str::<Limits>(text).is_err());
         let text = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"bandwidth_bits_per_s":1}"#;
+        assert!(serde_json::from_str::<Limits>(text).is_err());
+        let text = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"disk_bytes":1}"#;
         assert!(serde_json::from_str::<Limits>(text).is_err());
         let unknown = r#"{"memory_bytes":268435456,"cpu_millis":1000,"pids":512,"gpu":1}"#;
         assert!(serde_json::from_str::<Limits>(unknown).is_err());

@@ -42,6 +42,7 @@ pub(crate) async fn start(host: &Host, log: PathBuf) -> Result<Program, LabError
         state_dir: host.directory().join("podman"),
         socket: SOCKET.into(),
         hard_limits: HardLimits::of_this_process().map_err(PodmanError::from)?,
+        driver: None,
     };
     let command = service.prepare().map_err(PodmanError::from)?;
     let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();

@@ -365,6 +365,8 @@ pub struct HostStats {
     pub disk_bytes: u64,
     /// How much of it is in use.
     pub disk_bytes_used: u64,
+    /// Whether it keeps an instance from writing more than its limit; else the worker stops one that has.
+    pub disk_limits_held: bool,
     /// What came in over the mesh since its interface was made; 0 if it cannot be told.
     pub mesh_received_bytes: u64,
     /// What went out there.

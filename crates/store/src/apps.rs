@@ -24,7 +24,7 @@ macro_rules! select_apps {
         sqlx::query_as!(
             Row,
             "SELECT id, name, repository, branch, port, health_path, health_timeout_ms, memory_bytes, cpu_millis, pids,
-                    bandwidth_bits_per_s, environment, preset, read_only, routed_deployment_id, stopped_at, created_at
+                    bandwidth_bits_per_s, disk_bytes, environment, preset, read_only, routed_deployment_id, stopped_at, created_at
              FROM apps " + $rest,
             $($argument),*
         )
@@ -60,6 +60,7 @@ struct Row {
     cpu_millis: i32,
     pids: i32,
     bandwidth_bits_per_s: Option<i64>,
+    disk_bytes: Option<i64>,
     environment: serde_json::Value,
     preset: Option<String>,
     read_only: bool,
@@ -77,6 +78,7 @@ impl TryFrom<Row> for App {
         let limits =
             Limits::new(row.memory_bytes.try_into()?, row.cpu_millis.try_into()?, row.pids.try_into()?)?;
         let limits = limits.with_bandwidth(row.bandwidth_bits_per_s.map(TryInto::try_into).transpose()?)?;
+        let limits = limits.with_disk(row.disk_bytes.map(TryInto::try_into).transpose()?)?;
         let branch = row.branch.map(TryInto::try_into).transpose()?;
         let settings = Settings {
             source: Source { repository: row.repository.try_into()?, branch, commit: None },
@@ -117,6 +119,7 @@ struct LimitColumns {
     cpu_millis: i32,
     pids: i32,
     bandwidth_bits_per_s: Option<i64>,
+    disk_bytes: Option<i64>,
 }
 
 impl<'a> TryFrom<&'a Settings> for SettingsRow<'a> {
@@ -146,6 +149,7 @@ impl TryFrom<Limits> for LimitColumns {
             cpu_millis: limits.cpu_millis().try_into()?,
             pids: limits.pids().try_into()?,
             bandwidth_bits_per_s: limits.bandwidth_bits_per_s().map(TryInto::try_into).transpose()?,
+            disk_bytes: limits.disk_bytes().map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -159,8 +163,8 @@ pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> 
     let query = sqlx::query!(
         "INSERT INTO apps (id, owner_id, name, repository, branch, port, health_path, health_timeout_ms,
                            memory_bytes, cpu_millis, pids, bandwidth_bits_per_s, environment, created_at, preset,
-                           read_only)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                           read_only, disk_bytes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         app.id.0,
         owner.0,
         app.name.as_str(),
@@ -176,7 +180,8 @@ pub async fn create(connection: &mut PgConnection, owner: UserId, app: &App) -> 
         columns.environment,
         app.created_at,
         columns.preset,
-        columns.read_only
+        columns.read_only,
+        columns.limits.disk_bytes
     );
     query.execute(connection).await.map_err(doing("create the app")).map(drop)
 }
@@ -230,7 +235,7 @@ pub async fn update(
     let query = sqlx::query!(
         "UPDATE apps SET repository = $3, branch = $4, port = $5, health_path = $6, health_timeout_ms = $7,
                          memory_bytes = $8, cpu_millis = $9, pids = $10, bandwidth_bits_per_s = $11,
-                         environment = $12, preset = $13, read_only = $14
+                         environment = $12, preset = $13, read_only = $14, disk_bytes = $15
          WHERE owner_id = $1 AND name = $2 AND deleted_at IS NULL RETURNING id",
         owner.0,
         name.as_str(),
@@ -245,7 +250,8 @@ pub async fn update(
         columns.limits.bandwidth_bits_per_s,
         columns.environment,
         columns.preset,
-        columns.read_only
+        columns.read_only,
+        columns.limits.disk_bytes
     );
     query.fetch_one(connection).await.map_err(doing("change the app")).map(drop)
 }

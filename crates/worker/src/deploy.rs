@@ -14,6 +14,7 @@ use crate::{
     preset::{self, Listing},
     space::{self, Building},
     workspace::Workspace,
+    written,
 };
 pub(crate) use error::DeployError;
 use std::{
@@ -220,8 +221,15 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.host.remove_instance(self.job.instance_id).await?;
         let network = host::app_network();
         self.host.engine.ensure_network(&network).await?;
-        for address in self.host.free_addresses().await?.into_iter().take(PORT_ATTEMPTS) {
-            match self.host.engine.run(&self.spec(image, address, port, &network.name)).await {
+        let addresses = self.host.free_addresses().await?;
+        let mut spec = self.spec(image, port, network.name);
+        if let Some(bytes) = self.deploy.limits.disk_bytes() {
+            let most = written::most(bytes, self.host.engine.storage().await?.holds_disk_limits);
+            spec.labels.insert(host::LABEL_DISK.to_owned(), most.to_string());
+        }
+        for address in addresses.into_iter().take(PORT_ATTEMPTS) {
+            spec.published = address;
+            match self.host.engine.run(&spec).await {
                 Ok(id) => return Ok((id, address)),
                 Err(EngineError::PortTaken(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -230,7 +238,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         Err(DeployError::NoPort)
     }
 
-    fn spec(&self, image: &Image, published: SocketAddr, port: u16, network: &str) -> ContainerSpec {
+    /// All but the port that it is given, and the last of its labels.
+    fn spec(&self, image: &Image, port: u16, network: String) -> ContainerSpec {
         let mut labels = host::container_labels(self.job, self.deploy.deployment_id);
         if let Some(bits_per_s) = self.deploy.limits.bandwidth_bits_per_s() {
             labels.insert(host::LABEL_BANDWIDTH.to_owned(), bits_per_s.to_string());
@@ -243,9 +252,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
             limits: self.deploy.limits,
             labels,
             env,
-            network: network.to_owned(),
+            network,
             read_only: self.deploy.read_only,
-            published,
+            published: SocketAddr::new(self.host.settings.address, 0),
             port,
         }
     }

@@ -35,6 +35,8 @@ const LABEL_DEPLOYMENT: &str = "wisehosting.deployment";
 /// Label of a container: the instance's identifier.
 pub(crate) const LABEL_INSTANCE: &str = "wisehosting.instance";
 
+/// Label of a container: how much it may have written to its disk before it is stopped, in bytes. None if it has no limit.
+pub(crate) const LABEL_DISK: &str = "wisehosting.disk-bytes-max";
 /// Label of a container: its bandwidth limit, in bits per second. None if it has no limit.
 pub(crate) const LABEL_BANDWIDTH: &str = "wisehosting.bandwidth-bits-per-s";
 

@@ -12,6 +12,7 @@ use crate::{
     restart::{Restarts, Step},
     runtime_log,
     violations::Violations,
+    written::{self, Written},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -33,6 +34,8 @@ use wisehosting_protocol::payload::{AppStatus, Violation};
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Shortest time between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// For the program of an instance that broke a limit to end. Nobody else is looked at meanwhile.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Before the engine's events are asked for again when it went away.
 const EVENTS_PAUSE: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,8 @@ pub struct Running {
     pub container: ContainerId,
     /// The file that stands for its network namespace.
     pub network_namespace: Option<PathBuf>,
+    /// Whether what it writes to its disk is limited.
+    pub disk_limited: bool,
 }
 
 /// The instances on this host.
@@ -55,10 +60,16 @@ pub struct Instances<E> {
     running: watch::Sender<Vec<Running>>,
     known: HashMap<InstanceId, Known>,
     violations: Violations,
-    memory_kills: MemoryKills,
+    evidence: Evidence,
     /// Whether what is found now was there before this program.
     first_look: bool,
     engine_away: bool,
+}
+
+/// What tells that an instance has broken a limit, where the engine does not.
+struct Evidence {
+    memory_kills: MemoryKills,
+    written: watch::Receiver<Written>,
 }
 
 /// What calls for something before it is time.
@@ -118,7 +129,10 @@ impl<E: Engine> Instances<E> {
             running: watch::Sender::default(),
             known: HashMap::new(),
             violations,
-            memory_kills: MemoryKills::new(),
+            evidence: Evidence {
+                memory_kills: MemoryKills::new(),
+                written: watch::Sender::default().subscribe(),
+            },
             first_look: true,
             engine_away: false,
         }
@@ -130,8 +144,9 @@ impl<E: Engine> Instances<E> {
         self.running.subscribe()
     }
 
-    /// Watches for ever.
-    pub async fn watch(self) {
+    /// Watches for ever. `written`: what containers have written to their disks.
+    pub async fn watch(mut self, written: watch::Receiver<Written>) {
+        self.evidence.written = written;
         let events = hear_events(self.host.clone(), self.calls.changed.clone());
         tokio::join!(events, self.look_for_ever());
     }
@@ -141,6 +156,8 @@ impl<E: Engine> Instances<E> {
             let next = self.look().await;
             let report_all = self.calls.report_all.clone();
             tokio::select! {
+                // The last sender goes when the worker ends.
+                Ok(()) = self.evidence.written.changed() => {}
                 () = report_all.notified() => self.forget_reports(),
                 _ = timeout_at(next, self.calls.changed.notified()) => {}
             }
@@ -162,7 +179,7 @@ impl<E: Engine> Instances<E> {
         let found: HashSet<InstanceId> = containers.iter().filter_map(host::instance_of).collect();
         self.violations.retain(&found);
         self.violations.tell(&self.host.outbox);
-        self.memory_kills.look(Instant::now());
+        self.evidence.memory_kills.look(Instant::now());
         let mut running = Vec::new();
         for container in &containers {
             let Some(instance) = host::instance_of(container) else { continue };
@@ -171,6 +188,7 @@ impl<E: Engine> Instances<E> {
                     instance,
                     container: container.id.clone(),
                     network_namespace: container.network_namespace.clone(),
+                    disk_limited: written::is_limited(container),
                 });
                 self.limit_bandwidth(instance, container).await;
             }
@@ -259,6 +277,15 @@ impl<E: Engine> Instances<E> {
     /// Does what is due for an instance, reports what it is doing, and says when to look at it again.
     async fn attend(&mut self, instance: InstanceId, container: &Container) -> Option<Instant> {
         let now = Instant::now();
+        if written::is_too_much(container, &self.evidence.written.borrow())
+            && !self.violations.holds(instance)
+        {
+            self.keep_from_running(instance, ViolationKind::DiskQuota, None);
+        }
+        if container.state == ContainerState::Running && self.violations.holds(instance) {
+            self.stop(instance, container).await;
+            return Some(now);
+        }
         let (exit_code, out_of_memory) = match container.state {
             ContainerState::Running => {
                 self.known(instance).down_since = None;
@@ -267,8 +294,8 @@ impl<E: Engine> Instances<E> {
                 return None;
             }
             ContainerState::Exited { code, out_of_memory } => {
-                let guessed =
-                    self.host.settings.restart.trust_kernel_count && self.memory_kills.explains(code, now);
+                let guessed = self.host.settings.restart.trust_kernel_count
+                    && self.evidence.memory_kills.explains(code, now);
                 (Some(code), out_of_memory || guessed)
             }
             ContainerState::Created => (None, false),
@@ -290,6 +317,13 @@ impl<E: Engine> Instances<E> {
                 Some(if now < stopped_at { next.min(stopped_at) } else { next })
             }
             _ => None,
+        }
+    }
+
+    /// Stops an instance that broke a limit while it runs.
+    async fn stop(&self, instance: InstanceId, container: &Container) {
+        if let Err(error) = self.host.engine.stop(&container.id, STOP_GRACE).await {
+            tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance that broke a limit cannot be stopped yet");
         }
     }
 

@@ -28,6 +28,7 @@ mod stop;
 pub mod usage;
 pub mod violations;
 mod workspace;
+pub mod written;
 
 use agent::Agent;
 use anyhow::Context;
@@ -117,7 +118,8 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
     let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
     // It is set once: this is the only place.
     let _ = channel.set(handle);
-    tokio::join!(agent.listen(events), instances.watch(), stats.tell(stats::TELL_EVERY), room);
+    let written = stats.written();
+    tokio::join!(agent.listen(events), instances.watch(written), stats.tell(stats::TELL_EVERY), room);
     Ok(())
 }
 

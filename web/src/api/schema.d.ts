@@ -857,6 +857,12 @@ export interface components {
             cpu_millis: number;
             /**
              * Format: int64
+             * @description What it may write to its disk and keep there; not limited if absent.
+             * @example 1073741824
+             */
+            disk_bytes?: number | null;
+            /**
+             * Format: int64
              * @description Memory and swap together.
              * @example 268435456
              */
@@ -882,6 +888,12 @@ export interface components {
              * @example 1000
              */
             cpu_millis?: number | null;
+            /**
+             * Format: int64
+             * @description What it may write to its disk and keep there: 16 MiB to 16 TiB; `null` for no limit.
+             * @example 1073741824
+             */
+            disk_bytes?: number | null;
             /**
              * Format: int64
              * @description Memory and swap together: 16 MiB to 256 GiB.
@@ -1098,6 +1110,8 @@ export interface components {
              * @description How much of it is in use.
              */
             disk_bytes_used: number;
+            /** @description Whether it keeps an instance from writing more than its disk limit; else the worker stops one that has. */
+            disk_limits_held: boolean;
             /**
              * Format: int64
              * @description Memory.

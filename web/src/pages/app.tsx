@@ -140,6 +140,7 @@ function Settings({ app }: { app: App }) {
         <dd>
           {bytes(limits.memory_bytes)}, {cores(limits.cpu_millis)}, {limits.pids} processes
           {limits.bandwidth_bits_per_s && `, ${bitRate(limits.bandwidth_bits_per_s)} each way`}
+          {limits.disk_bytes && `, ${bytes(limits.disk_bytes)} of disk`}
         </dd>
         <dt>Environment</dt>
         <dd>{environment.join(', ') || 'empty'}</dd>

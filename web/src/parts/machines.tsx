@@ -73,6 +73,7 @@ function WorkerCard({ worker }: { worker: Worker }) {
         <p className="quiet">
           Uses {cores(usage.cpu_millis)}, {bytes(usage.memory_bytes)}
           {usage.disk_bytes > 0 && `, ${bytes(usage.disk_bytes_used)} of ${bytes(usage.disk_bytes)} of disk`}
+          {usage.disk_limits_held && ', which holds limits'}
         </p>
       )}
     </Machine>

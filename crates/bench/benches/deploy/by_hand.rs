@@ -57,6 +57,7 @@ impl<'a> ByHand<'a> {
             state_dir: host.directory().join("podman"),
             socket: "/run/podman/podman.sock".into(),
             hard_limits: HardLimits::of_this_process()?,
+            driver: None,
         };
         let mut podman = service.prepare()?;
         let options = podman.args.iter().take_while(|argument| *argument != "system").count();

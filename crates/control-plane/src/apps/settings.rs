@@ -67,6 +67,9 @@ pub struct LimitsBody {
     /// Traffic in each direction, in bits per second; not limited if absent.
     #[schema(example = 10_000_000)]
     pub bandwidth_bits_per_s: Option<u64>,
+    /// What it may write to its disk and keep there; not limited if absent.
+    #[schema(example = 1_073_741_824)]
+    pub disk_bytes: Option<u64>,
 }
 
 /// Limits to set; one that is absent stays as it is.
@@ -86,6 +89,10 @@ pub struct LimitsPatch {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, example = 10_000_000)]
     pub bandwidth_bits_per_s: Option<Option<u64>>,
+    /// What it may write to its disk and keep there: 16 MiB to 16 TiB; `null` for no limit.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, example = 1_073_741_824)]
+    pub disk_bytes: Option<Option<u64>>,
 }
 
 /// Tells `null` from an absent field.
@@ -110,6 +117,7 @@ impl From<Settings> for AppSettings {
                 cpu_millis: settings.limits.cpu_millis(),
                 pids: settings.limits.pids(),
                 bandwidth_bits_per_s: settings.limits.bandwidth_bits_per_s(),
+                disk_bytes: settings.limits.disk_bytes(),
             },
             environment: settings.environment.into_keys().collect(),
         }
@@ -125,12 +133,15 @@ impl LimitsPatch {
             self.pids.unwrap_or(base.pids()),
         );
         let bandwidth = self.bandwidth_bits_per_s.unwrap_or(base.bandwidth_bits_per_s());
-        limits.and_then(|limits| limits.with_bandwidth(bandwidth)).map_err(|error| {
+        let disk = self.disk_bytes.unwrap_or(base.disk_bytes());
+        let limits = limits.and_then(|limits| limits.with_bandwidth(bandwidth));
+        limits.and_then(|limits| limits.with_disk(disk)).map_err(|error| {
             let field = match error {
                 LimitsError::Memory(_) => "limits.memory_bytes",
                 LimitsError::Cpu(_) => "limits.cpu_millis",
                 LimitsError::Pids(_) => "limits.pids",
                 LimitsError::Bandwidth(_) => "limits.bandwidth_bits_per_s",
+                LimitsError::Disk(_) => "limits.disk_bytes",
             };
             refused(field, error)
         })

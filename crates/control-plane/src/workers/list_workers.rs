@@ -63,6 +63,8 @@ pub struct WorkerUsage {
     disk_bytes: u64,
     /// How much of it is in use.
     disk_bytes_used: u64,
+    /// Whether it keeps an instance from writing more than its disk limit; else the worker stops one that has.
+    disk_limits_held: bool,
     /// What came in over the mesh since its interface was made; 0 if it is not known.
     mesh_received_bytes: u64,
     /// What went out there.
@@ -77,6 +79,7 @@ impl From<HostNow> for WorkerUsage {
             cpu_millis: load.cpu_millis,
             disk_bytes: told.disk_bytes,
             disk_bytes_used: told.disk_bytes_used,
+            disk_limits_held: told.disk_limits_held,
             mesh_received_bytes: told.mesh_received_bytes,
             mesh_sent_bytes: told.mesh_sent_bytes,
         }

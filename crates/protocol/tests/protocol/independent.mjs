@@ -35,7 +35,9 @@ const deploy = {
   source: object({ repository: text, branch: orNull(text), commit: orNull(text) }),
   image_id: orNull(text),
   preset: orNull(oneOf('next', 'vite', 'node', 'go', 'python', 'static')),
-  limits: object({ memory_bytes: number, cpu_millis: number, pids: number, bandwidth_bits_per_s: orNull(number) }),
+  limits: object({
+    memory_bytes: number, cpu_millis: number, pids: number, bandwidth_bits_per_s: orNull(number), disk_bytes: orNull(number),
+  }),
   read_only: boolean,
   port: number,
   health_path: text,
@@ -86,7 +88,8 @@ const PAYLOADS = {
     app_stats: object({
       observed_at_ms: number,
       host: object({
-        disk_bytes: number, disk_bytes_used: number, mesh_received_bytes: number, mesh_sent_bytes: number,
+        disk_bytes: number, disk_bytes_used: number, disk_limits_held: boolean,
+        mesh_received_bytes: number, mesh_sent_bytes: number,
       }),
       instances: list(object({ instance_id: text, usage })),
     }),

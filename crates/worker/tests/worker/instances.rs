@@ -19,6 +19,15 @@ async fn container(engine: &FakeEngine, dir: &Path) -> ContainerId {
 }
 
 async fn running(engine: &FakeEngine, dir: &Path, script: &str) -> ContainerId {
+    with_labels(engine, dir, script, BTreeMap::new()).await
+}
+
+async fn with_labels(
+    engine: &FakeEngine,
+    dir: &Path,
+    script: &str,
+    mut labels: BTreeMap<String, String>,
+) -> ContainerId {
     let dockerfile = format!("FROM scratch\nCMD [\"{script}\"]\n");
     fs::write(dir.join("Dockerfile"), dockerfile).expect("written");
     let build = Build {
@@ -32,11 +41,12 @@ async fn running(engine: &FakeEngine, dir: &Path, script: &str) -> ContainerId {
     };
     let (log, _received) = mpsc::channel(16);
     let image = engine.build(&build, log).await.expect("an image").id;
+    labels.insert("wisehosting.instance".to_owned(), INSTANCE.to_string());
     let spec = ContainerSpec {
         name: "x".to_owned(),
         image,
         limits: Limits::default(),
-        labels: BTreeMap::from([("wisehosting.instance".to_owned(), INSTANCE.to_string())]),
+        labels,
         env: BTreeMap::new(),
         network: "x".to_owned(),
         read_only: false,
@@ -196,4 +206,28 @@ async fn one_that_does_not_run_for_a_while_counts_as_stopped() {
     let then = whole_status(&mut worker).await;
     assert_eq!((then.running, then.exit_code, then.stopped), (false, Some(3), true));
     assert!(then.observed_at_ms >= first.observed_at_ms + 300, "after a while");
+}
+
+#[tokio::test]
+async fn an_instance_that_writes_more_than_its_limit_is_stopped_and_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let limit = [("wisehosting.disk-bytes-max".to_owned(), "1000".to_owned())];
+    let id = with_labels(&engine, dir.path(), "serve", limit.into()).await;
+    engine.write(&id, 1_000);
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    assert_eq!(status(&mut worker).await, (true, None), "all that it may");
+    drop(worker);
+    engine.write(&id, 1);
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    let (instance, kind, message) = worker.violation().await;
+    assert_eq!((instance, kind), (INSTANCE, ViolationKind::DiskQuota));
+    assert!(message.starts_with("It wrote more to its disk than its limit and was stopped."), "{message}");
+    stopped(&mut worker).await;
+    assert_ne!(engine.container(&id).await.expect("the container").state, ContainerState::Running);
+    drop(worker);
+    engine.start(&id).await.expect("started by somebody");
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    stopped(&mut worker).await;
+    assert_ne!(engine.container(&id).await.expect("the container").state, ContainerState::Running);
 }

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod builds;
 mod deploy;
+mod disk;
 mod git;
 mod images;
 mod instances;

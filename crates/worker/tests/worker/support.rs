@@ -121,13 +121,14 @@ async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Wo
     let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let stats = Stats::new(host.clone(), instances.running(), Some("lo".to_owned()));
     let room = space::keep(host.clone());
+    let written = stats.written();
     let agent = Agent { host, jobs, running: instances.running(), report_all };
     let (events, received) = mpsc::channel(16);
     tokio::spawn(async move {
         // The worker ends when the test drops its end.
         tokio::select! {
             () = agent.listen(received) => {}
-            () = instances.watch() => {}
+            () = instances.watch(written) => {}
             () = stats.tell(STATS_EVERY) => {}
             () = room => {}
         }

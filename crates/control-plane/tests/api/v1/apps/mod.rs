@@ -51,6 +51,7 @@ async fn bad_input_is_one_sentence_about_one_field(pool: PgPool) {
             "limits.bandwidth_bits_per_s",
             "100 kbit/s to 10 Gbit/s",
         ),
+        (with("limits", json!({ "disk_bytes": 1 })), "limits.disk_bytes", "16 MiB to 16 TiB"),
         (with("limits", json!({ "gpu": 1 })), "limits.gpu", "unknown field"),
         (with("repository", json!("--upload-pack=x")), "repository", "must be an https://"),
         (with("repository", json!("https://me:secret@example.org/a")), "repository", "credentials"),
@@ -104,6 +105,15 @@ async fn a_change_keeps_what_it_does_not_name(pool: PgPool) {
         let change = json!({ "limits": limits });
         let app = user.send("PATCH", "/v1/apps/hello", Some(change)).await.expect(200);
         assert_eq!(app["settings"]["limits"]["bandwidth_bits_per_s"], bandwidth);
+    }
+    for (limits, disk) in [
+        (json!({ "disk_bytes": 1_073_741_824 }), json!(1_073_741_824)),
+        (json!({ "pids": 66 }), json!(1_073_741_824)),
+        (json!({ "disk_bytes": null }), Value::Null),
+    ] {
+        let change = json!({ "limits": limits });
+        let app = user.send("PATCH", "/v1/apps/hello", Some(change)).await.expect(200);
+        assert_eq!(app["settings"]["limits"]["disk_bytes"], disk);
     }
     let app = user.get("/v1/apps/hello").await.expect(200);
     assert_eq!(user.get("/v1/apps/hello").await.expect(200), app);

@@ -30,7 +30,13 @@ async fn instance(server: &Server, deployment: &Value) -> InstanceId {
 }
 
 fn tell(server: &Server, at_s: u64, instance_id: InstanceId, usage: Usage) {
-    let host = HostStats { disk_bytes: 100, disk_bytes_used: 40, mesh_received_bytes: 3, mesh_sent_bytes: 4 };
+    let host = HostStats {
+        disk_bytes: 100,
+        disk_bytes_used: 40,
+        disk_limits_held: true,
+        mesh_received_bytes: 3,
+        mesh_sent_bytes: 4,
+    };
     let instances = vec![InstanceStats { instance_id, usage }];
     let told = AppStats { observed_at_ms: at_s * 1_000, host, instances };
     server.state.hub.stats().told(&worker(), &told, server.now());
@@ -108,6 +114,7 @@ async fn a_worker_shows_what_its_machine_uses(pool: PgPool) {
             "cpu_millis": 1_500,
             "disk_bytes": 100,
             "disk_bytes_used": 40,
+            "disk_limits_held": true,
             "mesh_received_bytes": 3,
             "mesh_sent_bytes": 4,
         })
