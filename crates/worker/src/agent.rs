@@ -37,6 +37,15 @@ impl<E: Engine> Agent<E> {
         let mut connected = false;
         loop {
             tokio::select! {
+                // In this order: however much the control plane says, a heartbeat is not late for it.
+                biased;
+                _ = heartbeat.tick() => {
+                    self.beat(&cpu);
+                    // One may have found no room. While nobody listens, they would only take the room of other messages.
+                    if connected {
+                        self.jobs.offer_results();
+                    }
+                }
                 event = events.recv() => match event {
                     Some(Event::Connected(registered)) => {
                         let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
@@ -53,13 +62,6 @@ impl<E: Engine> Agent<E> {
                     }
                     None => return,
                 },
-                _ = heartbeat.tick() => {
-                    self.beat(&cpu);
-                    // One may have found no room. While nobody listens, they would only take the room of other messages.
-                    if connected {
-                        self.jobs.offer_results();
-                    }
-                }
             }
         }
     }
@@ -69,7 +71,7 @@ impl<E: Engine> Agent<E> {
             HubMessage::Job(job) => self.jobs.submit(job),
             HubMessage::JobCancel(cancel) => self.jobs.cancel(cancel.0.job_id),
             HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id),
-            HubMessage::RuntimeLogAck(ack) => self.host.answers.take(ack),
+            HubMessage::RuntimeLogAck(ack) => self.host.logs.answers.take(ack),
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");
             }

@@ -9,7 +9,7 @@ use crate::{
     outbox::Outbox,
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -33,7 +33,7 @@ const LINE_COST_BYTES: usize = 64;
 pub(crate) struct BuildLogs {
     outbox: Outbox,
     clock: Arc<dyn Clock>,
-    kept: Mutex<HashMap<JobId, Arc<Kept>>>,
+    kept: Mutex<BTreeMap<JobId, Arc<Kept>>>,
     /// Whether somebody listens.
     connected: watch::Sender<bool>,
 }
@@ -76,7 +76,7 @@ impl BuildLogs {
         self.kept().remove(&job_id);
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Kept>>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Kept>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) use error::DeployError;
 use std::{
     error::Error,
-    fs, io,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -60,7 +60,7 @@ pub(crate) struct Attempt<'a, E> {
 
 impl<'a, E: Engine> Attempt<'a, E> {
     pub(crate) fn new(host: &'a Host<E>, job: &'a Job, deploy: &'a Deploy) -> Self {
-        let log = host.build_logs.start(job.job_id, deploy.deployment_id);
+        let log = host.logs.builds.start(job.job_id, deploy.deployment_id);
         Self { host, job, deploy, log, begun: Notify::new() }
     }
 
@@ -99,10 +99,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
     async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
         space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
         let _permit = self.build_permit().await?;
-        let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id).await;
+        let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id);
         let workspace = workspace.map_err(DeployError::Workspace)?;
         let built = self.fetch_and_build(workspace.path()).await;
-        workspace.remove().await;
+        self.host.outside.remove(workspace).await;
         built
     }
 
@@ -114,7 +114,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             mesh_address: self.host.settings.address,
             timeout: FETCH_TIMEOUT,
         };
-        let commit = fetch.run(&self.deploy.source, dir).await?;
+        let commit = self.host.outside.fetch(fetch, &self.deploy.source, dir).await?;
         self.log.say(&format!("Building commit {commit}"));
         let context = dir.join("source");
         let dockerfile = self.dockerfile(context.clone()).await?;
@@ -197,6 +197,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let (output, received) = mpsc::channel(OUTPUT_LINES);
         let built = async {
             tokio::select! {
+                biased;
                 built = self.host.engine.build(&build, output) => {
                     built.map_err(|error| building.full().map_or(error.into(), DeployError::BuildDisk))
                 }
@@ -272,7 +273,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let probe = Probe { address, path: self.deploy.health_path.clone() };
         let limit = Duration::from_millis(self.deploy.health_timeout_ms);
         tokio::select! {
-            healthy = probe.wait(limit) => healthy.map_err(|last| self.unhealthy(last, port, limit)),
+            biased;
+            healthy = self.host.outside.probe(&probe, limit) => healthy.map_err(|last| self.unhealthy(last, port, limit)),
             ended = self.ended(id) => Err(ended),
         }
     }
@@ -281,11 +283,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// loss of power in between it could not list a single container any more.
     async fn write_to_disk(&self) {
         let Ok(storage) = self.host.engine.storage().await else { return };
-        let written = tokio::task::spawn_blocking(move || {
-            let dir = fs::File::open(storage.dir)?;
-            nix::unistd::syncfs(dir).map_err(io::Error::from)
-        });
-        if let Ok(Err(error)) = written.await {
+        if let Err(error) = self.host.outside.sync(storage.dir).await {
             tracing::warn!(error = &error as &dyn Error, "what a deploy made may not be on the disk");
         }
     }

@@ -19,7 +19,7 @@ const STATUS_LINE_BYTES_MAX: usize = 1_024;
 
 /// What an attempt came to, short of a good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unhealthy {
+pub enum Unhealthy {
     /// Nothing listens.
     Refused,
     /// Something listens and then says nothing.
@@ -32,11 +32,11 @@ pub(crate) enum Unhealthy {
 
 /// The request of a probe.
 #[derive(Clone, Debug)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// Where.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// The path that is asked for, from its slash on.
-    pub(crate) path: String,
+    pub path: String,
 }
 
 impl Probe {

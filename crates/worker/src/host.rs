@@ -6,6 +6,7 @@
 use crate::{
     build_log::BuildLogs,
     outbox::Outbox,
+    outside::{Machine, Outside},
     restart::RestartPolicy,
     runtime_log::Answers,
     space::{Space, SpaceSettings},
@@ -97,14 +98,22 @@ pub struct Host<E> {
     pub(crate) settings: HostSettings,
     /// One permit per build that may run.
     pub(crate) builds: Semaphore,
-    /// What the control plane says of the logs that it is sent.
-    pub(crate) answers: Answers,
-    /// What deployments have printed.
-    pub(crate) build_logs: BuildLogs,
+    /// What is on its way to the control plane, and what it says of that.
+    pub(crate) logs: Logs,
     /// Room on the engine's disk.
     pub(crate) space: Space,
     /// Apps that a deploy is at work for.
     deploying: Mutex<Vec<AppId>>,
+    /// What deploys reach besides.
+    pub(crate) outside: Arc<dyn Outside>,
+}
+
+/// The logs of a worker.
+pub(crate) struct Logs {
+    /// What deployments have printed.
+    pub(crate) builds: BuildLogs,
+    /// What the control plane says of the logs of instances.
+    pub(crate) answers: Answers,
 }
 
 /// A deploy is at work for an app, for as long as this value is there.
@@ -130,15 +139,23 @@ impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
         let builds = Semaphore::new(settings.builds.bounds.at_a_time);
-        let build_logs = BuildLogs::new(outbox.clone(), clock.clone());
-        let (answers, space, deploying) = Default::default();
-        Self { engine, outbox, clock, settings, builds, answers, build_logs, space, deploying }
+        let logs =
+            Logs { builds: BuildLogs::new(outbox.clone(), clock.clone()), answers: Answers::default() };
+        let (space, deploying) = Default::default();
+        let outside = Arc::new(Machine);
+        Self { engine, outbox, clock, settings, builds, logs, space, deploying, outside }
+    }
+
+    /// The same host in another world.
+    #[must_use]
+    pub fn with_outside(self, outside: impl Outside) -> Self {
+        Self { outside: Arc::new(outside), ..self }
     }
 
     /// A connection to the control plane has begun or ended: what was on its way is to be sent again.
     pub(crate) fn connected(&self, connected: bool) {
-        self.answers.connected(connected);
-        self.build_logs.connected(connected);
+        self.logs.answers.connected(connected);
+        self.logs.builds.connected(connected);
     }
 
     /// A deploy of this app begins: its images stay as they are until the answer is dropped.

@@ -15,7 +15,7 @@ use crate::{
     written::{self, Written},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     error::Error,
     path::PathBuf,
     sync::Arc,
@@ -58,7 +58,7 @@ pub struct Instances<E> {
     jobs: Jobs<E>,
     calls: Calls,
     running: watch::Sender<Vec<Running>>,
-    known: HashMap<InstanceId, Known>,
+    known: BTreeMap<InstanceId, Known>,
     violations: Violations,
     evidence: Evidence,
     /// Whether what is found now was there before this program.
@@ -127,7 +127,7 @@ impl<E: Engine> Instances<E> {
             jobs,
             calls: Calls { changed, report_all },
             running: watch::Sender::default(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             violations,
             evidence: Evidence {
                 memory_kills: MemoryKills::new(),
@@ -156,6 +156,7 @@ impl<E: Engine> Instances<E> {
             let next = self.look().await;
             let report_all = self.calls.report_all.clone();
             tokio::select! {
+                biased;
                 // The last sender goes when the worker ends.
                 Ok(()) = self.evidence.written.changed() => {}
                 () = report_all.notified() => self.forget_reports(),

@@ -45,7 +45,7 @@ struct State {
     /// Jobs that wait. A line that is here has a task that works on its jobs.
     queues: HashMap<Line, VecDeque<Job>>,
     /// Jobs that were taken and have no result yet.
-    active: HashMap<JobId, Active>,
+    active: BTreeMap<JobId, Active>,
     /// Results that the control plane has not stored yet.
     results: BTreeMap<JobId, JobResult>,
 }
@@ -129,7 +129,7 @@ impl<E: Engine> Jobs<E> {
     /// The control plane has stored the result of a job.
     pub fn acknowledge(&self, job_id: JobId) {
         self.0.state().results.remove(&job_id);
-        self.0.host.build_logs.forget(job_id);
+        self.0.host.logs.builds.forget(job_id);
         if let Err(error) = self.0.journal.forget(job_id) {
             tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a stored result is sent again later");
         }
@@ -143,7 +143,7 @@ impl<E: Engine> Jobs<E> {
         }
     }
 
-    /// Jobs without a result, in no order.
+    /// Jobs without a result.
     #[must_use]
     pub fn running(&self) -> Vec<JobId> {
         self.0.state().active.keys().copied().collect()
@@ -261,7 +261,7 @@ impl<E: Engine> Inner<E> {
 
     /// Offers a result behind the log of its job. One that finds no room is offered again later.
     fn offer(&self, result: JobResult) {
-        if self.host.build_logs.offer(result.job_id) {
+        if self.host.logs.builds.offer(result.job_id) {
             self.host.outbox.offer(result);
         }
     }

@@ -166,8 +166,12 @@ pub(crate) fn remove(path: &Path) -> Result<(), JournalError> {
 pub(crate) fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, JournalError> {
     let failed = |source| JournalError { path: dir.to_owned(), source };
     let mut all = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    let entries: Result<Vec<_>, _> =
+        fs::read_dir(dir).map_err(failed)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = entries.map_err(failed)?;
+    // The same folder is always read alike.
+    paths.sort();
+    for path in paths {
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }

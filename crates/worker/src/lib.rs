@@ -11,7 +11,7 @@ mod collect;
 pub mod config;
 mod deploy;
 pub mod git;
-mod health;
+pub mod health;
 pub mod host;
 pub mod instances;
 pub mod jobs;
@@ -19,6 +19,7 @@ pub mod journal;
 mod lines;
 mod memory_kills;
 pub mod outbox;
+pub mod outside;
 mod preset;
 pub mod restart;
 mod runtime_log;
@@ -27,7 +28,7 @@ pub mod stats;
 mod stop;
 pub mod usage;
 pub mod violations;
-mod workspace;
+pub mod workspace;
 pub mod written;
 
 use agent::Agent;
@@ -43,20 +44,22 @@ use space::SpaceSettings;
 use stats::Stats;
 use std::{
     error::Error,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use violations::Violations;
 use wisehosting_containers::{BuildBounds, Engine, Podman};
 use wisehosting_node::{
-    channel::{self, ChannelHandle},
+    channel::{self, ChannelHandle, Event},
     clock::{Clock, SystemClock},
     mesh::Mesh,
     service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
+use written::Written;
 
 /// How often to try again what an earlier run has left to do, while the engine is away.
 const RECOVER_PAUSE: Duration = Duration::from_secs(2);
@@ -93,11 +96,6 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let identity = config.identity()?;
-    let journal = Journal::open(&config.worker.state_dir)?;
-    let violations = Violations::open(&config.worker.state_dir)?;
-    workspace::remove_leftovers(&config.worker.work_dir)
-        .with_context(|| format!("cannot empty the work folder {}", config.worker.work_dir.display()))?;
-
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let channel: Arc<OnceLock<ChannelHandle>> = Arc::default();
     let outbox = {
@@ -106,21 +104,59 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
     };
     let engine = Podman::new(&config.podman.socket);
     let host = Arc::new(Host::new(engine, outbox, clock.clone(), settings(config)));
-    let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
-    recover(&jobs).await;
+    let worker = Worker::recover(host.clone(), &config.worker.state_dir).await?;
 
-    let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
     let mesh = config.mesh.as_ref().map(|mesh| mesh.interface.to_string());
-    let stats = Stats::new(host.clone(), instances.running(), mesh);
-    let room = space::keep(host.clone());
-    let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
-    let (handle, events) = channel::spawn(identity, clock, register(&jobs), shutdown)?;
+    let stats = Stats::new(host.clone(), worker.instances.running(), mesh);
+    let (handle, events) = channel::spawn(identity, clock, worker.register(), shutdown)?;
     // It is set once: this is the only place.
     let _ = channel.set(handle);
     let written = stats.written();
-    tokio::join!(agent.listen(events), instances.watch(written), stats.tell(stats::TELL_EVERY), room);
+    tokio::join!(worker.serve(events, written), stats.tell(stats::TELL_EVERY), space::keep(host));
     Ok(())
+}
+
+/// A worker that has ended what an earlier run of it had begun, and may take jobs.
+pub struct Worker<E> {
+    jobs: Jobs<E>,
+    instances: Instances<E>,
+    agent: Agent<E>,
+}
+
+impl<E: Engine> Worker<E> {
+    /// The worker of this host; what it must not forget is in `state_dir`. Until the engine answers, it takes no jobs: others
+    /// can do them.
+    ///
+    /// # Errors
+    /// Its folders cannot be used.
+    pub async fn recover(host: Arc<Host<E>>, state_dir: &Path) -> anyhow::Result<Self> {
+        let journal = Journal::open(state_dir)?;
+        let violations = Violations::open(state_dir)?;
+        let work_dir = &host.settings.work_dir;
+        workspace::remove_leftovers(work_dir)
+            .with_context(|| format!("cannot empty the work folder {}", work_dir.display()))?;
+        let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
+        recover(&jobs).await;
+        let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
+        let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
+        Ok(Self { jobs, instances, agent })
+    }
+
+    /// What it says first on each connection.
+    pub fn register(&self) -> impl Fn() -> Register + Send + Sync + use<E> + 'static {
+        let jobs = self.jobs.clone();
+        move || Register {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: Some(wisehosting_node::usage::capacity()),
+            running_jobs: jobs.running(),
+        }
+    }
+
+    /// Does jobs and watches instances, for as long as there is a channel. `written`: what containers have written.
+    pub async fn serve(self, events: mpsc::Receiver<Event>, written: watch::Receiver<Written>) {
+        tokio::join!(self.agent.listen(events), self.instances.watch(written));
+    }
 }
 
 fn settings(config: &Config) -> HostSettings {
@@ -148,7 +184,7 @@ fn settings(config: &Config) -> HostSettings {
     }
 }
 
-/// Ends what an earlier run has begun. Until the engine answers, this worker takes no jobs: others can do them.
+/// Ends what an earlier run has begun.
 async fn recover<E: Engine>(jobs: &Jobs<E>) {
     let mut told = false;
     while let Err(error) = jobs.recover().await {
@@ -160,14 +196,5 @@ async fn recover<E: Engine>(jobs: &Jobs<E>) {
         }
         told = true;
         tokio::time::sleep(RECOVER_PAUSE).await;
-    }
-}
-
-fn register<E: Engine>(jobs: &Jobs<E>) -> impl Fn() -> Register + Send + Sync + 'static {
-    let jobs = jobs.clone();
-    move || Register {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        capacity: Some(wisehosting_node::usage::capacity()),
-        running_jobs: jobs.running(),
     }
 }

@@ -71,8 +71,8 @@ pub(crate) async fn follow<E: Engine>(
     instance: InstanceId,
     container: ContainerId,
 ) -> bool {
-    let answers = host.answers.expect(instance);
-    let connected = host.answers.connected.subscribe();
+    let answers = host.logs.answers.expect(instance);
+    let connected = host.logs.answers.connected.subscribe();
     let mut way = Way { host: &host, instance, answers, connected, stored: None };
     way.stored = way.deliver(None, Vec::new()).await;
     loop {
@@ -83,6 +83,7 @@ pub(crate) async fn follow<E: Engine>(
         let mut whole = false;
         let goes_on = loop {
             tokio::select! {
+                biased;
                 read = &mut reading, if !whole => match read {
                     Ok(()) => whole = true,
                     Err(EngineError::NoSuchContainer(_)) => return true,
@@ -147,6 +148,7 @@ impl<E: Engine> Way<'_, E> {
             }
             loop {
                 tokio::select! {
+                    biased;
                     // An answer to what was sent twice, before this: it says what is known.
                     Some(stored) = self.answers.recv() => if log.cursor.is_none() || stored != log.after {
                         return stored;

@@ -9,7 +9,7 @@ use crate::{
     outbox::Outbox,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     error::Error,
     path::{Path, PathBuf},
 };
@@ -20,7 +20,7 @@ use wisehosting_protocol::payload::Violation;
 #[derive(Debug)]
 pub struct Violations {
     dir: PathBuf,
-    known: HashMap<InstanceId, Entry>,
+    known: BTreeMap<InstanceId, Entry>,
 }
 
 #[derive(Debug)]

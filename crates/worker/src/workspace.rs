@@ -8,26 +8,20 @@ use std::{
 };
 use wisehosting_domain::id::JobId;
 
-/// A folder that is removed when this value is dropped.
+/// A folder that is removed when this value is dropped, which may take a while.
 #[derive(Debug)]
-pub(crate) struct Workspace(PathBuf);
+pub struct Workspace(PathBuf);
 
 impl Workspace {
     /// A new folder for the job.
-    pub(crate) async fn create(work_dir: &Path, job: JobId) -> io::Result<Self> {
+    pub(crate) fn create(work_dir: &Path, job: JobId) -> io::Result<Self> {
         let path = work_dir.join(job.to_string());
-        match tokio::fs::remove_dir_all(&path).await {
+        match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        tokio::fs::create_dir_all(&path).await?;
+        fs::create_dir_all(&path)?;
         Ok(Self(path))
-    }
-
-    /// Removes the folder, which may take a while. Where this is not waited for, dropping removes it.
-    pub(crate) async fn remove(self) {
-        // A task that panicked has said so itself.
-        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -61,17 +55,17 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    #[tokio::test]
-    async fn a_folder_goes_with_its_job_or_at_the_next_start() {
+    #[test]
+    fn a_folder_goes_with_its_job_or_at_the_next_start() {
         let dir = tempfile::tempdir().expect("a folder");
         let job = JobId(Uuid::from_u128(1));
-        let workspace = Workspace::create(dir.path(), job).await.expect("made");
+        let workspace = Workspace::create(dir.path(), job).expect("made");
         let path = workspace.path().to_owned();
         fs::write(path.join("file"), "").expect("written");
-        workspace.remove().await;
+        drop(workspace);
         assert!(!path.exists());
 
-        std::mem::forget(Workspace::create(dir.path(), job).await.expect("made"));
+        std::mem::forget(Workspace::create(dir.path(), job).expect("made"));
         fs::write(dir.path().join("not-a-job"), "").expect("written");
         remove_leftovers(dir.path()).expect("removed");
         assert!(!path.exists() && dir.path().join("not-a-job").exists());
