@@ -495,7 +495,8 @@ pub async fn called_off(conn: &mut PgConnection) -> Result<Vec<(JobId, Label)>, 
     let operation = "list the jobs that were called off";
     let rows = sqlx::query!(
         r#"SELECT id, worker AS "worker!" FROM jobs
-           WHERE state = 'running' AND cancel_requested_at IS NOT NULL AND worker IS NOT NULL"#
+           WHERE state = 'running' AND cancel_requested_at IS NOT NULL AND worker IS NOT NULL
+           ORDER BY created_at, id"#
     )
     .fetch_all(conn)
     .await

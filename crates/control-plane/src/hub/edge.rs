@@ -8,19 +8,19 @@ use wisehosting_protocol::{
 };
 use wisehosting_store::{StoreError, edges, pool};
 
-use super::{Membership, session::Unhandled};
+use super::{Membership, conversation::Unhandled};
 use crate::state::AppState;
 
 /// The messages of one edge's connection.
-pub(super) struct EdgeAgent<'a> {
-    state: &'a AppState,
+pub(super) struct EdgeAgent {
+    state: AppState,
     membership: Membership,
     /// The generation that is written down as the one that it serves.
     noted: Option<u64>,
 }
 
-impl<'a> EdgeAgent<'a> {
-    pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
+impl EdgeAgent {
+    pub(super) fn new(state: AppState, membership: Membership) -> Self {
         Self { state, membership, noted: None }
     }
 

@@ -4,6 +4,7 @@
 //! gets what it missed when it connects again, because what must arrive is in Postgres. How a message waits is its type's
 //! [`Queueing`](wisehosting_protocol::message::Queueing); what nodes send waits nowhere here, but in their own queues.
 
+mod conversation;
 mod edge;
 mod endpoint;
 mod job;
@@ -11,12 +12,13 @@ mod job_result;
 mod session;
 mod worker;
 
+pub use conversation::{Conversation, Unhandled, welcome};
 pub use endpoint::{edge_channel, worker_channel};
 pub use job::message as job_message;
 pub use job_result::fail as job_failed;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,7 +29,7 @@ use wisehosting_domain::{
     rollout::{self, Edges},
     routes::RouteTable,
 };
-use wisehosting_protocol::{message::HubMessage, timing::Timing};
+use wisehosting_protocol::{message::HubMessage, payload::Routes, timing::Timing};
 
 use crate::{nodes::Role, stats::Stats};
 
@@ -46,16 +48,18 @@ pub struct Hub(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     timing: Timing,
-    links: Mutex<HashMap<Node, Link>>,
+    links: Mutex<BTreeMap<Node, Link>>,
     table: watch::Sender<Option<Arc<RouteTable>>>,
     stats: Stats,
 }
 
 /// A worker or an edge.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Node {
-    role: Role,
-    name: Label,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Node {
+    /// Which of the two.
+    pub role: Role,
+    /// As it is declared.
+    pub name: Label,
 }
 
 /// The hub's end of one connection.
@@ -69,11 +73,14 @@ struct Link {
 
 /// Why the hub ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Dismissal {
+pub enum Dismissal {
+    /// For a newer one.
     #[error("a newer connection of this node took its place")]
     Replaced,
+    /// Its queue is full.
     #[error("it takes no messages")]
     Full,
+    /// The hub has gone.
     #[error("the hub let it go")]
     LetGo,
 }
@@ -94,9 +101,10 @@ struct Membership {
     queue: mpsc::Sender<HubMessage>,
 }
 
-/// What a session takes from the hub.
+/// What the hub has for one connection.
 #[derive(Debug)]
-struct Inbox {
+pub struct Inbox {
+    role: Role,
     queue: mpsc::Receiver<HubMessage>,
     end: watch::Receiver<Option<Dismissal>>,
     table: watch::Receiver<Option<Arc<RouteTable>>>,
@@ -180,12 +188,39 @@ impl Hub {
         if let Some(older) = older {
             older.end.send_replace(Some(Dismissal::Replaced));
         }
-        let inbox = Inbox { queue: queue_out, end: end_out, table: self.0.table.subscribe() };
+        let mut inbox =
+            Inbox { role: node.role, queue: queue_out, end: end_out, table: self.0.table.subscribe() };
+        inbox.table.mark_changed();
         (Membership { hub: self.clone(), node, queue }, inbox)
     }
 
-    fn links(&self) -> MutexGuard<'_, HashMap<Node, Link>> {
+    fn links(&self) -> MutexGuard<'_, BTreeMap<Node, Link>> {
         self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inbox {
+    /// The next message for the node. Of route tables, there is none but the newest.
+    ///
+    /// # Errors
+    /// Why the connection is to end.
+    pub async fn next(&mut self) -> Result<HubMessage, Dismissal> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.end.changed() => {
+                    let dismissal = *self.end.borrow_and_update();
+                    return Err(dismissal.unwrap_or(Dismissal::LetGo));
+                }
+                _ = self.table.changed(), if self.role == Role::Edge => {
+                    let table = self.table.borrow_and_update().clone();
+                    if let Some(table) = table {
+                        return Ok(Routes { table: (*table).clone() }.into());
+                    }
+                }
+                message = self.queue.recv() => return message.ok_or(Dismissal::LetGo),
+            }
+        }
     }
 }
 

@@ -24,16 +24,17 @@ use wisehosting_protocol::{
     CLOSE_REPLACED, MESSAGE_BYTES_MAX,
     connection::{HubConnection, OpenError},
     message::{AgentMessage, HubMessage, Message as _},
-    payload::{ErrorReport, Register, Registered, Routes},
+    payload::{ErrorReport, Register},
     timing::Timing,
 };
 use wisehosting_store::StoreError;
 
-use super::{Dismissal, Inbox, Membership, Node, edge::EdgeAgent, worker::WorkerAgent};
+use super::{
+    Dismissal, Inbox, Node,
+    conversation::{Conversation, Unhandled, welcome},
+};
 use crate::{
     events::{Change, ChangeKind},
-    nodes::Role,
-    scheduler::leases,
     state::AppState,
 };
 
@@ -91,21 +92,6 @@ impl End {
     }
 }
 
-/// What an agent's message could not do.
-#[derive(Debug)]
-pub(super) enum Unhandled {
-    /// It is not this kind of agent's.
-    WrongRole,
-    /// It could not be stored.
-    Store(StoreError),
-}
-
-impl From<StoreError> for Unhandled {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 /// Serves a connection until it ends.
 pub(super) async fn run(socket: WebSocket, connection: HubConnection, node: Node, state: AppState) {
     let signing = Signing { connection: Mutex::new(connection), state: &state };
@@ -140,14 +126,13 @@ async fn serve(reader: &mut Reader<'_>, writer: &mut Writer<'_>, node: &Node, st
     if let Err(end) = writer.send(&welcome().into()).await {
         return end;
     }
-    let (membership, inbox) = state.hub.join(node.clone());
+    let (mut conversation, inbox) = Conversation::begin(state, node.clone());
     let version = &register.version;
     tracing::info!(node.role = %node.role, node.name = %node.name, node.version = version, "connected");
     state.changes.publish(Change::of_all(ChangeKind::Node));
-    let mut agent = Agent::new(state, membership);
     let ended = tokio::select! {
-        ended = reader.run(&mut agent, register, state) => ended,
-        ended = writer.run(inbox, node.role) => ended,
+        ended = reader.run(&mut conversation, register, state) => ended,
+        ended = writer.run(inbox) => ended,
     };
     match ended {
         Ok(never) => match never {},
@@ -155,45 +140,16 @@ async fn serve(reader: &mut Reader<'_>, writer: &mut Writer<'_>, node: &Node, st
     }
 }
 
-fn welcome() -> Registered {
-    Registered {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        heartbeat_interval_ms: leases::HEARTBEAT_INTERVAL.whole_milliseconds().try_into().unwrap_or(u64::MAX),
-    }
-}
-
-/// What is done with the messages of one connection.
-enum Agent<'a> {
-    Worker(WorkerAgent<'a>),
-    Edge(EdgeAgent<'a>),
-}
-
-impl<'a> Agent<'a> {
-    fn new(state: &'a AppState, membership: Membership) -> Self {
-        match membership.node.role {
-            Role::Worker => Self::Worker(WorkerAgent::new(state, membership)),
-            Role::Edge => Self::Edge(EdgeAgent::new(state, membership)),
-        }
-    }
-
-    async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
-        match self {
-            Self::Worker(agent) => agent.handle(message).await,
-            Self::Edge(agent) => agent.handle(message).await,
-        }
-    }
-
-    /// As [`handle`](Self::handle), but waits for a database that is away.
-    async fn handle_patiently(&mut self, message: &AgentMessage) -> Result<(), End> {
-        loop {
-            match self.handle(message).await {
-                Ok(()) => return Ok(()),
-                Err(Unhandled::WrongRole) => return Err(End::WrongRole),
-                Err(Unhandled::Store(error)) if error.is_unavailable() => {
-                    sleep(STORE_RETRY_INTERVAL).await;
-                }
-                Err(Unhandled::Store(error)) => return Err(error.into()),
+/// As [`Conversation::handle`], but waits for a database that is away.
+async fn handle_patiently(conversation: &mut Conversation, message: &AgentMessage) -> Result<(), End> {
+    loop {
+        match conversation.handle(message).await {
+            Ok(()) => return Ok(()),
+            Err(Unhandled::WrongRole) => return Err(End::WrongRole),
+            Err(Unhandled::Store(error)) if error.is_unavailable() => {
+                sleep(STORE_RETRY_INTERVAL).await;
             }
+            Err(Unhandled::Store(error)) => return Err(error.into()),
         }
     }
 }
@@ -228,25 +184,12 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Sends what the hub has for this node, and pings.
-    async fn run(&mut self, mut inbox: Inbox, role: Role) -> Result<Never, End> {
+    async fn run(&mut self, mut inbox: Inbox) -> Result<Never, End> {
         let mut ping = interval(self.timing.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        inbox.table.mark_changed();
         loop {
             tokio::select! {
-                message = inbox.queue.recv() => {
-                    self.send(&message.ok_or(End::Dismissed(Dismissal::LetGo))?).await?;
-                }
-                _ = inbox.table.changed(), if role == Role::Edge => {
-                    let table = inbox.table.borrow_and_update().clone();
-                    if let Some(table) = table {
-                        self.send(&Routes { table: (*table).clone() }.into()).await?;
-                    }
-                }
-                _ = inbox.end.changed() => {
-                    let dismissal = *inbox.end.borrow_and_update();
-                    return Err(End::Dismissed(dismissal.unwrap_or(Dismissal::LetGo)));
-                }
+                message = inbox.next() => self.send(&message.map_err(End::Dismissed)?).await?,
                 _ = ping.tick() => self.write(Message::Ping(Bytes::new())).await?,
             }
         }
@@ -289,7 +232,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn run(
         &mut self,
-        agent: &mut Agent<'_>,
+        conversation: &mut Conversation,
         register: Register,
         state: &AppState,
     ) -> Result<Never, End> {
@@ -297,7 +240,7 @@ impl Reader<'_> {
         let _ = state.signals.database_ready.subscribe().wait_for(|ready| *ready).await;
         let mut message = AgentMessage::Register(register);
         loop {
-            agent.handle_patiently(&message).await?;
+            handle_patiently(conversation, &message).await?;
             message = self.next().await?;
         }
     }

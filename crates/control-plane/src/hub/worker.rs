@@ -2,7 +2,7 @@
 //!
 //! A worker speaks for its own jobs and instances only; what it says of others is dropped.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
@@ -27,19 +27,19 @@ use wisehosting_store::{
     workers::{self, Share},
 };
 
-use super::{Membership, job, job_result, session::Unhandled};
+use super::{Membership, conversation::Unhandled, job, job_result};
 use crate::{logs, scheduler::leases, sealing::Unreadable, state::AppState};
 
 /// The messages of one worker's connection.
-pub(super) struct WorkerAgent<'a> {
-    state: &'a AppState,
+pub(super) struct WorkerAgent {
+    state: AppState,
     membership: Membership,
     /// When it last said that it is alive.
     heard_at: OffsetDateTime,
 }
 
-impl<'a> WorkerAgent<'a> {
-    pub(super) fn new(state: &'a AppState, membership: Membership) -> Self {
+impl WorkerAgent {
+    pub(super) fn new(state: AppState, membership: Membership) -> Self {
         let heard_at = state.clock.now();
         Self { state, membership, heard_at }
     }
@@ -51,7 +51,7 @@ impl<'a> WorkerAgent<'a> {
             AgentMessage::JobAck(job) => self.job_ack(job.job_id).await?,
             AgentMessage::JobStatus(status) => self.job_status(status).await?,
             AgentMessage::JobResult(result) => {
-                let ack = job_result::store(self.state, self.name(), result).await?;
+                let ack = job_result::store(&self.state, self.name(), result).await?;
                 self.membership.send(ack).await;
             }
             AgentMessage::AppStatus(status) => self.app_status(status).await?,
@@ -81,7 +81,7 @@ impl<'a> WorkerAgent<'a> {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let capacity = self.capacity(register);
         workers::connected(&mut connection, self.name(), &register.version, capacity, now).await?;
-        let listed: HashSet<JobId> = register.running_jobs.iter().copied().collect();
+        let listed: BTreeSet<JobId> = register.running_jobs.iter().copied().collect();
         let running = jobs::running_on(&mut connection, self.name()).await?;
         // What is sent again has its time from now, too.
         let unacked = running.iter().filter(|job| !job.run.acked).map(|job| job.id);
@@ -91,7 +91,7 @@ impl<'a> WorkerAgent<'a> {
         for job in &running {
             self.resume(job, listed.contains(&job.id), now).await?;
         }
-        let known: HashSet<JobId> = running.iter().map(|job| job.id).collect();
+        let known: BTreeSet<JobId> = running.iter().map(|job| job.id).collect();
         for job_id in listed.difference(&known) {
             self.membership.send(JobCancel(JobRef { job_id: *job_id })).await;
         }
@@ -174,7 +174,7 @@ impl<'a> WorkerAgent<'a> {
             stopped: status.stopped,
             observed_at: time_of(status.observed_at_ms),
         };
-        let Some(turn) = logs::Turn::take(self.state, self.name(), instance_id).await? else {
+        let Some(turn) = logs::Turn::take(&self.state, self.name(), instance_id).await? else {
             if status.running {
                 tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance of a removed app runs: stopping it");
                 self.membership.send(job::stop_unknown(instance_id)).await;
@@ -199,7 +199,7 @@ impl<'a> WorkerAgent<'a> {
     async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {
         let Violation { instance_id, kind, message, observed_at_ms } = violation;
         let (message, observed_at) = (job_result::shortened(message), time_of(*observed_at_ms));
-        let Some(turn) = logs::Turn::take(self.state, self.name(), *instance_id).await? else {
+        let Some(turn) = logs::Turn::take(&self.state, self.name(), *instance_id).await? else {
             return Ok(());
         };
         let mut transaction = pool::begin(&self.state.pool).await?;
@@ -216,7 +216,7 @@ impl<'a> WorkerAgent<'a> {
     }
 
     async fn runtime_log(&self, log: &RuntimeLog) -> Result<(), StoreError> {
-        let cursor = logs::take(self.state, self.name(), log).await?;
+        let cursor = logs::take(&self.state, self.name(), log).await?;
         self.membership.send(RuntimeLogAck { instance_id: log.instance_id, cursor }).await;
         Ok(())
     }

@@ -46,7 +46,7 @@ const QUEUE_LEN: usize = 256;
 const BULK_LEAVES: usize = QUEUE_LEN / 2;
 
 /// What kind of agent a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Runs apps.
