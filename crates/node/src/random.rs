@@ -1,5 +1,8 @@
 //! The one place where a program draws random numbers: from the operating system's generator.
 
+#[cfg(feature = "simulation")]
+pub mod simulated;
+
 use rand::{TryRngCore, rngs::OsRng};
 use uuid::Uuid;
 use wisehosting_protocol::connection::START_LIMIT;
@@ -11,6 +14,10 @@ use wisehosting_protocol::connection::START_LIMIT;
 #[must_use]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    #[cfg(feature = "simulation")]
+    if simulated::fill(&mut bytes) {
+        return bytes;
+    }
     OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives random numbers");
     bytes
 }

@@ -1,0 +1,42 @@
+//! An edge: it keeps the table that it serves, whatever becomes of its connection.
+
+use wisehosting_domain::routes::RouteTable;
+use wisehosting_protocol::payload::{RouteProblem, RoutesAck};
+
+use crate::worker::Machine;
+
+#[derive(Default)]
+pub(crate) struct EdgeModel {
+    pub(crate) serving: Option<RouteTable>,
+    /// The newest table that it was sent.
+    pub(crate) received: Option<RouteTable>,
+}
+
+impl EdgeModel {
+    /// Serves the newest table; what it says then.
+    pub(crate) fn take(&mut self, machines: &[Machine]) -> Option<RoutesAck> {
+        let table = self.received.take()?;
+        let newer = self.serving.as_ref().is_none_or(|serving| serving.generation <= table.generation);
+        if newer {
+            self.serving = Some(table);
+        }
+        let serving = self.serving.as_ref()?;
+        let upstreams = serving.routes.values().flat_map(|route| &route.upstreams);
+        let silent = upstreams.filter(|upstream| {
+            let instance = upstream.instance_id.to_string();
+            !machines.iter().any(|machine| machine.engine.runs(&instance))
+        });
+        let problems = silent.map(|upstream| RouteProblem {
+            instance_id: upstream.instance_id,
+            message: "refused".to_owned(),
+        });
+        Some(RoutesAck { generation: serving.generation, problems: problems.collect() })
+    }
+
+    /// The instances that requests for a host name are taken to.
+    pub(crate) fn leads_to(&self, app: &str) -> Vec<String> {
+        let routes = self.serving.iter().flat_map(|table| table.routes.values());
+        let routes = routes.filter(|route| route.app.as_str() == app);
+        routes.flat_map(|route| &route.upstreams).map(|upstream| upstream.instance_id.to_string()).collect()
+    }
+}
