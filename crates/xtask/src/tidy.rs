@@ -51,6 +51,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     }
     findings.extend(layout::check_migrations(&files));
     findings.extend(check_architecture(root)?);
+    findings.extend(check_names(root)?);
     for finding in &findings {
         println!("{finding}");
     }
@@ -81,6 +82,17 @@ fn check_architecture(root: &Path) -> anyhow::Result<Option<Finding>> {
     }
     let line = text.lines().position(|line| line.starts_with("| crate |")).map_or(1, |index| index + 1);
     Ok(Some(Finding::new(path, line, "the crate table is out of date: run `cargo xtask graph --write`")))
+}
+
+/// The table of names says where each is found: there must be such a file.
+fn check_names(root: &Path) -> anyhow::Result<Vec<Finding>> {
+    let path = Path::new("docs/names.md");
+    let text = fs::read_to_string(root.join(path)).context("read docs/names.md")?;
+    let crates = root.join("crates");
+    let missing = layout::named_paths(&text).filter(|(_, named)| !crates.join(named).exists());
+    Ok(missing
+        .map(|(line, named)| Finding::new(path, line, format!("there is no {}", named.display())))
+        .collect())
 }
 
 /// All files that are, or could be, committed; relative to `root`.

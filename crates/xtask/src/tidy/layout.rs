@@ -54,6 +54,25 @@ pub(super) fn check_migrations(files: &[PathBuf]) -> Vec<Finding> {
     findings
 }
 
+/// The files and folders between the backticks of a page's tables, with their lines. One that has no folder is beside the one before.
+pub(super) fn named_paths(text: &str) -> impl Iterator<Item = (usize, PathBuf)> {
+    let rows = text.lines().enumerate().filter(|(_, line)| line.starts_with('|'));
+    let quoted = rows.flat_map(|(index, line)| {
+        line.split('`').skip(1).step_by(2).map(move |quoted| (index + 1, Path::new(quoted)))
+    });
+    let mut folder = PathBuf::new();
+    quoted.filter_map(move |(line, path)| {
+        let is_named = path.extension().is_some_and(|extension| extension == "rs")
+            || (path.is_relative() && path.to_str().is_some_and(|path| path.ends_with('/')));
+        if !is_named {
+            return None;
+        }
+        let path = if path.iter().count() == 1 { folder.join(path) } else { path.to_owned() };
+        folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Some((line, path))
+    })
+}
+
 fn is_time(text: &str) -> bool {
     let in_range = |range: std::ops::Range<usize>, least: u32, most: u32| {
         text[range].parse().is_ok_and(|number: u32| (least..=most).contains(&number))
@@ -100,6 +119,16 @@ mod tests {
         let path = Path::new("crates/store/Cargo.toml");
         assert!(check_manifest(path, "[package]\nname = \"store\"\n").is_some());
         assert_eq!(check_manifest(path, "[package]\n\n[lints]\nworkspace = true\n"), None);
+    }
+
+    #[test]
+    fn paths_are_found_in_a_page_also_without_their_folder() {
+        let page =
+            "| `POST`, `/health` | `edge/src/api/`\n| `Run` | `node/src/a.rs` (`run`), `b.rs` beside it |";
+        let found: Vec<_> =
+            named_paths(page).map(|(line, path)| (line, path.display().to_string())).collect();
+        let expected = [(1, "edge/src/api/"), (2, "node/src/a.rs"), (2, "node/src/b.rs")];
+        assert_eq!(found, expected.map(|(line, path)| (line, path.to_owned())));
     }
 
     #[test]
