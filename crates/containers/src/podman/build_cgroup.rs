@@ -65,32 +65,45 @@ impl BuildCgroup {
 
 impl Drop for BuildCgroup {
     fn drop(&mut self) {
-        if let Err(error) = end_all(&self.dir.join("step")) {
-            tracing::warn!(cgroup = %self.dir.display(), %error, "a build's processes cannot be ended");
-        }
-        for hierarchy in build_slice::hierarchies(Path::new(MOUNT)) {
-            let dir = hierarchy.join(&self.slice).join(&self.name);
-            // A hierarchy in which no step ever was has no such group.
-            let _ = fs::remove_dir(dir.join("step"));
-            let _ = fs::remove_dir(dir);
+        let groups: Vec<PathBuf> = build_slice::hierarchies(Path::new(MOUNT))
+            .into_iter()
+            .map(|hierarchy| hierarchy.join(&self.slice).join(&self.name))
+            .collect();
+        if let Err(error) = end_all(&groups) {
+            tracing::warn!(cgroup = %self.dir.display(), %error, "a build's control groups cannot be removed");
         }
         build_slice::remove(&self.slice);
     }
 }
 
-fn end_all(dir: &Path) -> io::Result<()> {
+/// Ends what runs in the groups, and removes them. A process that is only now put into them is in some earlier than in others.
+fn end_all(groups: &[PathBuf]) -> io::Result<()> {
+    let mut removed = Ok(());
     for _ in 0..ROUNDS_MAX {
-        let processes = processes(dir)?;
-        if processes.is_empty() {
-            return Ok(());
+        for group in groups {
+            for process in processes(&group.join("step"))? {
+                // It fails for those that have ended since they were listed.
+                let _ = kill(process, Signal::SIGKILL);
+            }
         }
-        for process in processes {
-            // It fails for those that have ended since they were listed.
-            let _ = kill(process, Signal::SIGKILL);
+        removed = groups.iter().try_for_each(|group| {
+            remove(&group.join("step"))?;
+            remove(group)
+        });
+        if removed.is_ok() {
+            break;
         }
         thread::sleep(ROUND);
     }
-    Err(io::ErrorKind::TimedOut.into())
+    removed
+}
+
+/// Removes an empty group. A hierarchy in which no step ever was has none.
+fn remove(group: &Path) -> io::Result<()> {
+    match fs::remove_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn processes(dir: &Path) -> io::Result<Vec<Pid>> {
