@@ -11,11 +11,12 @@ use wisehosting_domain::{
         InstanceState,
     },
 };
+use wisehosting_node::clock::Clock as _;
 use wisehosting_protocol::{
     message::HubMessage,
     payload::{Job, Outcome, Work},
 };
-use wisehosting_store::MIGRATOR;
+use wisehosting_store::{MIGRATOR, pool, workers};
 
 use crate::{
     agent::{Agent, deployed},
@@ -32,6 +33,18 @@ impl Platform {
             leases.reconcile().await.unwrap();
         }
         self.deployment(id).await.state
+    }
+
+    /// Waits until a heartbeat is stored; other messages may overtake it.
+    async fn has_seen(&self, worker: &str) {
+        self.eventually(async || {
+            let mut connection = pool::acquire(&self.state.pool).await.unwrap();
+            let workers = workers::list(&mut connection).await.unwrap();
+            let seen = workers.iter().find(|seen| seen.name.as_str() == worker).unwrap().last_seen_at;
+            let age = seen.map(|seen| self.clock.now() - seen);
+            if age.is_some_and(|age| age < time::Duration::SECOND) { Ok(()) } else { Err(format!("{age:?}")) }
+        })
+        .await;
     }
 
     /// Lets minutes pass in which the worker says that it is at work.
@@ -54,6 +67,7 @@ async fn a_job_of_a_silent_worker_fails_with_its_lease_and_its_late_instance_is_
     worker.ack(&job).await;
     assert_eq!(platform.after(20, &mut leases, id).await, Queued);
     worker.heartbeat(&[job.job_id]).await;
+    platform.has_seen("worker-1").await;
     assert_eq!(platform.after(30, &mut leases, id).await, Queued, "30 s from when it was last heard of");
     assert_eq!(platform.after(1, &mut leases, id).await, Failed);
     assert_eq!(platform.deployment(id).await.message.as_deref(), Some(LOST));
