@@ -15,6 +15,12 @@ test('what is left empty is left to the control plane', () => {
   });
 });
 
+test('a login is there if a token was typed', () => {
+  const typed = { name: 'a', repository: 'b', login_username: ' me ', login_password: 'secret' };
+  expect(toCreateApp(form(typed)).login).toEqual({ username: 'me', password: 'secret' });
+  expect(toCreateApp(form({ ...typed, login_password: '' })).login).toBeUndefined();
+});
+
 test('amounts are turned into what the API takes', () => {
   const app = toCreateApp(form({ name: 'a', repository: 'b', port: '3000', memory_mib: '64' }));
   expect(app.port).toBe(3000);

@@ -80,7 +80,15 @@ pub(crate) struct Violation {
 pub(crate) struct AppSettings {
     pub(crate) repository: String,
     pub(crate) branch: Option<String>,
+    pub(crate) login: Option<Login>,
     pub(crate) limits: Limits,
+}
+
+/// That a private repository has a login.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Login {
+    pub(crate) username: String,
+    pub(crate) set_at: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

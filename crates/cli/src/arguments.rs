@@ -124,6 +124,15 @@ pub(crate) struct Deploy {
     /// Branch or tag: of a new app for all its deployments, else for this one [default: the app's, or the repository's]
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) branch: Option<String>,
+    /// File with the token or password for a private repository; - for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_login")]
+    pub(crate) login_file: Option<PathBuf>,
+    /// User of that login [default: x-access-token, which takes a token of GitHub and of most others]
+    #[arg(long, value_name = "NAME", requires = "login_file")]
+    pub(crate) login_user: Option<String>,
+    /// Forget the login of the app's repository.
+    #[arg(long)]
+    pub(crate) no_login: bool,
     /// Port on which the app listens, where its image exposes none or several [default: 8080]
     #[arg(long)]
     pub(crate) port: Option<u16>,

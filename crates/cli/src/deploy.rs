@@ -1,6 +1,6 @@
 //! `wisehosting deploy`: make or change the app, deploy it, and follow the deployment to its end.
 
-use std::{path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -68,6 +68,9 @@ async fn set_up_app(client: &Client, options: &Deploy, output: Output) -> Result
             // Whether there is such a branch is not known yet: it is tried by this deployment only.
             body.remove("branch");
             let changed: App = client.read(client.patch(&path, &Value::Object(body)).await?)?;
+            if existing.settings.login.is_some() && changed.settings.login.is_none() && !options.no_login {
+                output.line("its login was for another host and is forgotten: --login-file sets a new one");
+            }
             let (before, now) = (existing.settings.repository, changed.settings.repository);
             if before != now {
                 output.line(&format!(
@@ -98,6 +101,11 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
         ("health_timeout_ms", options.health_timeout.map(|seconds| Value::from(u64::from(seconds) * 1000))),
     ];
     body.extend(given(settings));
+    if let Some(file) = &options.login_file {
+        body.insert("login".to_owned(), login(file, options.login_user.as_deref())?);
+    } else if options.no_login {
+        body.insert("login".to_owned(), Value::Null);
+    }
     let limits = [
         ("memory_bytes", options.memory.map(Value::from)),
         ("cpu_millis", options.cpus.map(Value::from)),
@@ -113,6 +121,19 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
         body.insert("environment".to_owned(), options.environment.iter().cloned().collect());
     }
     Ok(body)
+}
+
+/// The login in a file, or in what standard input holds: the command line is no place for one.
+fn login(file: &Path, user: Option<&str>) -> Result<Value, CliError> {
+    let read =
+        if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    let text = read
+        .map_err(|error| CliError::Usage(format!("--login-file: cannot read {}: {error}", file.display())))?;
+    let mut login = json!({ "password": text.trim_end_matches(['\n', '\r']) });
+    if let Some(user) = user {
+        login["username"] = json!(user);
+    }
+    Ok(login)
 }
 
 /// Those that the command line has.

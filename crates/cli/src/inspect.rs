@@ -36,11 +36,15 @@ pub(crate) async fn apps(client: &Client, command: Option<Apps>, output: Output)
 fn show_app(app: &App, output: Output) {
     let limits = &app.settings.limits;
     let deployment = |deployment: Option<&Deployment>| deployment.map_or("none".to_owned(), summary);
+    let login = app.settings.login.as_ref().map_or("none".to_owned(), |login| {
+        format!("{}, set at {}", login.username, login.set_at.split('.').next().unwrap_or_default())
+    });
     let rows = [
         ("state", app.state.clone()),
         ("addresses", app.urls.join("  ")),
         ("repository", app.settings.repository.clone()),
         ("branch", app.settings.branch.clone().unwrap_or_else(|| "the repository's default".to_owned())),
+        ("login", login),
         (
             "limits",
             format!(

@@ -5,6 +5,7 @@
 
 pub mod id;
 pub mod limits;
+pub mod login;
 pub mod name;
 pub mod placement;
 pub mod preset;

@@ -17,7 +17,9 @@ pub enum SourceError {
     #[error("the repository must be an https://, http:// or file:// address, or an absolute path")]
     Repository,
     /// A password or token inside the address.
-    #[error("the repository address carries credentials: remove the part before the @")]
+    #[error(
+        "the repository address carries credentials: remove the part before the @, and set a login instead"
+    )]
     Credentials,
     /// Not a branch or tag name.
     #[error(
@@ -41,6 +43,20 @@ impl Repository {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.0.starts_with('/') || self.0.starts_with("file://")
+    }
+
+    /// Scheme, host and port: where a login of this repository is good. None for a folder.
+    #[must_use]
+    pub fn origin(&self) -> Option<&str> {
+        let scheme = ["https://", "http://"].into_iter().find(|scheme| self.0.starts_with(scheme))?;
+        let end = self.0[scheme.len()..].find(['/', '?', '#']).map_or(self.0.len(), |end| scheme.len() + end);
+        Some(&self.0[..end])
+    }
+
+    /// Whether it is fetched over TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
     }
 }
 
@@ -151,6 +167,19 @@ mod tests {
         }
         assert_eq!("https://u:p@h/a".parse::<Repository>(), Err(SourceError::Credentials));
         assert!("/srv/a".parse::<Repository>().expect("valid").is_local());
+    }
+
+    #[test]
+    fn an_origin_is_an_address_without_its_path() {
+        for (url, origin) in [
+            ("https://example.org/a/b.git", Some("https://example.org")),
+            ("http://[::1]:3000?a", Some("http://[::1]:3000")),
+            ("https://example.org", Some("https://example.org")),
+            ("file:///srv/a", None),
+            ("/srv/a", None),
+        ] {
+            assert_eq!(url.parse::<Repository>().expect("a repository").origin(), origin);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
+    login::Login,
     name::Label,
     preset::Preset,
     routes::RouteTable,
@@ -113,6 +114,8 @@ pub struct Deploy {
     pub deployment_id: DeploymentId,
     /// What to build.
     pub source: Source,
+    /// The login for its repository, if that is private.
+    pub login: Option<Login>,
     /// An image that was built of this commit before. If the worker still has it, nothing is built.
     pub image_id: Option<String>,
     /// How to build it; if none, by its Dockerfile, or, without one, as what it looks like.

@@ -3,12 +3,15 @@
 //! Every function takes the owner: somebody else's app is not found, which looks the same as none. An app that is being
 //! deleted is gone for its owner, but keeps its name until its last instance is.
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use wisehosting_domain::{
     id::{AppId, DeploymentId, UserId},
     limits::Limits,
+    login::Username,
     name::Label,
     preset::Preset,
+    secret::Sealed,
     settings::Settings,
     source::Source,
 };
@@ -24,7 +27,8 @@ macro_rules! select_apps {
         sqlx::query_as!(
             Row,
             "SELECT id, name, repository, branch, port, health_path, health_timeout_ms, memory_bytes, cpu_millis, pids,
-                    bandwidth_bits_per_s, disk_bytes, environment, preset, read_only, routed_deployment_id, stopped_at, created_at
+                    bandwidth_bits_per_s, disk_bytes, environment, preset, read_only, login, routed_deployment_id,
+                    stopped_at, created_at
              FROM apps " + $rest,
             $($argument),*
         )
@@ -40,12 +44,29 @@ pub struct App {
     pub name: Label,
     /// What its next deployment copies.
     pub settings: Settings,
+    /// The login for its repository, if that is private. Deployments do not copy it: the newest one is used.
+    pub login: Option<RepositoryLogin>,
     /// The deployment that its host names lead to.
     pub routed: Option<DeploymentId>,
     /// Whether its owner has stopped it.
     pub stopped: bool,
     /// When it was made.
     pub created_at: OffsetDateTime,
+}
+
+/// The login of a private repository, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryLogin {
+    /// Scheme, host and port of the repository that it was given for: it is sent nowhere else.
+    pub origin: String,
+    /// Who asks.
+    pub username: Username,
+    /// Sealed for its app and its origin.
+    pub password: Sealed,
+    /// When it was given.
+    #[serde(with = "time::serde::rfc3339")]
+    pub set_at: OffsetDateTime,
 }
 
 struct Row {
@@ -64,6 +85,7 @@ struct Row {
     environment: serde_json::Value,
     preset: Option<String>,
     read_only: bool,
+    login: Option<serde_json::Value>,
     routed_deployment_id: Option<uuid::Uuid>,
     stopped_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
@@ -94,6 +116,7 @@ impl TryFrom<Row> for App {
             id: AppId(row.id),
             name: row.name.try_into()?,
             settings,
+            login: row.login.map(serde_json::from_value).transpose()?,
             routed: row.routed_deployment_id.map(DeploymentId),
             stopped: row.stopped_at.is_some(),
             created_at: row.created_at,
@@ -254,6 +277,21 @@ pub async fn update(
         columns.limits.disk_bytes
     );
     query.fetch_one(connection).await.map_err(doing("change the app")).map(drop)
+}
+
+/// Sets or removes the login of an app's repository. The caller has made the app or [locked](lock) it.
+///
+/// # Errors
+/// The database is away.
+pub async fn set_login(
+    connection: &mut PgConnection,
+    id: AppId,
+    login: Option<&RepositoryLogin>,
+) -> Result<(), StoreError> {
+    let operation = "set the login of the app's repository";
+    let login = login.map(serde_json::to_value).transpose().map_err(inconsistent(operation))?;
+    let query = sqlx::query!("UPDATE apps SET login = $2 WHERE id = $1", id.0, login);
+    query.execute(connection).await.map_err(doing(operation)).map(drop)
 }
 
 /// Marks an app that the caller has [locked](lock) as one that is not to serve: the rollout takes its routes away and

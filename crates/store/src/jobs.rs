@@ -4,7 +4,9 @@
 //! outcome for good. Who ends it locks its row first ([`lock`]), so a result and a lost lease cannot both count.
 
 use crate::{
-    StoreError, changes,
+    StoreError,
+    apps::RepositoryLogin,
+    changes,
     error::{doing, inconsistent},
     pool,
 };
@@ -25,6 +27,7 @@ macro_rules! select_jobs {
             Row,
             "SELECT j.id, j.kind, j.state, j.app_id, a.name AS app, j.deployment_id, d.snapshot, j.instance_id,
                     j.worker, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at,
+                    a.login,
                     (SELECT r.image_id FROM deployments r WHERE r.id = d.repeats) AS image_id,
                     (SELECT i.worker FROM instances i WHERE i.deployment_id = d.repeats
                      ORDER BY i.created_at DESC LIMIT 1) AS image_worker
@@ -65,6 +68,8 @@ pub struct Job {
 pub struct Content {
     /// Its copy of the app's settings.
     pub settings: Settings,
+    /// The login that its app has now for the repository.
+    pub login: Option<RepositoryLogin>,
     /// An image that was built of it before.
     pub image: Option<KeptImage>,
 }
@@ -116,6 +121,7 @@ struct Row {
     lease_expires_at: Option<OffsetDateTime>,
     acked_at: Option<OffsetDateTime>,
     cancel_requested_at: Option<OffsetDateTime>,
+    login: Option<serde_json::Value>,
     image_id: Option<String>,
     image_worker: Option<String>,
 }
@@ -130,13 +136,14 @@ impl Row {
             _ => None,
         };
         let settings = serde_json::from_value(self.snapshot).map_err(inconsistent(operation))?;
+        let login = self.login.map(serde_json::from_value).transpose().map_err(inconsistent(operation))?;
         Ok(Job {
             id: JobId(self.id),
             kind: self.kind.parse().map_err(inconsistent(operation))?,
             state: self.state.parse().map_err(inconsistent(operation))?,
             app: (AppId(self.app_id), self.app.parse().map_err(inconsistent(operation))?),
             deployment_id: DeploymentId(self.deployment_id),
-            content: Content { settings, image },
+            content: Content { settings, login, image },
             instance_id: self.instance_id.map(InstanceId),
             worker: self.worker.map(|name| name.parse()).transpose().map_err(inconsistent(operation))?,
             run: Run {

@@ -21,11 +21,13 @@ pub enum Holder {
     App,
     /// The environment that a deployment has copied.
     Deployment,
+    /// The login of an app's repository; the password's name is the origin that it is good for.
+    Login,
 }
 
 impl Holder {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::App, Self::Deployment];
+    pub const ALL: [Self; 3] = [Self::App, Self::Deployment, Self::Login];
 }
 
 /// A row with at least one value that another key than the present one has sealed, or none.
@@ -88,6 +90,19 @@ pub async fn lock_stale(
             );
             query.fetch_all(conn).await
         }
+        Holder::Login => {
+            let query = sqlx::query_as!(
+                Row,
+                r#"SELECT id, id AS app_id, name AS app,
+                          jsonb_build_object(login ->> 'origin', login -> 'password') AS "values!"
+                   FROM apps WHERE id > $1 AND login -> 'password' ->> 'k' IS DISTINCT FROM $2 AND login IS NOT NULL
+                   ORDER BY id LIMIT $3 FOR UPDATE"#,
+                after,
+                key_id,
+                limit
+            );
+            query.fetch_all(conn).await
+        }
     };
     let stale = |row: Row| {
         let app = (AppId(row.app_id), row.app.parse().map_err(inconsistent(operation))?);
@@ -112,6 +127,11 @@ pub async fn replace(
         Holder::App => sqlx::query!("UPDATE apps SET environment = $2 WHERE id = $1", id, values),
         Holder::Deployment => sqlx::query!(
             "UPDATE deployments SET snapshot = jsonb_set(snapshot, '{environment}', $2) WHERE id = $1",
+            id,
+            values
+        ),
+        Holder::Login => sqlx::query!(
+            "UPDATE apps SET login = jsonb_set(login, '{password}', $2::jsonb -> (login ->> 'origin')) WHERE id = $1",
             id,
             values
         ),

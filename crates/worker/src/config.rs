@@ -63,6 +63,8 @@ pub struct WorkerConfig {
     /// Whether folders of this host may be deployed: for a lab on one machine only.
     #[serde(default)]
     pub allow_local_repositories: bool,
+    /// Certificates of authorities that repositories' hosts are trusted by, in the place of the system's.
+    pub git_ca_file: Option<PathBuf>,
     /// Builds at a time.
     #[serde(default = "default_builds")]
     pub builds: usize,
@@ -112,6 +114,7 @@ impl Settings for Config {
         }
         absolute("worker.work_dir", &worker.work_dir)?;
         absolute("worker.state_dir", &worker.state_dir)?;
+        worker.git_ca_file.as_deref().map_or(Ok(()), |file| absolute("worker.git_ca_file", file))?;
         if worker.work_dir.starts_with(&worker.state_dir) || worker.state_dir.starts_with(&worker.work_dir) {
             return Err(ConfigError::invalid(
                 "worker.work_dir",

@@ -112,9 +112,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let fetch = Fetch {
             allow_local: self.host.settings.allow_local_repositories,
             mesh_address: self.host.settings.address,
+            ca_file: self.host.settings.git_ca_file.clone(),
             timeout: FETCH_TIMEOUT,
         };
-        let commit = self.host.outside.fetch(fetch, &self.deploy.source, dir).await?;
+        let (source, login) = (&self.deploy.source, self.deploy.login.as_ref());
+        let commit = self.host.outside.fetch(fetch, source, login, dir).await?;
         self.log.say(&format!("Building commit {commit}"));
         let context = dir.join("source");
         let dockerfile = self.dockerfile(context.clone()).await?;

@@ -2,12 +2,14 @@
 //!
 //! git runs as a program with arguments, never through a shell. Invariants: no value of a user stands where git takes
 //! options; only the transports that are allowed here are used; git connects to no address that `destination` refuses,
-//! and follows nobody to another one; git asks for nothing, reads no settings of the user that the worker runs as, and
+//! and follows nobody to another one, so a login goes to no other host; git asks for nothing, reads no settings of the user that the worker runs as, and
 //! is ended with all its children when its time is over.
 
 mod destination;
+mod login;
 
 use destination::{Destination, Refused};
+use login::{LoginHome, scrub};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -21,7 +23,10 @@ use std::{
     time::Duration,
 };
 use tokio::process::Command;
-use wisehosting_domain::source::{Commit, Repository, Source};
+use wisehosting_domain::{
+    login::Login,
+    source::{Commit, Repository, Source},
+};
 
 /// Why a commit was not fetched. Shown to the app's owner.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +44,18 @@ pub enum GitError {
     #[error("There is no repository at {0}. Check the address.")]
     DoesNotExist(Repository),
     /// It is not public, or not there: many hosts answer alike for both.
+    #[error("{0} wants a login: it is private or does not exist. Set one for the app, or check the address.")]
+    NeedsLogin(Repository),
+    /// The login is wrong, or good for something else.
     #[error(
-        "{0} asks for a password: it is private or does not exist. Make it public, or check the address."
+        "{0} refused the app's login. Check that its token is still valid and may read this repository, or set another."
     )]
-    NeedsPassword(Repository),
+    LoginRefused(Repository),
+    /// Whoever listens on the way could read the login.
+    #[error(
+        "{0} is no https address, and a login is only sent over TLS. Use https, or remove the app's login."
+    )]
+    LoginInClear(Repository),
     /// It has no commits.
     #[error("The repository {0} is empty. Push a commit to it, then deploy again.")]
     Empty(Repository),
@@ -77,44 +90,45 @@ pub enum GitError {
 }
 
 /// How repositories are fetched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Fetch {
-    /// Whether folders of this host may be fetched, and repositories from any address.
+    /// Whether folders of this host may be fetched, repositories from any address, and private ones without TLS.
     pub allow_local: bool,
     /// This host's address in the mesh, from whose hosts nothing is fetched.
     pub mesh_address: IpAddr,
+    /// Certificates of authorities to trust in the place of the system's.
+    pub ca_file: Option<PathBuf>,
     /// How long it may take.
     pub timeout: Duration,
 }
 
 impl Fetch {
-    /// Puts the source's files into `dir/source`, which must not exist, and says which commit they are.
+    /// Puts the source's files into `dir/source`, which must not exist, and says which commit they are. No file has the
+    /// login when it returns, or is dropped.
     ///
     /// # Errors
     /// Why not, in a sentence for the app's owner.
-    pub async fn run(self, source: &Source, dir: &Path) -> Result<Commit, GitError> {
+    pub async fn run(&self, source: &Source, login: Option<&Login>, dir: &Path) -> Result<Commit, GitError> {
         if source.repository.is_local() && !self.allow_local {
             return Err(GitError::LocalNotAllowed(source.repository.clone()));
         }
-        match tokio::time::timeout(self.timeout, self.fetch(source, dir)).await {
+        if login.is_some() && !source.repository.is_https() && !self.allow_local {
+            return Err(GitError::LoginInClear(source.repository.clone()));
+        }
+        match tokio::time::timeout(self.timeout, self.fetch(source, login, dir)).await {
             Ok(result) => result,
             Err(_) => Err(GitError::Timeout(source.repository.clone(), self.timeout)),
         }
     }
 
-    async fn fetch(self, source: &Source, dir: &Path) -> Result<Commit, GitError> {
+    async fn fetch(&self, source: &Source, login: Option<&Login>, dir: &Path) -> Result<Commit, GitError> {
         let destination =
             if self.allow_local { None } else { Some(self.destination(&source.repository).await?) };
-        let git = Git {
-            home: dir.join("home"),
-            tree: dir.join("source"),
-            allow_local: self.allow_local,
-            destination,
-        };
-        git.fetch(source).await
+        let git = Git { home: dir.join("home"), tree: dir.join("source"), fetch: self, destination };
+        git.run(source, login).await
     }
 
-    async fn destination(self, repository: &Repository) -> Result<Destination, GitError> {
+    async fn destination(&self, repository: &Repository) -> Result<Destination, GitError> {
         Destination::resolve(repository, self.mesh_address).await.map_err(|refused| match refused {
             Refused::Inside => GitError::Inside(repository.clone()),
             Refused::Unknown(reason) => GitError::Unreachable { repository: repository.clone(), reason },
@@ -122,16 +136,16 @@ impl Fetch {
     }
 }
 
-struct Git {
+struct Git<'a> {
     home: PathBuf,
     tree: PathBuf,
-    allow_local: bool,
+    fetch: &'a Fetch,
     /// The only one that is connected to; any if none.
     destination: Option<Destination>,
 }
 
-impl Git {
-    async fn fetch(&self, source: &Source) -> Result<Commit, GitError> {
+impl Git<'_> {
+    async fn run(&self, source: &Source, login: Option<&Login>) -> Result<Commit, GitError> {
         self.prepare().await.map_err(GitError::Run)?;
         let repository = &source.repository;
         self.succeed(repository, ["init", "--quiet", "--initial-branch=deploy"]).await?;
@@ -141,22 +155,37 @@ impl Git {
             Some(commit) => commit.to_string(),
             None => branch.unwrap_or_else(|| "HEAD".to_owned()),
         };
-        let arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--"];
-        let fetched = self.git(arguments.into_iter().chain([url.as_str(), wanted.as_str()])).await;
-        let fetched = fetched.map_err(GitError::Run)?;
-        if !fetched.status.success() {
-            return Err(explain(source, &String::from_utf8_lossy(&fetched.stderr)));
-        }
+        self.fetch(source, login, &url, &wanted).await?;
         self.succeed(repository, ["checkout", "--quiet", "--detach", "FETCH_HEAD"]).await?;
         let head = self.succeed(repository, ["rev-parse", "HEAD"]).await?;
         head.trim().parse().map_err(|_| GitError::Other { repository: repository.clone(), reason: head })
+    }
+
+    /// The one step that talks to the repository's host, and the only one that has the login.
+    async fn fetch(
+        &self,
+        source: &Source,
+        login: Option<&Login>,
+        url: &str,
+        wanted: &str,
+    ) -> Result<(), GitError> {
+        let make = |login| LoginHome::create(self.home.with_extension("login"), &source.repository, login);
+        let home = login.map(make).transpose().map_err(GitError::Run)?;
+        let arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--"];
+        let fetched = self.git(home.as_ref(), arguments.into_iter().chain([url, wanted])).await;
+        let fetched = fetched.map_err(GitError::Run)?;
+        if fetched.status.success() {
+            return Ok(());
+        }
+        let said = scrub(&String::from_utf8_lossy(&fetched.stderr), login);
+        Err(explain(source, login.is_some(), &said))
     }
 
     /// Its own home has the only settings that git reads of a user: that a folder of another user may be fetched.
     async fn prepare(&self) -> io::Result<()> {
         tokio::fs::create_dir_all(&self.home).await?;
         tokio::fs::create_dir_all(&self.tree).await?;
-        let trust = if self.allow_local { "[safe]\n\tdirectory = *\n" } else { "" };
+        let trust = if self.fetch.allow_local { "[safe]\n\tdirectory = *\n" } else { "" };
         tokio::fs::write(self.home.join(".gitconfig"), trust).await
     }
 
@@ -166,7 +195,7 @@ impl Git {
         repository: &Repository,
         arguments: [&str; N],
     ) -> Result<String, GitError> {
-        let output = self.git(arguments).await.map_err(GitError::Run)?;
+        let output = self.git(None, arguments).await.map_err(GitError::Run)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -174,24 +203,38 @@ impl Git {
         Err(GitError::Other { repository: repository.clone(), reason })
     }
 
-    async fn git(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> io::Result<Output> {
+    /// Runs git; with a login's home, it answers hosts that ask for one.
+    async fn git(
+        &self,
+        login: Option<&LoginHome>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> io::Result<Output> {
         let mut command = Command::new("git");
         for setting in ["protocol.allow=never", "protocol.https.allow=always", "protocol.http.allow=always"] {
             command.args(["-c", setting]);
         }
-        if self.allow_local {
+        if self.fetch.allow_local {
             command.args(["-c", "protocol.file.allow=always"]);
         }
         if let Some(pin) = self.destination.as_ref().and_then(Destination::pin) {
             command.args(["-c", &format!("http.curloptResolve={pin}")]);
         }
+        if let Some(file) = &self.fetch.ca_file {
+            // It wins over the setting.
+            command.env("GIT_SSL_CAINFO", file);
+        }
+        // The empty one takes back those of the system's settings.
+        command.args(["-c", "credential.helper="]);
+        if login.is_some() {
+            command.args(["-c", "credential.helper=store"]);
+        }
         command
             .args(["-c", "http.followRedirects=false"])
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "gc.auto=0"])
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
             .arg("-C")
             .arg(&self.tree)
             .args(arguments)
-            .env("HOME", &self.home)
+            .env("HOME", login.map_or(self.home.as_path(), LoginHome::path))
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ASKPASS", "")
             .env("SSH_ASKPASS", "")
@@ -227,12 +270,12 @@ fn address(repository: &Repository) -> String {
     if text.starts_with('/') { format!("file://{text}") } else { text.to_owned() }
 }
 
-fn explain(source: &Source, stderr: &str) -> GitError {
+fn explain(source: &Source, has_login: bool, stderr: &str) -> GitError {
     let repository = source.repository.clone();
     let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
     if says(&["could not read Username", "Authentication failed", "terminal prompts disabled", "error: 403"])
     {
-        return GitError::NeedsPassword(repository);
+        return if has_login { GitError::LoginRefused(repository) } else { GitError::NeedsLogin(repository) };
     }
     if says(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
         return GitError::Moved(repository);

@@ -67,6 +67,8 @@ pub struct HostSettings {
     pub work_dir: PathBuf,
     /// Whether folders of this host may be deployed.
     pub allow_local_repositories: bool,
+    /// Certificates of authorities that repositories' hosts are trusted by, in the place of the system's.
+    pub git_ca_file: Option<PathBuf>,
     /// What is built at a time.
     pub builds: BuildLimits,
     /// Images of each app that are kept, the newest ones.

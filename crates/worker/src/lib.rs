@@ -165,6 +165,7 @@ fn settings(config: &Config) -> HostSettings {
         ports: config.worker.ports.clone(),
         work_dir: config.worker.work_dir.clone(),
         allow_local_repositories: config.worker.allow_local_repositories,
+        git_ca_file: config.worker.git_ca_file.clone(),
         builds: BuildLimits {
             bounds: BuildBounds {
                 memory_bytes: config.worker.build_memory_bytes,

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 use tokio::task::spawn_blocking;
-use wisehosting_domain::source::{Commit, Source};
+use wisehosting_domain::{
+    login::Login,
+    source::{Commit, Source},
+};
 
 /// What is waited for.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -28,6 +31,7 @@ pub trait Outside: Send + Sync + 'static {
         &'a self,
         fetch: Fetch,
         source: &'a Source,
+        login: Option<&'a Login>,
         dir: &'a Path,
     ) -> Waiting<'a, Result<Commit, GitError>>;
 
@@ -50,9 +54,10 @@ impl Outside for Machine {
         &'a self,
         fetch: Fetch,
         source: &'a Source,
+        login: Option<&'a Login>,
         dir: &'a Path,
     ) -> Waiting<'a, Result<Commit, GitError>> {
-        Box::pin(fetch.run(source, dir))
+        Box::pin(async move { fetch.run(source, login, dir).await })
     }
 
     fn probe<'a>(&'a self, probe: &'a Probe, limit: Duration) -> Waiting<'a, Result<(), Unhealthy>> {

@@ -17,7 +17,9 @@ export type Instance = Schemas['Instance'];
 export type Me = Schemas['Me'];
 export type RuntimeLog = Schemas['RuntimeLog'];
 export type RuntimeLogLine = Schemas['RuntimeLogLine'];
+export type SetLogin = Schemas['SetLogin'];
 export type Step = Schemas['Step'];
+export type UpdateApp = Schemas['UpdateApp'];
 export type Worker = Schemas['Worker'];
 
 /** Why a request failed, in the control plane's own words where it answered. */
@@ -74,6 +76,8 @@ export const api = {
   apps: async () => (await body(client.GET('/v1/apps'))).apps,
   app: (name: string) => body(client.GET('/v1/apps/{name}', { params: { path: { name } } })),
   createApp: (app: CreateApp) => body(client.POST('/v1/apps', { body: app })),
+  updateApp: (name: string, change: UpdateApp) =>
+    body(client.PATCH('/v1/apps/{name}', { params: { path: { name } }, body: change })),
   deleteApp: async (name: string) => {
     await client.DELETE('/v1/apps/{name}', { params: { path: { name } } });
   },

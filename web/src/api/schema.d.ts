@@ -445,6 +445,7 @@ export interface components {
             health_timeout_ms: number;
             /** @description What each instance may use. */
             limits: components["schemas"]["LimitsBody"];
+            login?: components["schemas"]["Login"] | null;
             /**
              * Format: int32
              * @description Port on which the container listens; one that the image exposes alone takes its place.
@@ -550,6 +551,7 @@ export interface components {
             health_timeout_ms?: number;
             /** @description What each instance may use; by default 256 MiB, one core and 512 processes. */
             limits?: components["schemas"]["LimitsPatch"];
+            login?: components["schemas"]["SetLogin"] | null;
             /**
              * @description A DNS label: its visitors find it at `<name>.<domain>`.
              * @example hello
@@ -907,6 +909,19 @@ export interface components {
              */
             pids?: number | null;
         };
+        /** @description That there is a login for the app's repository. */
+        Login: {
+            /**
+             * Format: date-time
+             * @description When it was set.
+             */
+            set_at: string;
+            /**
+             * @description Who asks.
+             * @example x-access-token
+             */
+            username: string;
+        };
         /** @description The signed-in user. */
         Me: {
             /**
@@ -956,6 +971,19 @@ export interface components {
             /** @description Without its end. */
             text: string;
         };
+        /** @description A login for a private repository. It is sent to the host of the app's repository only, and over TLS. */
+        SetLogin: {
+            /**
+             * Format: password
+             * @description A token that may read this repository, or a password.
+             */
+            password: string;
+            /**
+             * @description Who asks; `x-access-token` if absent, which GitHub expects beside a token and other hosts take.
+             * @example x-access-token
+             */
+            username?: string;
+        };
         /** @description A state that a deployment has reached. */
         Step: {
             /**
@@ -988,6 +1016,7 @@ export interface components {
             health_timeout_ms?: number | null;
             /** @description What each instance may use. */
             limits?: components["schemas"]["LimitsPatch"];
+            login?: components["schemas"]["SetLogin"] | null;
             /**
              * Format: int32
              * @description Port on which the container listens.

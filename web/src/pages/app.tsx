@@ -6,6 +6,7 @@ import { type App, api, type DeploymentSummary } from '../api/client';
 import { keys, queryClient, USAGE_MS } from '../api/queries';
 import { bitRate, bytes, cores, duration, shortCommit } from '../format';
 import { DeploymentView } from '../parts/deployment';
+import { Login } from '../parts/login';
 import { Notice } from '../parts/notice';
 import { Output } from '../parts/output';
 import { AppStateWord, DeploymentStateWord } from '../parts/state';
@@ -123,7 +124,7 @@ function took({ created_at: from, finished_at: to }: DeploymentSummary): string 
 }
 
 function Settings({ app }: { app: App }) {
-  const { repository, branch, port, health_path: path, limits, environment } = app.settings;
+  const { repository, branch, login, port, health_path: path, limits, environment } = app.settings;
   return (
     <details>
       <summary>Settings</summary>
@@ -132,6 +133,16 @@ function Settings({ app }: { app: App }) {
         <dd>{repository}</dd>
         <dt>Branch</dt>
         <dd>{branch ?? 'the default one'}</dd>
+        <dt>Login</dt>
+        <dd>
+          {login ? (
+            <>
+              as {login.username}, set <Ago at={login.set_at} />
+            </>
+          ) : (
+            'none'
+          )}
+        </dd>
         <dt>Listens on</dt>
         <dd>
           port {port}, health is asked at <code>{path}</code>
@@ -145,6 +156,7 @@ function Settings({ app }: { app: App }) {
         <dt>Environment</dt>
         <dd>{environment.join(', ') || 'empty'}</dd>
       </dl>
+      <Login app={app} />
     </details>
   );
 }

@@ -7,7 +7,7 @@ import { keys, queryClient } from '../api/queries';
 import { toCreateApp } from '../new-app';
 import { Notice } from '../parts/notice';
 
-const FIELDS = ['name', 'repository', 'branch', 'port', 'health_path', 'limits.memory_bytes'];
+const FIELDS = ['name', 'repository', 'branch', 'login', 'login.username', 'login.password', 'port', 'health_path', 'limits.memory_bytes'];
 
 export function NewApp() {
   const [, navigate] = useLocation();
@@ -47,6 +47,20 @@ export function NewApp() {
         <Field label="Branch or tag" name="branch" error={errorOf('branch')} hint="The repository’s default branch if empty." />
         <details open={field ? !['name', 'repository', 'branch'].includes(field) : undefined}>
           <summary>More settings</summary>
+          <Field
+            label="Token"
+            name="login_password"
+            type="password"
+            error={errorOf('login.password') ?? errorOf('login')}
+            hint="For a private repository: a token that may read it. It is never shown again."
+          />
+          <Field
+            label="User"
+            name="login_username"
+            initial="x-access-token"
+            error={errorOf('login.username')}
+            hint="Whose token that is. Most hosts take any name."
+          />
           <Field
             label="Port"
             name="port"

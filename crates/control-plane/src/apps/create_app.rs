@@ -17,7 +17,7 @@ use wisehosting_domain::{
 use wisehosting_node::random;
 use wisehosting_store::{StoreError, apps, pool};
 
-use super::{App, LimitsPatch, settings};
+use super::{App, LimitsPatch, SetLogin, settings};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -39,6 +39,8 @@ pub struct CreateApp {
     /// Branch or tag; the repository's default branch if absent.
     #[schema(value_type = Option<String>, example = "main")]
     branch: Option<GitRef>,
+    /// The login for the repository, if it is private.
+    login: Option<SetLogin>,
     /// Port on which the container listens; one that the image exposes alone takes its place.
     #[serde(default = "default_port")]
     port: u16,
@@ -128,19 +130,25 @@ impl CreateApp {
 pub async fn create_app(
     State(state): State<AppState>,
     SignedIn { user, mut db }: SignedIn,
-    JsonBody(body): JsonBody<CreateApp>,
+    JsonBody(mut body): JsonBody<CreateApp>,
 ) -> Result<(StatusCode, Json<App>), Problem> {
     let config = &state.config.apps;
     let name = body.name.clone();
     Hostname::of_app(&name, &config.domain).map_err(|_| Error::NameTooLong)?;
     let id = AppId(random::uuid());
+    let login = body.login.take();
     let settings = body.into_settings(id, &state.secrets.keys)?;
     settings::check(&settings, config.allow_local_repositories)?;
-    let app = apps::App { id, name, settings, routed: None, stopped: false, created_at: state.clock.now() };
+    let now = state.clock.now();
+    let (keys, allow_clear) = (&state.secrets.keys, config.allow_local_repositories);
+    let seal = |login: SetLogin| login.seal(id, &settings.source.repository, keys, allow_clear, now);
+    let login = login.map(seal).transpose()?;
+    let app = apps::App { id, name, settings, login, routed: None, stopped: false, created_at: now };
     match apps::create(&mut db, user.id, &app).await {
         Err(StoreError::Conflict { .. }) => return Err(Error::NameTaken(app.name).into()),
         created => created?,
     }
+    apps::set_login(&mut db, id, app.login.as_ref()).await?;
     let app = apps::get(&mut db, user.id, &app.name).await?;
     pool::commit(db).await?;
     Ok((StatusCode::CREATED, Json(App::new(app, &[], &[], config))))

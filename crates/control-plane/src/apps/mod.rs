@@ -4,6 +4,7 @@ pub mod create_app;
 pub mod delete_app;
 pub mod get_app;
 pub mod list_apps;
+mod login;
 pub mod restart_app;
 mod settings;
 pub mod stats;
@@ -20,6 +21,7 @@ use wisehosting_store::{apps, deployments::Deployment, violations::Down};
 
 use crate::{config::AppsConfig, deployments::DeploymentSummary, violations::Violation};
 
+pub use login::{Login, SetLogin};
 pub use settings::{AppSettings, LimitsBody, LimitsPatch};
 pub use stats::AppUsage;
 pub use url::urls;
@@ -109,7 +111,7 @@ impl App {
             },
             url: urls.primary().to_owned(),
             urls: vec![urls.http, urls.https],
-            settings: app.settings.into(),
+            settings: AppSettings::new(app.settings, app.login),
             live: live.map(DeploymentSummary::from),
             latest: latest.map(DeploymentSummary::from),
             violation: down.and_then(|down| down.violation.clone()).map(Violation::from),

@@ -12,6 +12,9 @@ use wisehosting_domain::{
     source::Repository,
 };
 
+use wisehosting_store::apps::RepositoryLogin;
+
+use super::Login;
 use crate::{
     error::Problem,
     sealing::{KeyRing, Place},
@@ -31,6 +34,8 @@ pub struct AppSettings {
     /// Branch or tag; the repository's default branch if absent.
     #[schema(example = "main")]
     pub branch: Option<String>,
+    /// The login for the repository, if one is set. Its password is never shown.
+    pub login: Option<Login>,
     /// Port on which the container listens; one that the image exposes alone takes its place.
     #[schema(example = 8080)]
     pub port: u16,
@@ -102,11 +107,12 @@ pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
-impl From<Settings> for AppSettings {
-    fn from(settings: Settings) -> Self {
+impl AppSettings {
+    pub(super) fn new(settings: Settings, login: Option<RepositoryLogin>) -> Self {
         Self {
             repository: settings.source.repository.into(),
             branch: settings.source.branch.map(Into::into),
+            login: login.map(Login::from),
             port: settings.port,
             health_path: settings.health_path,
             health_timeout_ms: settings.health_timeout_ms,

@@ -13,10 +13,13 @@ use wisehosting_domain::{
     settings::Settings,
     source::{GitRef, Repository},
 };
-use wisehosting_store::{apps, deployments, pool, violations};
+use wisehosting_store::{
+    apps::{self, RepositoryLogin},
+    deployments, pool, violations,
+};
 
 use super::{
-    App, LimitsPatch,
+    App, LimitsPatch, SetLogin,
     settings::{self, present},
 };
 use crate::{
@@ -38,6 +41,10 @@ pub struct UpdateApp {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     branch: Option<Option<GitRef>>,
+    /// The login for the repository; `null` to remove it. One that stays is removed when the repository moves to another host.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<SetLogin>)]
+    login: Option<Option<SetLogin>>,
     /// Port on which the container listens.
     port: Option<u16>,
     /// Path of the health probe.
@@ -93,17 +100,36 @@ pub async fn update_app(
     State(state): State<AppState>,
     SignedIn { user, mut db }: SignedIn,
     PathOf(name): PathOf<Label>,
-    JsonBody(body): JsonBody<UpdateApp>,
+    JsonBody(mut body): JsonBody<UpdateApp>,
 ) -> Result<Json<App>, Problem> {
     let config = &state.config.apps;
     let mut app = apps::lock(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
+    let login = body.login.take();
     body.apply(app.id, &mut app.settings, &state.secrets.keys)?;
     settings::check(&app.settings, config.allow_local_repositories)?;
     apps::update(&mut db, user.id, &name, &app.settings).await?;
+    app.login = change_login(&state, &app, login)?;
+    apps::set_login(&mut db, app.id, app.login.as_ref()).await?;
     let current = deployments::current(&mut db, user.id).await?;
     let down = violations::down(&mut db, user.id).await?;
     pool::commit(db).await?;
     Ok(Json(App::new(app, &current, &down, config)))
+}
+
+/// The login after a change: what is given, or what was there, as long as the repository is on the host that it is for.
+fn change_login(
+    state: &AppState,
+    app: &apps::App,
+    change: Option<Option<SetLogin>>,
+) -> Result<Option<RepositoryLogin>, Problem> {
+    let repository = &app.settings.source.repository;
+    let Some(given) = change else {
+        let stays = |login: &RepositoryLogin| repository.origin() == Some(&login.origin);
+        return Ok(app.login.clone().filter(stays));
+    };
+    let (keys, allow_clear) = (&state.secrets.keys, state.config.apps.allow_local_repositories);
+    let seal = |login: SetLogin| login.seal(app.id, repository, keys, allow_clear, state.clock.now());
+    given.map(seal).transpose()
 }
 
 #[cfg(test)]
@@ -116,5 +142,8 @@ mod tests {
         assert_eq!(absent.branch, None);
         let null: UpdateApp = serde_json::from_str(r#"{"branch":null}"#).unwrap();
         assert_eq!(null.branch, Some(None));
+        assert!(absent.login.is_none());
+        let null: UpdateApp = serde_json::from_str(r#"{"login":null}"#).unwrap();
+        assert!(matches!(null.login, Some(None)));
     }
 }

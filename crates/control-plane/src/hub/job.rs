@@ -32,10 +32,12 @@ pub fn message(job: &Job, keys: &KeyRing) -> Result<Option<payload::Job>, Unread
 }
 
 fn deploy(job: &Job, keys: &KeyRing) -> Result<Deploy, Unreadable> {
-    let Content { settings, image } = job.content.clone();
+    let Content { settings, login, image } = job.content.clone();
+    let login = sealing::open_login(keys, &job.app, &settings.source.repository, login.as_ref())?;
     Ok(Deploy {
         deployment_id: job.deployment_id,
         source: settings.source,
+        login,
         image_id: image.map(|image| image.id),
         preset: settings.preset,
         read_only: settings.read_only,

@@ -10,9 +10,12 @@ use std::{collections::BTreeMap, fmt};
 
 use wisehosting_domain::{
     id::AppId,
+    login::Login,
     name::Label,
     secret::{Sealed, Secret},
+    source::Repository,
 };
+use wisehosting_store::apps::RepositoryLogin;
 
 pub use key_ring::{KeyRing, OpenError};
 pub use reseal::reseal;
@@ -22,6 +25,8 @@ pub use reseal::reseal;
 pub enum Place<'a> {
     /// The value of this variable in the app's environment.
     Variable(&'a str),
+    /// The password with which the app's repository is fetched from this origin.
+    Login(&'a str),
 }
 
 impl Place<'_> {
@@ -29,12 +34,13 @@ impl Place<'_> {
     fn purpose(self) -> &'static str {
         match self {
             Self::Variable(_) => "environment",
+            Self::Login(_) => "repository login",
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Self::Variable(name) => name,
+            Self::Variable(name) | Self::Login(name) => name,
         }
     }
 }
@@ -43,6 +49,7 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Variable(name) => write!(f, "the variable {name}"),
+            Self::Login(origin) => write!(f, "the login for {origin}"),
         }
     }
 }
@@ -62,6 +69,25 @@ impl Unreadable {
     fn new(app: &Label, place: Place<'_>, source: OpenError) -> Self {
         Self { app: app.clone(), place: place.to_string(), source }
     }
+}
+
+/// Opens the login of an app for this repository; none if the one that there is was given for another host.
+///
+/// # Errors
+/// Names the app and the host.
+pub fn open_login(
+    keys: &KeyRing,
+    (id, app): &(AppId, Label),
+    repository: &Repository,
+    login: Option<&RepositoryLogin>,
+) -> Result<Option<Login>, Unreadable> {
+    let Some(login) = login.filter(|login| repository.origin() == Some(&login.origin)) else {
+        return Ok(None);
+    };
+    let place = Place::Login(&login.origin);
+    let password =
+        keys.open(*id, place, &login.password).map_err(|error| Unreadable::new(app, place, error))?;
+    Ok(Some(Login { username: login.username.clone(), password }))
 }
 
 /// Opens an app's environment.

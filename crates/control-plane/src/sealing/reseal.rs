@@ -50,7 +50,10 @@ pub async fn reseal(pool: &PgPool, keys: &KeyRing) -> Result<Resealed, StoreErro
             after = last.id;
             for Stale { id, app, values } in rows {
                 let seal = |(name, value): (String, Value)| {
-                    let place = Place::Variable(&name);
+                    let place = match holder {
+                        Holder::App | Holder::Deployment => Place::Variable(&name),
+                        Holder::Login => Place::Login(&name),
+                    };
                     let value = done.seal(keys, &app, place, value);
                     (name, value)
                 };

@@ -11,6 +11,7 @@ mod deploy;
 mod drain;
 mod jobs;
 mod leases;
+mod logins;
 mod logs;
 mod outage;
 mod platform;

@@ -201,6 +201,7 @@ impl Platform {
             id,
             name: label(name),
             settings,
+            login: None,
             routed: None,
             stopped: false,
             created_at: self.clock.now(),

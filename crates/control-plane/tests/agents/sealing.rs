@@ -14,9 +14,9 @@ use crate::{
     platform::{MASTER_KEY, Platform, TRAEFIK_TOKEN},
 };
 
-const NEXT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+pub(crate) const NEXT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
-async fn start(pool: &PgPool, keys: &[&str]) -> Platform {
+pub(crate) async fn start(pool: &PgPool, keys: &[&str]) -> Platform {
     let keys = KeyRing::parse(&keys.join("\n")).unwrap();
     Platform::start_with(pool.clone(), |state| {
         state.secrets = Arc::new(Secrets {
@@ -29,7 +29,7 @@ async fn start(pool: &PgPool, keys: &[&str]) -> Platform {
     .await
 }
 
-fn key_id(key: &str) -> String {
+pub(crate) fn key_id(key: &str) -> String {
     KeyRing::parse(key).unwrap().key_id().to_owned()
 }
 

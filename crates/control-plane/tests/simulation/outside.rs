@@ -13,7 +13,10 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::time::sleep;
 use wisehosting_containers::ContainerState;
-use wisehosting_domain::source::{Commit, Source};
+use wisehosting_domain::{
+    login::Login,
+    source::{Commit, Source},
+};
 use wisehosting_worker::{
     git::{Fetch, GitError},
     health::{Probe, Unhealthy},
@@ -57,6 +60,7 @@ impl Outside for SimulatedOutside {
         &'a self,
         _: Fetch,
         source: &'a Source,
+        _: Option<&'a Login>,
         dir: &'a Path,
     ) -> Waiting<'a, Result<Commit, GitError>> {
         Box::pin(async move {

@@ -138,6 +138,7 @@ impl Machine {
             ports: 20_000..=20_009,
             work_dir: self.folder.path().join("work"),
             allow_local_repositories: false,
+            git_ca_file: None,
             builds: BuildLimits {
                 bounds: BuildBounds {
                     memory_bytes: 1 << 30,

@@ -52,8 +52,15 @@ pub(crate) async fn app(conn: &mut PgConnection, n: u128, name: &str) -> AppId {
         read_only: false,
         environment: [].into(),
     };
-    let app =
-        App { id: AppId(id(n)), name: label(name), settings, routed: None, stopped: false, created_at: NOW };
+    let app = App {
+        id: AppId(id(n)),
+        name: label(name),
+        settings,
+        login: None,
+        routed: None,
+        stopped: false,
+        created_at: NOW,
+    };
     apps::create(conn, USER, &app).await.unwrap();
     app.id
 }

@@ -18,6 +18,7 @@ use wisehosting_worker::git::{Fetch, GitError};
 const FETCH: Fetch = Fetch {
     allow_local: true,
     mesh_address: IpAddr::V4(Ipv4Addr::new(10, 50, 0, 11)),
+    ca_file: None,
     timeout: Duration::from_secs(30),
 };
 
@@ -52,7 +53,7 @@ fn source(repository: &str) -> Source {
 
 async fn fetch(source: &Source) -> (Result<Commit, GitError>, TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
-    (FETCH.run(source, dir.path()).await, dir)
+    (FETCH.run(source, None, dir.path()).await, dir)
 }
 
 fn file(dir: &Path) -> String {
@@ -110,7 +111,8 @@ async fn folders_of_the_worker_are_only_fetched_where_that_is_allowed() {
     let source = source(&format!("file://{}", repository.bare.display()));
     assert!(fetch(&source).await.0.is_ok());
     let dir = tempfile::tempdir().expect("a folder");
-    let error = Fetch { allow_local: false, ..FETCH }.run(&source, dir.path()).await.expect_err("refused");
+    let error =
+        Fetch { allow_local: false, ..FETCH }.run(&source, None, dir.path()).await.expect_err("refused");
     assert!(matches!(error, GitError::LocalNotAllowed(_)), "{error:?}");
 }
 
@@ -118,7 +120,8 @@ async fn folders_of_the_worker_are_only_fetched_where_that_is_allowed() {
 async fn programs_of_the_worker_are_only_asked_where_that_is_allowed() {
     let source = source(&host(Some("404 Not Found")).await);
     let dir = tempfile::tempdir().expect("a folder");
-    let error = Fetch { allow_local: false, ..FETCH }.run(&source, dir.path()).await.expect_err("refused");
+    let error =
+        Fetch { allow_local: false, ..FETCH }.run(&source, None, dir.path()).await.expect_err("refused");
     assert!(matches!(error, GitError::Inside(_)), "{error:?}");
 }
 
@@ -147,9 +150,9 @@ async fn host(status: Option<&'static str>) -> String {
 #[tokio::test]
 async fn a_host_that_gives_nothing_is_understood() {
     let error = fetch(&source(&host(Some("401 Unauthorized")).await)).await.0.expect_err("a password");
-    assert!(matches!(error, GitError::NeedsPassword(_)), "{error:?}");
+    assert!(matches!(error, GitError::NeedsLogin(_)), "{error:?}");
     let error = fetch(&source(&host(Some("403 Forbidden")).await)).await.0.expect_err("forbidden");
-    assert!(matches!(error, GitError::NeedsPassword(_)), "{error:?}");
+    assert!(matches!(error, GitError::NeedsLogin(_)), "{error:?}");
     let error = fetch(&source(&host(Some("404 Not Found")).await)).await.0.expect_err("nothing there");
     assert!(matches!(error, GitError::DoesNotExist(_)), "{error:?}");
     let moved = host(Some("301 Moved Permanently\r\nLocation: http://127.0.0.1:1/a.git")).await;
@@ -166,7 +169,7 @@ async fn a_fetch_that_takes_too_long_is_ended_with_its_children() {
     let url = host(None).await;
     let dir = tempfile::tempdir().expect("a folder");
     let fetch = Fetch { timeout: Duration::from_millis(500), ..FETCH };
-    let error = fetch.run(&source(&url), dir.path()).await.expect_err("too long");
+    let error = fetch.run(&source(&url), None, dir.path()).await.expect_err("too long");
     assert!(matches!(error, GitError::Timeout(..)), "{error:?}");
     let patience = Instant::now() + Duration::from_secs(60);
     while runs(&url) {

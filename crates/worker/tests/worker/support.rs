@@ -81,6 +81,12 @@ pub(crate) async fn start_in_memory_with(restart: RestartPolicy, engine: FakeEng
     start_on(settings, engine, dir).await
 }
 
+/// The same, with this authority of the hosts that repositories are fetched from.
+pub(crate) async fn start_in_memory_trusting(ca_file: &Path, engine: FakeEngine, dir: &Path) -> Worker {
+    let settings = settings_at(Ipv4Addr::new(127, 0, 0, 53), dir);
+    start_on(HostSettings { git_ca_file: Some(ca_file.to_owned()), ..settings }, engine, dir).await
+}
+
 /// Three ends in a row are a crash loop, and it is over soon.
 pub(crate) fn strict() -> RestartPolicy {
     let first_pause = Duration::from_millis(20);
@@ -93,6 +99,7 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
         ports: 20_000..=20_099,
         work_dir: dir.join("work"),
         allow_local_repositories: true,
+        git_ca_file: None,
         builds: BuildLimits {
             bounds: BuildBounds {
                 memory_bytes: 512 * 1024 * 1024,
@@ -260,6 +267,7 @@ pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
     let deploy = Deploy {
         deployment_id: DeploymentId(unique()),
         source,
+        login: None,
         image_id: None,
         preset: None,
         read_only: false,

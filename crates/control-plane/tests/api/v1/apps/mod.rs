@@ -54,7 +54,7 @@ async fn bad_input_is_one_sentence_about_one_field(pool: PgPool) {
         (with("limits", json!({ "disk_bytes": 1 })), "limits.disk_bytes", "16 MiB to 16 TiB"),
         (with("limits", json!({ "gpu": 1 })), "limits.gpu", "unknown field"),
         (with("repository", json!("--upload-pack=x")), "repository", "must be an https://"),
-        (with("repository", json!("https://me:secret@example.org/a")), "repository", "credentials"),
+        (with("repository", json!("https://me:secret@example.org/a")), "repository", "set a login instead"),
         (with("repository", json!("/srv/a")), "repository", "not allowed here"),
         (with("repository", json!("file:///srv/a")), "repository", "not allowed here"),
         (with("port", json!(0)), "port", "1 to 65535"),
