@@ -157,9 +157,15 @@ pub(crate) struct Deploy {
     /// Whether its container may write to /tmp only.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub(crate) read_only: Option<bool>,
-    /// Environment variable of the app; may be repeated.
+    /// Environment variable of the app; may be repeated. A secret is better in a file: others may see this command.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = sizes::variable)]
     pub(crate) environment: Vec<(String, String)>,
+    /// File with variables, KEY=VALUE a line, where lines that begin with # are none; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Environment variable to remove; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove_env: Vec<String>,
     /// Path that answers when the app is healthy [default: /]
     #[arg(long, value_name = "PATH")]
     pub(crate) health_path: Option<String>,

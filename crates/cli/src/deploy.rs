@@ -10,6 +10,7 @@ use crate::{
     client::{Client, Event, segment},
     error::CliError,
     output::{Output, Style},
+    sizes,
 };
 
 /// How often, and how long after one another, a broken stream of events is taken up again without anything new.
@@ -82,6 +83,9 @@ async fn set_up_app(client: &Client, options: &Deploy, output: Output) -> Result
         // What is wrong with the name, the answer to the creation says best.
         Err(CliError::Refused(_)) => {
             body.insert("name".to_owned(), json!(options.name));
+            if let Some(Value::Object(environment)) = body.get_mut("environment") {
+                environment.retain(|_, value| !value.is_null());
+            }
             client.post("/v1/apps", &Value::Object(body)).await?;
         }
         Err(error) => return Err(error),
@@ -117,18 +121,43 @@ fn app_settings(options: &Deploy) -> Result<Map<String, Value>, CliError> {
     if !limits.is_empty() {
         body.insert("limits".to_owned(), Value::Object(limits));
     }
-    if !options.environment.is_empty() {
-        body.insert("environment".to_owned(), options.environment.iter().cloned().collect());
+    let environment = environment(options)?;
+    if !environment.is_empty() {
+        body.insert("environment".to_owned(), Value::Object(environment));
     }
     Ok(body)
 }
 
-/// The login in a file, or in what standard input holds: the command line is no place for one.
-fn login(file: &Path, user: Option<&str>) -> Result<Value, CliError> {
+/// The variables that the command line and its file set, or, with null, remove.
+fn environment(options: &Deploy) -> Result<Map<String, Value>, CliError> {
+    let mut environment = Map::new();
+    if let Some(file) = &options.env_file {
+        let text = read_secret("--env-file", file)?;
+        for (number, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            // Not the line itself: it may be a secret.
+            let (name, value) = sizes::variable(line).map_err(|error| {
+                CliError::Usage(format!("--env-file: {}, line {}: {error}", file.display(), number + 1))
+            })?;
+            environment.insert(name, Value::from(value));
+        }
+    }
+    environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), json!(value))));
+    environment.extend(options.remove_env.iter().map(|name| (name.clone(), Value::Null)));
+    Ok(environment)
+}
+
+/// What stands in a file, or what standard input holds: the command line is no place for a secret.
+fn read_secret(option: &str, file: &Path) -> Result<String, CliError> {
     let read =
         if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
-    let text = read
-        .map_err(|error| CliError::Usage(format!("--login-file: cannot read {}: {error}", file.display())))?;
+    read.map_err(|error| CliError::Usage(format!("{option}: cannot read {}: {error}", file.display())))
+}
+
+fn login(file: &Path, user: Option<&str>) -> Result<Value, CliError> {
+    let text = read_secret("--login-file", file)?;
     let mut login = json!({ "password": text.trim_end_matches(['\n', '\r']) });
     if let Some(user) = user {
         login["username"] = json!(user);
@@ -244,4 +273,36 @@ impl<'a> Follow<'a> {
 /// One step of anything: when, and what.
 pub(crate) fn step_line(at_ms: u64, what: &str) -> String {
     format!("{:>6}.{:02} s  {what}", at_ms / 1000, at_ms % 1000 / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches as _};
+
+    fn asked(arguments: &[&str]) -> Deploy {
+        let command = Deploy::augment_args(clap::Command::new("deploy"));
+        let given = ["deploy", "https://example.org/app.git", "--name", "app"].iter().chain(arguments);
+        Deploy::from_arg_matches(&command.get_matches_from(given)).expect("understood")
+    }
+
+    #[test]
+    fn variables_come_from_a_file_and_the_command_line_has_the_last_word() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "# secrets\nA=1\n\nB=x=y # z\nC=\nD=4\n").expect("written");
+        let path = file.path().to_str().expect("text");
+        let options = asked(&["--env-file", path, "--env", "A=2", "--remove-env", "D", "--remove-env", "E"]);
+        let expected = json!({ "A": "2", "B": "x=y # z", "C": "", "D": null, "E": null });
+        assert_eq!(Value::Object(environment(&options).expect("read")), expected);
+    }
+
+    #[test]
+    fn a_line_that_is_no_variable_is_named_by_its_number_alone() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "A=1\nhunter2\n").expect("written");
+        let error = environment(&asked(&["--env-file", file.path().to_str().expect("text")]))
+            .expect_err("no variable");
+        let told = error.to_string();
+        assert!(told.contains("line 2: write KEY=VALUE") && !told.contains("hunter2"), "{told}");
+    }
 }
