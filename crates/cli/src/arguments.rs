@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// End the lab of this machine, or remove what a killed one left.
     Down(Down),
     /// Deploy a git repository and follow it until it is live.
-    Deploy(Deploy),
+    Deploy(Box<Deploy>),
     /// Restart an app without losing a request: the same version, with its settings of now.
     Restart(Begin),
     /// Stop an app: it is no longer served, but kept.

@@ -279,7 +279,8 @@ fn a_build_that_is_dropped_ends_its_step() {
         let podman = host.podman();
         with_network(&podman).await;
         let context = host.dir().join("context");
-        write_app(&context, "RUN echo asleep; /bin/busybox sleep 7654321", SERVER);
+        let seconds = unique(7_000_000);
+        write_app(&context, &format!("RUN echo asleep; /bin/busybox sleep {seconds}"), SERVER);
         let (log, mut received) = mpsc::channel(1_000);
         let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
         {
@@ -291,11 +292,11 @@ fn a_build_that_is_dropped_ends_its_step() {
                     line = received.recv() => if line.expect("a line") == "asleep" { break },
                 }
             }
-            runs_soon("7654321").await;
+            runs_soon(&seconds).await;
             assert_eq!(bounds_of_all_builds(&name), (2 * 3 * 1024 * MIB, 2 * 50));
             assert!(holds_a_process(&name), "the step is somewhere else");
         }
-        assert!(!runs("7654321"), "the step still runs");
+        assert!(!runs(&seconds), "the step still runs");
         assert!(!is_group(&name), "its control group is left");
     });
 }
@@ -306,7 +307,8 @@ fn what_a_killed_program_left_of_a_build_is_ended() {
         let podman = host.podman();
         with_network(&podman).await;
         let context = host.dir().join("context");
-        write_app(&context, "RUN echo asleep; /bin/busybox sleep 7654322", SERVER);
+        let seconds = unique(17_000_000);
+        write_app(&context, &format!("RUN echo asleep; /bin/busybox sleep {seconds}"), SERVER);
         let (log, mut received) = mpsc::channel(1_000);
         let mut build = Box::pin(build(&podman, &context, log));
         loop {
@@ -317,10 +319,10 @@ fn what_a_killed_program_left_of_a_build_is_ended() {
         }
         // As when the program is killed: nothing of it is dropped.
         std::mem::forget(build);
-        runs_soon("7654322").await;
+        runs_soon(&seconds).await;
         let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
         podman.end_build(&name);
-        assert!(!runs("7654322"), "the step still runs");
+        assert!(!runs(&seconds), "the step still runs");
         assert!(!is_group(&name), "its control group is left");
     });
 }
@@ -371,6 +373,11 @@ fn holds_a_process(name: &str) -> bool {
     steps
         .map(|file| fs::read_to_string(file).unwrap_or_default())
         .all(|processes| !processes.trim().is_empty())
+}
+
+/// A number that no other run of these tests has, such as one beside this one on the same machine.
+fn unique(base: u32) -> String {
+    (base + std::process::id()).to_string()
 }
 
 /// Whether a program with this argument runs anywhere on the machine.

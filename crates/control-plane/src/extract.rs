@@ -51,7 +51,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             );
         }
         let text = inner.to_string();
-        let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+        let message =
+            without_value(text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message));
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
         let field = match (path.as_str(), missing) {
             (".", Some(missing)) => missing.to_owned(),
@@ -65,6 +66,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
     })?;
     Ok(value)
+}
+
+/// What was expected, without what came instead: that may be a secret in the wrong place.
+fn without_value(message: &str) -> &str {
+    let has_value = ["invalid type: ", "invalid value: "].iter().any(|start| message.starts_with(start));
+    let expected = message.rfind(", expected ").filter(|_| has_value);
+    expected.map_or(message, |at| &message[at + 2..])
 }
 
 /// The only parameter in the path. What cannot be one names nothing: 404.
@@ -126,10 +134,16 @@ mod tests {
             (r#"{"name":"a","inner":{"size":"x"}}"#, "inner.size", "expected u64"),
             (r#"{"name":"a","inner":{}}"#, "inner.size", "missing field"),
             (r#"{"name":"a","colour":1}"#, "colour", "unknown field"),
+            (
+                r#"{"name":"a","inner":"hunter2, expected by nobody"}"#,
+                "inner",
+                "inner: expected struct Inner",
+            ),
         ] {
             let problem = format!("{:?}", parse::<Example>(body.as_bytes()).expect_err(body));
             assert!(problem.contains(&format!("field: Some({field:?})")), "{problem}");
             assert!(problem.contains(words) && !problem.contains("at line"), "{problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants: lines arrive in the order in which they were written, numbered from 0; a build that does not stop
 //! printing fills neither disk nor memory; a log is kept until the result of its job is stored, and sent again on each
-//! connection until then, so that a control plane that has a result has the whole log (it stores each line once).
+//! connection until then, so that a control plane that has a result has the whole log (it stores each line once). Only
+//! a worker that ends before that takes what was not stored with it.
 
 use crate::{
     lines::{self, Lines},

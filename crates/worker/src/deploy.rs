@@ -99,6 +99,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
     async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
         space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
         let _permit = self.build_permit().await?;
+        // Those that were built meanwhile may have taken it.
+        space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
         let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id);
         let workspace = workspace.map_err(DeployError::Workspace)?;
         let built = self.fetch_and_build(workspace.path()).await;

@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// For the program of an instance that broke a limit to end. Nobody else is looked at meanwhile.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Before the engine is asked again to stop an instance that broke a limit.
+const STOP_PAUSE: Duration = Duration::from_secs(2);
 /// Before the engine's events are asked for again when it went away.
 const EVENTS_PAUSE: Duration = Duration::from_secs(2);
 
@@ -285,7 +287,7 @@ impl<E: Engine> Instances<E> {
         }
         if container.state == ContainerState::Running && self.violations.holds(instance) {
             self.stop(instance, container).await;
-            return Some(now);
+            return Some(now + STOP_PAUSE);
         }
         let (exit_code, out_of_memory) = match container.state {
             ContainerState::Running => {

@@ -10,6 +10,7 @@ use crate::{
     deploy::Attempt,
     host::Host,
     journal::{Journal, JournalError, Taken},
+    space,
     stop::{delete, stop},
 };
 use std::{
@@ -109,6 +110,9 @@ impl<E: Engine> Jobs<E> {
             return;
         }
         if !self.is_known(job_id) {
+            if !matches!(job.work, Work::Deploy(_)) {
+                space::give_way(&self.0.host);
+            }
             if let Err(error) = self.0.journal.take(&job) {
                 // Without an acknowledgement the control plane sends it again.
                 tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a job cannot be taken");
@@ -222,6 +226,9 @@ impl<E: Engine> Inner<E> {
         let cancel = self.state().active.get(&job.job_id).map(|active| active.cancel.clone());
         let cancel = cancel.unwrap_or_default();
         tracing::info!(job.id = %job.job_id, app.name = %job.app, job.kind = %job.work.kind(), "a job begins");
+        if !matches!(job.work, Work::Deploy(_)) {
+            space::give_way(&self.host);
+        }
         match &job.work {
             Work::Deploy(deploy) => self.deploy(&job, deploy, &cancel).await,
             Work::Stop(how) => match stop(&self.host, job.instance_id, *how).await {
@@ -250,6 +257,7 @@ impl<E: Engine> Inner<E> {
             Outcome::Cancelled | Outcome::Stopped | Outcome::Deleted => Some("Cancelled"),
         };
         if last_words.is_some() {
+            space::give_way(&self.host);
             attempt.undo().await;
         }
         attempt.close(last_words).await;

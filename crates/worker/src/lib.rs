@@ -137,7 +137,7 @@ impl<E: Engine> Worker<E> {
             .with_context(|| format!("cannot empty the work folder {}", work_dir.display()))?;
         let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
-        recover(&jobs).await;
+        recover(&host, &jobs).await;
         let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
         let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
         Ok(Self { jobs, instances, agent })
@@ -186,7 +186,7 @@ fn settings(config: &Config) -> HostSettings {
 }
 
 /// Ends what an earlier run has begun.
-async fn recover<E: Engine>(jobs: &Jobs<E>) {
+async fn recover<E: Engine>(host: &Host<E>, jobs: &Jobs<E>) {
     let mut told = false;
     while let Err(error) = jobs.recover().await {
         if !told {
@@ -196,6 +196,8 @@ async fn recover<E: Engine>(jobs: &Jobs<E>) {
             );
         }
         told = true;
+        // It may be for want of it.
+        let _ = space::make_room(host).await;
         tokio::time::sleep(RECOVER_PAUSE).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Room on the disk that holds images and containers.
 //!
-//! Invariants: no build begins where less is free than there must be; a file of a fixed size stands in for the room that
-//! collecting needs, and is given up only while something is collected. What cannot be measured is no reason to refuse anything.
+//! Invariants: no build begins where less is free than there must be; a file stands in for the room that collecting and
+//! removing need, and is given up only for them. What cannot be measured is no reason to refuse anything.
 
 mod building;
 mod reserve;
@@ -14,7 +14,7 @@ use reserve::Reserve;
 use std::{
     error::Error,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -48,6 +48,8 @@ pub(crate) struct Space {
     /// Held by who collects. Before this moment the reserve is not given up again.
     collecting: tokio::sync::Mutex<Option<Instant>>,
     builds: building::Builds,
+    /// Where images and containers are, once that is known.
+    storage: OnceLock<PathBuf>,
 }
 
 /// There is not enough room.
@@ -79,7 +81,7 @@ pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
     let mut pause = host.space.collecting.lock().await;
     // An engine that is away is a reason of its own, told by who needs it.
     let Ok(storage) = host.engine.storage().await else { return Ok(()) };
-    let reserve = Reserve::new(settings, &storage.dir);
+    let reserve = Reserve::new(settings, host.space.storage.get_or_init(|| storage.dir.clone()));
     let before = free_bytes(&storage.dir);
     if before < settings.free_min_bytes {
         let given_up = before < SCARCE_BYTES && pause.is_none_or(|until| Instant::now() >= until);
@@ -97,6 +99,15 @@ pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
             Err(Full { free_bytes, needed_bytes: settings.free_min_bytes })
         }
         _ => Ok(()),
+    }
+}
+
+/// Gives the reserve up if there is next to nothing left: for work that frees room. It is made again when [`keep`] looks.
+pub(crate) fn give_way<E>(host: &Host<E>) {
+    if let Some(storage) = host.space.storage.get()
+        && free_bytes(storage) < SCARCE_BYTES
+    {
+        Reserve::new(&host.settings.space, storage).give_up();
     }
 }
 

@@ -1,8 +1,8 @@
 //! A file that stands in for the room that collecting needs.
 //!
-//! Invariant: all of the file's size is on the disk.
+//! Invariants: all of the file's size is on the disk; it never takes the last of what is free, which who removes something needs.
 
-use super::SpaceSettings;
+use super::{SpaceSettings, free_bytes};
 use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, fallocate},
@@ -43,7 +43,8 @@ impl Reserve {
         let file = File::options().create(true).truncate(false).write(true).open(&self.file)?;
         let has = file.metadata()?.len();
         file.set_len(has.min(self.bytes))?;
-        let mut wanted = self.bytes;
+        let spare = free_bytes(&self.file).saturating_sub(self.bytes / 4);
+        let mut wanted = self.bytes.min(has + spare);
         while wanted > has {
             let grown =
                 fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(wanted).unwrap_or(i64::MAX));

@@ -127,7 +127,7 @@ async fn the_right_login_fetches_and_leaves_nothing_behind() {
     fetched.result.expect("fetched");
     let text = fs::read_to_string(fetched.dir.path().join("source/file")).expect("the file");
     assert_eq!(text, "private content");
-    assert_eq!(files_with(fetched.dir.path(), PASSWORD), [PathBuf::new(); 0]);
+    assert_eq!(files_with(fetched.dir.path(), PASSWORD), Vec::<PathBuf>::new());
     assert!(host.logins().contains(&host.right_login()), "{:?}", host.logins());
 }
 
@@ -143,7 +143,7 @@ async fn a_login_that_is_missing_or_wrong_is_told_apart_and_nobody_is_asked() {
     let error = fetched.result.expect_err("a wrong login");
     assert!(matches!(error, GitError::LoginRefused(_)), "{error:?}");
     assert!(!error.to_string().contains(wrong), "{error}");
-    assert_eq!(files_with(fetched.dir.path(), wrong), [PathBuf::new(); 0]);
+    assert_eq!(files_with(fetched.dir.path(), wrong), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn while_git_fetches_the_login_is_in_one_private_file_and_in_no_process() 
     };
     let (fetched, ()) = tokio::join!(fetch.run(&source, Some(&login), dir.path()), looked);
     fetched.expect("fetched");
-    assert_eq!(files_with(dir.path(), PASSWORD), [PathBuf::new(); 0]);
+    assert_eq!(files_with(dir.path(), PASSWORD), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_fetch_that_is_called_off_takes_its_login_along() {
         fetched = fetch.run(&source, Some(&login), dir.path()) => panic!("{fetched:?}"),
         () = held.reached() => {}
     }
-    assert_eq!(files_with(dir.path(), PASSWORD), [PathBuf::new(); 0]);
+    assert_eq!(files_with(dir.path(), PASSWORD), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn no_line_and_no_answer_of_a_deploy_has_the_login() {
         worker.run(&job).await;
         assert!(!format!("{job:?}").contains(password));
         assert!(!format!("{:?}", worker.heard).contains(password));
-        assert_eq!(files_with(dir.path(), password), [PathBuf::new(); 0]);
+        assert_eq!(files_with(dir.path(), password), Vec::<PathBuf>::new());
         assert!(!logged.text().contains(password), "{}", logged.text());
     }
     assert!(worker.build_log().iter().any(|line| line.starts_with("Building commit")), "{:?}", worker.heard);

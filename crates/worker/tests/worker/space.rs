@@ -56,7 +56,8 @@ fn a_disk_that_a_build_or_an_app_has_filled_can_be_used_again() {
         let elsewhere = tempfile::tempdir().expect("a folder");
         let dir = elsewhere.path();
         let mut worker = start(&host, dir).await;
-        let neighbour = deployed(&mut worker, &deploy(dir, 2, "neighbour", "")).await;
+        let ours = deploy(dir, 2, "neighbour", "");
+        let neighbour = deployed(&mut worker, &ours).await;
         let bomb = deploy(dir, 1, "bomb", "RUN /bin/busybox dd if=/dev/zero of=/big bs=1M");
         let message = worker.failure(&bomb).await;
         let told = message.starts_with("The build was stopped: it filled the worker's disk")
@@ -77,5 +78,6 @@ fn a_disk_that_a_build_or_an_app_has_filled_can_be_used_again() {
         let message = worker.failure(&deploy(dir, 3, "fourth", "")).await;
         assert!(message.ends_with(" MiB are free, 16 MiB have to be. Delete apps that are not needed, or have the worker's operator make room; then deploy again."), "{message}");
         assert!(get(neighbour).await.starts_with("HTTP/1"));
+        assert_eq!(worker.run(&stop_job(2, ours.instance_id)).await, Outcome::Stopped, "as the message says");
     });
 }
