@@ -40,8 +40,8 @@ use bollard::{
 use build_cgroup::BuildCgroup;
 use disk_limits::DiskLimits;
 use futures_util::StreamExt;
-use std::{collections::HashMap, path::PathBuf, pin::pin, time::Duration};
-use tokio::sync::{Notify, mpsc};
+use std::{collections::HashMap, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use tokio::sync::{Notify, OnceCell, mpsc};
 
 /// Longer than any operation takes to begin to answer, a stop with its grace included.
 const ANSWER_TIMEOUT_S: u64 = 900;
@@ -57,6 +57,8 @@ pub struct Podman {
     socket: PathBuf,
     build_slice: String,
     rotations: logs::Rotations,
+    /// Where its images are, and how limits are held there, once that is known. It takes Podman a second to describe itself.
+    storage: Arc<OnceCell<(PathBuf, Option<DiskLimits>)>>,
 }
 
 impl Podman {
@@ -64,7 +66,8 @@ impl Podman {
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let build_slice = build_slice::NAME.to_owned();
-        Self { socket: socket.into(), build_slice, rotations: logs::Rotations::default() }
+        let (rotations, storage) = Default::default();
+        Self { socket: socket.into(), build_slice, rotations, storage }
     }
 
     /// The same with another name for the control group above its builds, for when it is not the only one of its host.
@@ -130,13 +133,16 @@ impl Podman {
         &self,
         docker: &Docker,
     ) -> Result<(PathBuf, Option<DiskLimits>), EngineError> {
-        let info = docker.info().await.map_err(|e| self.failure("describe itself", e))?;
-        let dir = info.docker_root_dir.map(PathBuf::from).ok_or_else(|| EngineError::Refused {
-            operation: "describe itself",
-            message: "it did not say where it keeps images".to_owned(),
-        })?;
-        let limits = DiskLimits::of(info.driver.as_deref().unwrap_or_default(), &dir);
-        Ok((dir, limits))
+        let described = self.storage.get_or_try_init(async || {
+            let info = docker.info().await.map_err(|e| self.failure("describe itself", e))?;
+            let dir = info.docker_root_dir.map(PathBuf::from).ok_or_else(|| EngineError::Refused {
+                operation: "describe itself",
+                message: "it did not say where it keeps images".to_owned(),
+            })?;
+            let limits = DiskLimits::of(info.driver.as_deref().unwrap_or_default(), &dir);
+            Ok::<_, EngineError>((dir, limits))
+        });
+        described.await.cloned()
     }
 
     async fn remove_if_there(&self, docker: &Docker, id: &ContainerId) -> Result<(), EngineError> {
