@@ -48,7 +48,8 @@ fn value(job: &Job) -> &str {
 
 /// The tables that hold this text, whatever the column is.
 pub(crate) async fn tables_with(pool: &PgPool, text: &str) -> Vec<String> {
-    let names = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'";
+    let names =
+        "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
     let names: Vec<String> = sqlx::query_scalar(names).fetch_all(pool).await.unwrap();
     assert!(names.iter().any(|name| name == "apps"), "{names:?}");
     let mut found = Vec::new();
