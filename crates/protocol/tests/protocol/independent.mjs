@@ -33,6 +33,7 @@ const cursor = orNull((value) => text(value) && Buffer.byteLength(value) <= 6553
 const deploy = {
   deployment_id: text,
   source: object({ repository: text, branch: orNull(text), commit: orNull(text) }),
+  login: orNull(object({ username: text, password: text })),
   image_id: orNull(text),
   preset: orNull(oneOf('next', 'vite', 'node', 'go', 'python', 'static')),
   limits: object({
