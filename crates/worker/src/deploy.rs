@@ -203,7 +203,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             tokio::select! {
                 biased;
                 built = self.host.engine.build(&build, output) => {
-                    built.map_err(|error| building.full().map_or(error.into(), DeployError::BuildDisk))
+                    built.map_err(|error| building.failed_full().map_or(error.into(), DeployError::BuildDisk))
                 }
                 full = building.filled() => Err(DeployError::BuildDisk(full)),
                 () = sleep(limits.timeout) => Err(DeployError::BuildTimeout(limits.timeout)),

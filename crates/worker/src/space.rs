@@ -34,7 +34,7 @@ const LAYERS_EVERY: Duration = Duration::from_secs(3_600);
 /// How much room there must be.
 #[derive(Clone, Debug)]
 pub struct SpaceSettings {
-    /// Least free space for a build to begin, in bytes. Below half of it, a build that runs is ended.
+    /// Least free space beside the reserve for a build to begin, in bytes. With less than half of it free, a build that runs is ended.
     pub free_min_bytes: u64,
     /// Size of the file that stands in for the room that collecting needs, in bytes.
     pub reserve_bytes: u64,
@@ -82,24 +82,26 @@ pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
     // An engine that is away is a reason of its own, told by who needs it.
     let Ok(storage) = host.engine.storage().await else { return Ok(()) };
     let reserve = Reserve::new(settings, host.space.storage.get_or_init(|| storage.dir.clone()));
-    let before = free_bytes(&storage.dir);
-    if before < settings.free_min_bytes {
-        let given_up = before < SCARCE_BYTES && pause.is_none_or(|until| Instant::now() >= until);
-        if given_up {
+    let full = || {
+        let (free_bytes, needed_bytes) = (reserve.free_beside_bytes(), settings.free_min_bytes);
+        (free_bytes < needed_bytes).then_some(Full { free_bytes, needed_bytes })
+    };
+    host.space.builds.give_back(|| full().is_none()).await;
+    if let Some(before) = full() {
+        let is_scarce = free_bytes(&storage.dir) < SCARCE_BYTES;
+        let gives_up = is_scarce && pause.is_none_or(|until| Instant::now() >= until);
+        if gives_up {
             reserve.give_up();
         }
         report(collect::collect_idle(host).await);
         report(remove_layers(host, host.settings.builds.timeout).await);
-        reserve.make();
-        *pause = (given_up && free_bytes(&storage.dir) <= before).then(|| Instant::now() + RESERVE_PAUSE);
+        if gives_up {
+            let for_nothing = reserve.free_beside_bytes() <= before.free_bytes;
+            *pause = for_nothing.then(|| Instant::now() + RESERVE_PAUSE);
+        }
     }
     reserve.make();
-    match free_bytes(&storage.dir) {
-        free_bytes if free_bytes < settings.free_min_bytes => {
-            Err(Full { free_bytes, needed_bytes: settings.free_min_bytes })
-        }
-        _ => Ok(()),
-    }
+    full().map_or(Ok(()), Err)
 }
 
 /// Gives the reserve up if there is next to nothing left: for work that frees room. It is made again when [`keep`] looks.

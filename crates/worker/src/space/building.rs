@@ -29,6 +29,13 @@ struct State {
 }
 
 impl Builds {
+    /// Waits until there is enough, or no build that was ended is still giving its room back.
+    pub(super) async fn give_back(&self, enough: impl Fn() -> bool) {
+        while !enough() && self.state().is_giving_back(Instant::now()) {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,7 +44,7 @@ impl Builds {
 impl State {
     /// Whether this is the build that has to end now. `written`: what each has written.
     fn has_to_end(&mut self, name: &str, now: Instant, written: impl Fn(&str) -> u64) -> bool {
-        if self.spared_until.is_some_and(|until| now < until) {
+        if self.is_giving_back(now) {
             return false;
         }
         // Of those that have written the same, as where nobody counts it, the last.
@@ -47,6 +54,10 @@ impl State {
             self.spared_until = Some(now + GIVE_BACK);
         }
         ends
+    }
+
+    fn is_giving_back(&self, now: Instant) -> bool {
+        self.spared_until.is_some_and(|until| now < until)
     }
 }
 
@@ -64,8 +75,16 @@ impl<'a, E: Engine> Building<'a, E> {
         Ok(Self { host, name: name.to_owned(), storage })
     }
 
-    /// Whether there is too little room for any build.
-    pub(crate) fn full(&self) -> Option<Full> {
+    /// Whether this build, which has failed, lacked room. What it wrote is gone a little later.
+    pub(crate) fn failed_full(&self) -> Option<Full> {
+        let full = self.full();
+        if full.is_some() {
+            self.host.space.builds.state().spared_until = Some(Instant::now() + GIVE_BACK);
+        }
+        full
+    }
+
+    fn full(&self) -> Option<Full> {
         let needed_bytes = self.host.settings.space.free_min_bytes / 2;
         let free_bytes = free_bytes(&self.storage);
         (free_bytes < needed_bytes).then_some(Full { free_bytes, needed_bytes })

@@ -30,6 +30,13 @@ impl Reserve {
         Self { file: dir.join(NAME), bytes: settings.reserve_bytes }
     }
 
+    /// What is free when all of it is there.
+    pub(super) fn free_beside_bytes(&self) -> u64 {
+        let has = fs::metadata(&self.file).map_or(0, |found| found.len());
+        let dir = self.file.parent().unwrap_or(&self.file);
+        free_bytes(dir).saturating_add(has).saturating_sub(self.bytes)
+    }
+
     /// Makes it if it is not there, as far as there is room: the less is left, the more it is needed.
     pub(super) fn make(&self) {
         if self.bytes == 0 {
