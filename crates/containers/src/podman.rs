@@ -12,6 +12,7 @@ mod build_slice;
 mod cgroups;
 mod context;
 mod disk_limits;
+mod list;
 mod logs;
 
 pub use cgroups::{Cgroups, ContainerUsage};
@@ -40,7 +41,7 @@ use bollard::{
 use build_cgroup::BuildCgroup;
 use disk_limits::DiskLimits;
 use futures_util::StreamExt;
-use std::{collections::HashMap, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Write, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use tokio::sync::{Notify, OnceCell, mpsc};
 
 /// Longer than any operation takes to begin to answer, a stop with its grace included.
@@ -56,7 +57,9 @@ const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "S
 pub struct Podman {
     socket: PathBuf,
     build_slice: String,
+    builds: build_cgroup::Live,
     rotations: logs::Rotations,
+    inspected: list::Inspected,
     /// Where its images are, and how limits are held there, once that is known. It takes Podman a second to describe itself.
     storage: Arc<OnceCell<(PathBuf, Option<DiskLimits>)>>,
 }
@@ -66,8 +69,8 @@ impl Podman {
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let build_slice = build_slice::NAME.to_owned();
-        let (rotations, storage) = Default::default();
-        Self { socket: socket.into(), build_slice, rotations, storage }
+        let (builds, rotations, inspected, storage) = Default::default();
+        Self { socket: socket.into(), build_slice, builds, rotations, inspected, storage }
     }
 
     /// The same with another name for the control group above its builds, for when it is not the only one of its host.
@@ -175,7 +178,7 @@ impl Engine for Podman {
     }
 
     fn end_build(&self, name: &str) {
-        drop(BuildCgroup::left_by(&self.build_slice, name));
+        drop(BuildCgroup::left_by(&self.build_slice, &self.builds, name));
     }
 
     fn build_written_bytes(&self, name: &str) -> u64 {
@@ -237,20 +240,7 @@ impl Engine for Podman {
     }
 
     async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
-        let filters = HashMap::from([("label", vec![label])]);
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let listed = self.docker()?.list_containers(Some(options)).await;
-        let listed =
-            answers::with_stopped_as_exited(listed).map_err(|e| self.failure("list containers", e))?;
-        let mut containers = Vec::with_capacity(listed.len());
-        for id in listed.into_iter().filter_map(|summary| summary.id).map(ContainerId::new) {
-            match self.container(&id).await {
-                Ok(container) => containers.push(container),
-                Err(EngineError::NoSuchContainer(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(containers)
+        list::containers(self, label).await
     }
 
     async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
@@ -367,4 +357,18 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
 
 fn container_port(spec: &ContainerSpec) -> String {
     format!("{}/tcp", spec.port)
+}
+
+/// Text as a part of an address.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }

@@ -12,8 +12,9 @@ use bollard::{
         ContainerSummary, HostConfig, ImageInspect, ImageSummary,
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -34,14 +35,29 @@ pub(super) fn failure(operation: &'static str, socket: &Path, error: Error) -> F
             Failure { status: Some(200), error: EngineError::Refused { operation, message: error } }
         }
         Error::JsonDataError { message, .. } => {
-            let message = format!("its answer was not understood: {message}");
-            Failure { status: Some(200), error: EngineError::Refused { operation, message } }
+            Failure { status: Some(200), error: not_understood(operation, &message) }
         }
         other => {
             let error = EngineError::Away { socket: socket.to_owned(), source: Box::new(other) };
             Failure { status: None, error }
         }
     }
+}
+
+/// An answer that is not what was asked for.
+pub(super) fn not_understood(operation: &'static str, why: &impl fmt::Display) -> EngineError {
+    EngineError::Refused { operation, message: format!("its answer was not understood: {why}") }
+}
+
+/// What Podman's own API answered with an error: `{"message": …}`.
+pub(super) fn refused(operation: &'static str, body: &[u8]) -> EngineError {
+    #[derive(Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let message = serde_json::from_slice::<Refusal>(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |refusal| refusal.message);
+    EngineError::Refused { operation, message }
 }
 
 impl Failure {

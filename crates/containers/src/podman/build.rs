@@ -4,11 +4,11 @@
 //! Docker's own `networkmode` and builds in the host's network unless it is told a network in `nsoptions`, which the
 //! client library does not know; so this, the 64-bit memory limits and the cgroup are added to the request's address.
 
-use super::{Podman, build_cgroup::BuildCgroup, context};
+use super::{Podman, build_cgroup::BuildCgroup, context, percent_encode};
 use crate::engine::{Build, BuildError, Engine, EngineError, Image, ImageId};
 use bollard::{Docker, models::BuildInfo, query_parameters::BuildImageOptionsBuilder};
 use futures_util::StreamExt;
-use std::{collections::HashMap, fmt::Write, path::Path};
+use std::{collections::HashMap, path::Path};
 use tokio::sync::mpsc;
 
 const CPU_PERIOD_US: u64 = 100_000;
@@ -38,7 +38,7 @@ pub(super) async fn run(
         .forcerm(true)
         .build();
     // Whatever ends this function early, a step that still runs ends with it.
-    let cgroup = BuildCgroup::new(&podman.build_slice, build);
+    let cgroup = BuildCgroup::new(&podman.build_slice, &podman.builds, build);
     let docker = with_podman_options(podman.docker()?, build, &cgroup);
     let body = bollard::body_try_stream(context::stream(build.context.clone()));
     let mut answers = docker.build_image(options, None, Some(body));
@@ -98,19 +98,6 @@ fn explained(error: BuildError, build: &Build, lines: &Lines, cgroup: &BuildCgro
         }
         error => error,
     }
-}
-
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() * 3);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 fn image_id(answer: &BuildInfo) -> Option<ImageId> {

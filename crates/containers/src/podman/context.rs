@@ -46,6 +46,8 @@ pub(super) fn stream(context: PathBuf) -> ReceiverStream<io::Result<Bytes>> {
 fn write_tar(context: &Path, writer: &mut impl Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(&mut *writer);
     tar.follow_symlinks(false);
+    // The engine does not understand how holes are told.
+    tar.sparse(false);
     tar.append_dir_all(".", context)?;
     tar.finish()?;
     drop(tar);

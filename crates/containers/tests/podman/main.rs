@@ -1,5 +1,7 @@
 //! What only the real engine can show: isolation, limits, and what is left when something is cut off.
 
+mod builds;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,7 +13,7 @@ use tokio::{net::TcpStream, sync::mpsc, time::sleep};
 use wisehosting_containers::{
     Build, BuildBounds, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId,
     LogPosition, Network, Podman,
-    testing::{ADDRESS, Disk, on_host, on_host_with_disk, write_app},
+    testing::{ADDRESS, Disk, Host, on_host, on_host_with_disk, write_app},
 };
 use wisehosting_domain::limits::Limits;
 
@@ -142,6 +144,8 @@ fn a_build_stands_in_its_own_network_and_sends_what_is_not_ignored() {
         fs::write(context.join(".dockerignore"), "secret.txt\n").expect("written");
         fs::write(context.join("secret.txt"), "hidden").expect("written");
         fs::write(context.join("public.txt"), "shown").expect("written");
+        let holes = fs::File::create(context.join("holes")).expect("a file");
+        holes.set_len(MIB).expect("its size");
         let log = build_log(&podman, &context).await.join("\n");
         assert!(log.contains("10.89."), "{log}");
         assert!(!log.contains(&ADDRESS.to_string()), "the build sees the host's addresses: {log}");
@@ -274,131 +278,6 @@ fn containers_are_reachable_while_others_come_and_go() {
 }
 
 #[test]
-fn a_build_that_is_dropped_ends_its_step() {
-    on_host(|host| async move {
-        let podman = host.podman();
-        with_network(&podman).await;
-        let context = host.dir().join("context");
-        let seconds = unique(7_000_000);
-        write_app(&context, &format!("RUN echo asleep; /bin/busybox sleep {seconds}"), SERVER);
-        let (log, mut received) = mpsc::channel(1_000);
-        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
-        {
-            let build = build(&podman, &context, log);
-            tokio::pin!(build);
-            loop {
-                tokio::select! {
-                    ended = &mut build => panic!("the build ended: {ended:?}"),
-                    line = received.recv() => if line.expect("a line") == "asleep" { break },
-                }
-            }
-            runs_soon(&seconds).await;
-            assert_eq!(bounds_of_all_builds(&name), (2 * 3 * 1024 * MIB, 2 * 50));
-            assert!(holds_a_process(&name), "the step is somewhere else");
-        }
-        assert!(!runs(&seconds), "the step still runs");
-        assert!(!is_group(&name), "its control group is left");
-    });
-}
-
-#[test]
-fn what_a_killed_program_left_of_a_build_is_ended() {
-    on_host(|host| async move {
-        let podman = host.podman();
-        with_network(&podman).await;
-        let context = host.dir().join("context");
-        let seconds = unique(17_000_000);
-        write_app(&context, &format!("RUN echo asleep; /bin/busybox sleep {seconds}"), SERVER);
-        let (log, mut received) = mpsc::channel(1_000);
-        let mut build = Box::pin(build(&podman, &context, log));
-        loop {
-            tokio::select! {
-                ended = &mut build => panic!("the build ended: {ended:?}"),
-                line = received.recv() => if line.expect("a line") == "asleep" { break },
-            }
-        }
-        // As when the program is killed: nothing of it is dropped.
-        std::mem::forget(build);
-        runs_soon(&seconds).await;
-        let name = host.dir().file_name().expect("a name").to_str().expect("text").to_owned();
-        podman.end_build(&name);
-        assert!(!runs(&seconds), "the step still runs");
-        assert!(!is_group(&name), "its control group is left");
-    });
-}
-
-#[test]
-fn a_build_cannot_fill_the_host_with_processes() {
-    on_host(|host| async move {
-        let podman = host.podman();
-        with_network(&podman).await;
-        let context = host.dir().join("context");
-        let bomb = "RUN i=0; while [ $i -lt 100 ]; do i=$((i+1)); /bin/busybox sleep 2 & done; echo $i; wait";
-        write_app(&context, bomb, SERVER);
-        let error = build(&podman, &context, nobody()).await.expect_err("a hundred processes");
-        assert!(matches!(error, BuildError::TooManyProcesses { limit: 50, .. }), "{error:?}");
-    });
-}
-
-/// Whether any control group of the machine has this in its name.
-fn is_group(name: &str) -> bool {
-    let mounts = fs::read_dir("/sys/fs/cgroup").expect("control groups").flatten();
-    let mut groups = mounts.filter_map(|mount| fs::read_dir(mount.path()).ok()).flatten().flatten();
-    groups.any(|group| group.file_name().to_str().is_some_and(|group| group.contains(name)))
-}
-
-/// The group above all builds of a host with this name, in each hierarchy that has one.
-fn groups_of_builds(name: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_dir("/sys/fs/cgroup").expect("control groups").flatten().map(|mount| mount.path());
-    let groups = mounts.chain(["/sys/fs/cgroup".into()]);
-    let groups = groups.map(|mount| mount.join(format!("wisehosting_builds{name}.slice")));
-    groups.filter(|group| group.is_dir()).collect()
-}
-
-/// Memory and processes of all builds of a host together.
-fn bounds_of_all_builds(name: &str) -> (u64, u64) {
-    let groups = groups_of_builds(name);
-    let bound = |files: [&str; 2]| {
-        let mut files = groups.iter().flat_map(|group| files.map(|file| group.join(file)));
-        let text = files.find_map(|file| fs::read_to_string(file).ok()).expect("a bound");
-        text.trim().parse().expect("a number")
-    };
-    (bound(["memory.limit_in_bytes", "memory.max"]), bound(["pids.max", "pids.max"]))
-}
-
-/// Whether a step of a build of this host runs in its group in each hierarchy that bounds it.
-fn holds_a_process(name: &str) -> bool {
-    let steps =
-        groups_of_builds(name).into_iter().map(|group| group.join(format!("build-{name}/step/cgroup.procs")));
-    steps
-        .map(|file| fs::read_to_string(file).unwrap_or_default())
-        .all(|processes| !processes.trim().is_empty())
-}
-
-/// A number that no other run of these tests has, such as one beside this one on the same machine.
-fn unique(base: u32) -> String {
-    (base + std::process::id()).to_string()
-}
-
-/// Whether a program with this argument runs anywhere on the machine.
-fn runs(argument: &str) -> bool {
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    let mut commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    commands.any(|command| command.split(|byte| *byte == 0).any(|word| word == argument.as_bytes()))
-}
-
-/// A shell says so before it starts the program.
-async fn runs_soon(argument: &str) {
-    for _ in 0..500 {
-        if runs(argument) {
-            return;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    panic!("nothing runs with {argument}");
-}
-
-#[test]
 fn a_program_that_is_not_there_is_named_and_nothing_is_left() {
     on_host(|host| async move {
         let podman = host.podman();
@@ -497,4 +376,76 @@ fn xfs_without_project_quotas_holds_no_disk_limits() {
     on_host_with_disk(Disk { bytes: 300 * MIB, file_system: "xfs" }, |host| async move {
         assert!(!host.podman().storage().await.expect("described").holds_disk_limits);
     });
+}
+
+/// Runs containers that are found by one label.
+async fn run_labelled(podman: &Podman, image: &ImageId, count: u16) -> Vec<ContainerId> {
+    let mut ids = Vec::new();
+    for number in 0..count {
+        let mut spec = spec(image);
+        spec.name = format!("listed-{number}");
+        spec.published.set_port(20_000 + number);
+        spec.labels.insert("test.listed".to_owned(), number.to_string());
+        ids.push(podman.run(&spec).await.expect("a container"));
+    }
+    ids
+}
+
+#[test]
+fn the_list_says_what_an_inspection_of_each_says() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let script = "trap 'exit 3' TERM; while :; do /bin/busybox sleep 0.05; done";
+        let image = image(&podman, &host.dir().join("app"), "", script).await;
+        let ids = run_labelled(&podman, &image, 2).await;
+        let list = async || {
+            let listed = podman.containers("test.listed").await.expect("a list");
+            for container in &listed {
+                assert_eq!(*container, podman.container(&container.id).await.expect("the container"));
+            }
+            listed
+        };
+        let begun = list().await;
+        assert!(begun.iter().all(|one| one.state == ContainerState::Running), "{begun:?}");
+        assert!(begun.iter().all(|one| one.network_namespace.is_some() && one.published.is_some()));
+        podman.stop(&ids[0], Duration::from_secs(10)).await.expect("stopped");
+        let stopped = list().await;
+        let exited = ContainerState::Exited { code: 3, out_of_memory: false };
+        assert_eq!(stopped.iter().find(|one| one.id == ids[0]).expect("listed").state, exited);
+        podman.start(&ids[0]).await.expect("started again");
+        let again = list().await;
+        assert!(again.iter().all(|one| one.state == ContainerState::Running), "{again:?}");
+        podman.remove(&ids[0]).await.expect("removed");
+        assert_eq!(list().await.into_iter().map(|one| one.id).collect::<Vec<_>>(), ids[1..]);
+    });
+}
+
+#[test]
+fn a_damaged_container_hides_no_other() {
+    on_host(|mut host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("app"), "", SERVER).await;
+        let ids = run_labelled(&podman, &image, 2).await;
+        host.cut_power();
+        let file = containers_file(&host);
+        let text = fs::read_to_string(&file).expect("read");
+        fs::write(&file, text.replacen(ids[0].as_str(), &"0".repeat(64), 1)).expect("written");
+        host.restart();
+        podman.container(&ids[0]).await.expect_err("damaged");
+        let mut listed = podman.containers("test.listed").await.expect("a list");
+        listed.sort_by_key(|one| one.published);
+        assert_eq!(listed.iter().map(|one| &one.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+        assert_eq!(listed[0].labels["test.listed"], "0");
+        assert_eq!(listed[0].image, listed[1].image);
+        podman.start(&ids[1]).await.expect("the other starts");
+    });
+}
+
+/// Where the storage lists its containers.
+fn containers_file(host: &Host) -> PathBuf {
+    let storage = host.dir().join("podman/storage");
+    let files = ["overlay", "vfs"].map(|driver| storage.join(format!("{driver}-containers/containers.json")));
+    files.into_iter().find(|file| file.exists()).expect("the containers of the storage")
 }
