@@ -48,6 +48,9 @@ pub struct IngressConfig {
     pub http: Option<SocketAddr>,
     /// Address for HTTP over TLS.
     pub https: Option<SocketAddr>,
+    /// Networks of load balancers, which tell their visitors' addresses in the PROXY protocol, and must.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<IpNet>,
     /// `[ingress.tls]`.
     pub tls: Option<TlsConfig>,
     /// `[ingress.acme]`: orders a certificate for each host name that has none.
@@ -80,7 +83,8 @@ impl TraefikConfig {
 impl IngressConfig {
     fn check(&self) -> Result<(), ConfigError> {
         if let Some(traefik) = &self.traefik {
-            if self.http.is_some() || self.https.is_some() || self.tls.is_some() || self.acme.is_some() {
+            let sockets = self.http.is_some() || self.https.is_some() || !self.proxy_protocol_from.is_empty();
+            if sockets || self.tls.is_some() || self.acme.is_some() {
                 let message = "is set beside other settings of [ingress]: Traefik has its own";
                 return Err(ConfigError::invalid("ingress.traefik", message));
             }

@@ -25,7 +25,7 @@ use certificates::{Certificates, Directories};
 use config::{Config, GatewayConfig};
 use door::Door;
 use forwards::{file::ForwardsFile, keeper::Keeper};
-use ingress::{Doors, Ingress};
+use ingress::{Balancers, Doors, Ingress};
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
 use tokio::{net::TcpListener, runtime};
@@ -200,7 +200,8 @@ fn doors(
         let message = "is not set, nor is ingress.https, and no socket was passed: there is nothing to serve";
         return Err(ConfigError::invalid("ingress.http", message).into());
     }
-    Ok(Doors { http, https, challenges })
+    let balancers = Balancers(config.ingress.proxy_protocol_from.clone());
+    Ok(Doors { http, https, challenges, balancers })
 }
 
 /// One serving thread for each processor.

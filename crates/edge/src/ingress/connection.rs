@@ -30,8 +30,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
-/// For the TLS handshake, and for the first byte of a connection.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For what a load balancer says, for the TLS handshake, and for the first byte of a connection.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a whole request head, from the start of the connection.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the next request of a connection, head included.
@@ -57,7 +57,7 @@ pub(super) struct Visitor {
 
 impl Visitor {
     fn new(local: Rc<Local>, address: IpAddr, secure: bool) -> Rc<Self> {
-        let address = HeaderValue::try_from(address.to_canonical().to_string())
+        let address = HeaderValue::try_from(address.to_string())
             .expect("an address has only letters, digits and punctuation");
         let scheme = if secure { "https" } else { "http" };
         Rc::new(Self { local, address, scheme, requests: Requests::new() })
@@ -120,8 +120,9 @@ pub(super) async fn serve(local: Rc<Local>, accepted: Accepted) {
 }
 
 async fn try_serve(local: Rc<Local>, accepted: Accepted) -> io::Result<()> {
-    let stream = TcpStream::from_std(accepted.stream)?;
-    let visitor = Visitor::new(local.clone(), accepted.peer, accepted.secure);
+    let mut stream = TcpStream::from_std(accepted.stream)?;
+    let address = local.balancers.visitor(&mut stream, accepted.peer).await?;
+    let visitor = Visitor::new(local.clone(), address, accepted.secure);
     match &local.tls {
         Some(tls) if accepted.secure => {
             let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;

@@ -4,6 +4,7 @@
 //! a request touches nothing that another thread writes. Connections are dealt to the threads in turn.
 
 mod access;
+mod balancer;
 mod connection;
 mod forward;
 mod host;
@@ -13,10 +14,12 @@ mod response;
 mod thread;
 mod tunnel;
 
+pub use balancer::Balancers;
+
 use crate::{acme::challenges::Challenges, table::ServingTable};
 use rustls::ServerConfig;
 use std::{collections::BTreeSet, io, net::TcpListener, num::NonZero, sync::Arc, time::Duration};
-use thread::Thread;
+use thread::{Setting, Thread};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::name::Hostname;
@@ -30,6 +33,8 @@ pub struct Doors {
     pub https: Option<(TcpListener, Arc<ServerConfig>)>,
     /// What certificate authorities are shown on plain HTTP.
     pub challenges: Arc<Challenges>,
+    /// Who tells visitors' addresses.
+    pub balancers: Balancers,
 }
 
 /// The running ingress.
@@ -62,9 +67,9 @@ impl Ingress {
     /// A thread or a listener cannot be set up.
     pub fn start(doors: Doors, threads: NonZero<usize>, table: &Arc<ServingTable>) -> io::Result<Self> {
         let (tls_listener, tls) = doors.https.unzip();
-        let threads: io::Result<Arc<[_]>> = (0..threads.get())
-            .map(|index| Thread::start(index, tls.clone(), doors.challenges.clone(), table.clone()))
-            .collect();
+        let setting = Setting { tls, challenges: doors.challenges, balancers: Arc::new(doors.balancers) };
+        let threads: io::Result<Arc<[_]>> =
+            (0..threads.get()).map(|index| Thread::start(index, setting.clone(), table.clone())).collect();
         let threads = threads?;
         let stop_accepting = CancellationToken::new();
         let mut accepting = JoinSet::new();

@@ -1,6 +1,6 @@
 //! One serving thread: a single-threaded runtime with everything that its requests need.
 
-use super::connection;
+use super::{balancer::Balancers, connection};
 use crate::{acme::challenges::Challenges, table::ServingTable, upstream::pool::Pool};
 use rustls::ServerConfig;
 use std::{
@@ -21,6 +21,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often connections that nobody needs are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What all threads are given.
+#[derive(Clone)]
+pub(super) struct Setting {
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) challenges: Arc<Challenges>,
+    pub(super) balancers: Arc<Balancers>,
+}
 
 /// A visitor's connection, as it came from the listening socket.
 pub(super) struct Accepted {
@@ -44,16 +52,11 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn start(
-        index: usize,
-        tls: Option<Arc<ServerConfig>>,
-        challenges: Arc<Challenges>,
-        table: Arc<ServingTable>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(index: usize, setting: Setting, table: Arc<ServingTable>) -> io::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
         std::thread::Builder::new().name(format!("ingress-{index}")).spawn(move || {
             match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(run(received, tls, challenges, table)),
+                Ok(runtime) => runtime.block_on(run(received, setting, table)),
                 Err(error) => tracing::error!(%error, "cannot start a serving thread"),
             }
         })?;
@@ -101,6 +104,7 @@ pub(super) struct Local {
     pub(super) pool: Rc<Pool>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) challenges: Arc<Challenges>,
+    pub(super) balancers: Arc<Balancers>,
     /// Cancelled when connections are to end after their request under way.
     pub(super) closing: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -113,17 +117,13 @@ impl Local {
     }
 }
 
-async fn run(
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    tls: Option<Arc<ServerConfig>>,
-    challenges: Arc<Challenges>,
-    table: Arc<ServingTable>,
-) {
+async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table: Arc<ServingTable>) {
     let local = Rc::new(Local {
         pool: Rc::new(Pool::default()),
         table: RefCell::new(Rc::new(table)),
-        tls: tls.map(TlsAcceptor::from),
-        challenges,
+        tls: setting.tls.map(TlsAcceptor::from),
+        challenges: setting.challenges,
+        balancers: setting.balancers,
         closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });

@@ -148,6 +148,7 @@ impl Edge {
                 certificates.server_config().unwrap(),
             )),
             challenges: challenges.clone(),
+            ..Doors::default()
         };
         let routes: Vec<_> = hosts.iter().map(|host| (*host, std::slice::from_ref(&upstream))).collect();
         let table = Arc::new(ServingTable::new(table(1, &routes), &Generations::new()));

@@ -18,6 +18,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_tungstenite::tungstenite::Message;
+use wisehosting_edge::ingress::Balancers;
 
 #[tokio::test]
 async fn the_host_decides_and_everything_else_is_passed_on() {
@@ -413,4 +414,41 @@ async fn shutdown_lets_requests_end() {
     assert_eq!(parse(&response), (StatusCode::OK, "done".to_owned()));
     within(shutdown).await.unwrap();
     drop(TcpListener::bind(http).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_load_balancer_tells_the_addresses_of_its_visitors() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_pair(directory.path(), "apps", &["*.apps.localhost"]);
+    let certificates = certificates_in(directory.path());
+    let mirror = Instance::mirror().await;
+    let table = || table(1, &[("a.apps.localhost", &[&mirror.upstream])]);
+    let behind = |network: &str| {
+        let balancers = Balancers(vec![network.parse().unwrap()]);
+        Edge::start_behind(balancers, table(), Some(&certificates))
+    };
+    let request = "GET / HTTP/1.1\r\nHost: a.apps.localhost\r\nConnection: close\r\n\r\n";
+    let told = "PROXY TCP4 198.51.100.7 192.0.2.9 12345 443\r\n";
+
+    let edge = behind("127.0.0.0/8");
+    let seen = edge.exchange(&format!("{told}{request}")).await;
+    assert!(seen.contains("x-forwarded-for: 198.51.100.7\n"), "{seen}");
+    let mut stream = TcpStream::connect(edge.https.unwrap()).await.unwrap();
+    stream.write_all(told.as_bytes()).await.unwrap();
+    let mut stream = authority.over(stream, "a.apps.localhost", b"http/1.1").await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    let _ = within(stream.read_to_string(&mut seen)).await;
+    assert!(seen.contains("x-forwarded-for: 198.51.100.7\n"), "{seen}");
+
+    let mut silent = TcpStream::connect(edge.http).await.unwrap();
+    silent.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within(silent.read_to_end(&mut answer)).await;
+    assert!(answer.is_empty(), "who is declared has to tell");
+
+    let edge = behind("192.0.2.0/24");
+    assert_eq!(parse(&edge.exchange(&format!("{told}{request}")).await).0, StatusCode::BAD_REQUEST);
+    let seen = edge.exchange(request).await;
+    assert!(seen.contains("x-forwarded-for: 127.0.0.1\n"), "who is not declared is not believed: {seen}");
 }

@@ -31,7 +31,7 @@ use wisehosting_domain::{
 };
 use wisehosting_edge::{
     certificates::{Certificates, Directories},
-    ingress::{Doors, Ingress},
+    ingress::{Balancers, Doors, Ingress},
     table::{Generations, ServingTable},
 };
 
@@ -159,6 +159,14 @@ impl Edge {
     }
 
     pub(crate) fn start_with_tls(table: RouteTable, certificates: Option<&Arc<Certificates>>) -> Self {
+        Self::start_behind(Balancers::default(), table, certificates)
+    }
+
+    pub(crate) fn start_behind(
+        balancers: Balancers,
+        table: RouteTable,
+        certificates: Option<&Arc<Certificates>>,
+    ) -> Self {
         let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let http_address = http.local_addr().unwrap();
         let https = certificates.map(|certificates| {
@@ -168,7 +176,7 @@ impl Edge {
         let https_address = https.as_ref().map(|(listener, _)| listener.local_addr().unwrap());
         let generations = Generations::new();
         let table = Arc::new(ServingTable::new(table, &generations));
-        let doors = Doors { http: Some(http), https, challenges: Arc::default() };
+        let doors = Doors { http: Some(http), https, balancers, ..Doors::default() };
         let ingress = Ingress::start(doors, NonZero::new(2).unwrap(), &table).unwrap();
         Self { ingress, generations, http: http_address, https: https_address }
     }
@@ -249,6 +257,16 @@ impl Authority {
         tls_connect(self.root.clone(), address, name, alpn).await
     }
 
+    /// The same on a connection that is there.
+    pub(crate) async fn over(
+        &self,
+        stream: TcpStream,
+        name: &str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        tls_over(self.root.clone(), stream, name, alpn).await
+    }
+
     /// Writes the root in PEM.
     pub(crate) fn write_root(&self, file: &Path) {
         std::fs::write(file, &self.root_pem).unwrap();
@@ -262,6 +280,15 @@ pub(crate) async fn tls_connect(
     name: &str,
     alpn: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_over(root, TcpStream::connect(address).await?, name, alpn).await
+}
+
+async fn tls_over(
+    root: CertificateDer<'static>,
+    stream: TcpStream,
+    name: &str,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(root).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -270,7 +297,6 @@ pub(crate) async fn tls_connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
-    let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
