@@ -36,9 +36,9 @@ use wisehosting_node::{clock::SystemClock, tls};
 
 /// Pebble takes its time on purpose, and refuses some requests only to see whether they are made again.
 const PATIENCE: Duration = Duration::from_secs(90);
-const HTTP: u16 = 5002;
-const HTTPS: u16 = 5001;
-const DIRECTORY: u16 = 14_000;
+pub(crate) const HTTP: u16 = 5002;
+pub(crate) const HTTPS: u16 = 5001;
+pub(crate) const DIRECTORY: u16 = 14_000;
 const MANAGEMENT: u16 = 15_000;
 const DNS: u16 = 8053;
 
@@ -59,15 +59,15 @@ impl Drop for Program {
 }
 
 /// An ACME server, and the DNS server that it asks: every name leads to one address.
-struct Pebble {
-    ip: IpAddr,
+pub(crate) struct Pebble {
+    pub(crate) ip: IpAddr,
     directory: tempfile::TempDir,
     authority: Authority,
     _programs: [Program; 2],
 }
 
 impl Pebble {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (directory, authority, ip) = (tempfile::tempdir().unwrap(), Authority::new(), own_ip());
         authority.write_pair(directory.path(), "pebble", &["localhost", &ip.to_string()]);
         authority.write_root(&directory.path().join("root.pem"));
@@ -99,12 +99,17 @@ impl Pebble {
             email: Some("operator@example.org".to_owned()),
             challenge,
             public_addresses: Vec::new(),
-            root_certificate: Some(self.directory.path().join("root.pem")),
+            root_certificate: Some(self.trusted()),
         }
     }
 
+    /// The file with what its own certificate is from.
+    pub(crate) fn trusted(&self) -> PathBuf {
+        self.directory.path().join("root.pem")
+    }
+
     /// The root of the certificates that it issues.
-    async fn root(&self) -> CertificateDer<'static> {
+    pub(crate) async fn root(&self) -> CertificateDer<'static> {
         let management = SocketAddr::new(self.ip, MANAGEMENT);
         let mut stream = self.authority.connect(management, "localhost", b"http/1.1").await.unwrap();
         stream.write_all(b"GET /roots/0 HTTP/1.0\r\n\r\n").await.unwrap();

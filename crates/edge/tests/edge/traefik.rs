@@ -1,8 +1,9 @@
 //! Traefik as the ingress: the files that it is given, and a real one that reads them. Needs root.
 
 use crate::{
+    acme::{DIRECTORY, HTTP, HTTPS, Pebble},
     forwards::Hosts,
-    surroundings::{Instance, own_ip, table, within},
+    surroundings::{Instance, exchange, own_ip, parse, table, tls_connect, within},
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -14,7 +15,11 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::{routes::RouteTable, traefik::Front};
 use wisehosting_edge::{
@@ -166,13 +171,21 @@ impl Drop for Traefik {
 }
 
 impl Traefik {
+    /// With the directory `dynamic` in this one; its door for plain HTTP is the entrypoint `web`.
     fn start(directory: &Path) -> Self {
-        let program = env::var_os("WISEHOSTING_TRAEFIK").expect("WISEHOSTING_TRAEFIK names the program");
         let address = SocketAddr::new(own_ip(), 8080);
+        Self::start_with(
+            directory,
+            address,
+            &format!("entryPoints: {{ web: {{ address: \"{address}\" }} }}\n"),
+        )
+    }
+
+    fn start_with(directory: &Path, address: SocketAddr, settings: &str) -> Self {
+        let program = env::var_os("WISEHOSTING_TRAEFIK").expect("WISEHOSTING_TRAEFIK names the program");
         let dynamic = directory.join("dynamic").display().to_string();
         let settings = format!(
-            "entryPoints: {{ web: {{ address: \"{address}\" }} }}\n\
-             providers: {{ providersThrottleDuration: 100ms, file: {{ directory: \"{dynamic}\" }} }}\n"
+            "{settings}providers: {{ providersThrottleDuration: 100ms, file: {{ directory: \"{dynamic}\" }} }}\n"
         );
         let file = directory.join("traefik.yml");
         fs::write(&file, settings).unwrap();
@@ -181,10 +194,24 @@ impl Traefik {
         Self { process: command.spawn().unwrap(), address }
     }
 
+    /// With doors where Pebble knocks, and the resolver `le`, which asks Pebble.
+    fn start_before(pebble: &Pebble, directory: &Path) -> Self {
+        let (ip, trusted) = (pebble.ip, pebble.trusted());
+        let settings = format!(
+            "entryPoints:\n  web: {{ address: \"{ip}:{HTTP}\" }}\n  websecure: {{ address: \"{ip}:{HTTPS}\" }}\n\
+             certificatesResolvers:\n  le:\n    acme:\n      caServer: https://{ip}:{DIRECTORY}/dir\n\
+             \x20     caCertificates: [\"{}\"]\n      storage: \"{}/acme.json\"\n\
+             \x20     httpChallenge: {{ entryPoint: web }}\n",
+            trusted.display(),
+            directory.display(),
+        );
+        Self::start_with(directory, SocketAddr::new(ip, HTTP), &settings)
+    }
+
     async fn visit(&self, host: &str) -> Option<(StatusCode, String)> {
         TcpStream::connect(self.address).await.ok()?;
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        Some(crate::surroundings::parse(&crate::surroundings::exchange(self.address, &request).await))
+        Some(parse(&exchange(self.address, &request).await))
     }
 
     async fn answers(&self, host: &str, status: StatusCode, text: &str) {
@@ -235,4 +262,35 @@ async fn a_real_traefik_follows_the_files() {
     routes.remove("vm".parse().unwrap()).await.unwrap();
     traefik.answers("vm.example.org", StatusCode::NOT_FOUND, "").await;
     traefik.answers("app.example.org", StatusCode::OK, "other").await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Traefik, which takes long to build: set WISEHOSTING_TRAEFIK to the program"]
+async fn a_real_traefik_orders_a_certificate_for_a_route() {
+    let (pebble, temporary) = (Pebble::start().await, tempfile::tempdir().unwrap());
+    let dynamic = temporary.path().join("dynamic");
+    fs::create_dir(&dynamic).unwrap();
+    let app = Instance::named("app").await;
+    let front =
+        Front { entrypoint: Some("websecure".parse().unwrap()), certresolver: Some("le".parse().unwrap()) };
+    let _traefik = Traefik::start_before(&pebble, temporary.path());
+    let pushed = Pushed::new(Directory::new(&dynamic), front);
+    let routed = table(1, &[("app.example.org", &[&app.upstream])]);
+    pushed.install(&ServingTable::new(routed, &Generations::new())).await.unwrap();
+    let (root, door) = (pebble.root().await, SocketAddr::new(pebble.ip, HTTPS));
+    let trusted = async {
+        loop {
+            // Until the order is through, it shows a certificate of its own.
+            match tls_connect(root.clone(), door, "app.example.org", b"http/1.1").await {
+                Ok(stream) => return stream,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    let mut stream = within(trusted).await;
+    let request = b"GET / HTTP/1.1\r\nHost: app.example.org\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut response = String::new();
+    within(stream.read_to_string(&mut response)).await.unwrap();
+    assert_eq!(parse(&response), (StatusCode::OK, "app".to_owned()));
 }
