@@ -51,6 +51,8 @@ pub struct IngressConfig {
     /// Networks of load balancers, which tell their visitors' addresses in the PROXY protocol, and must.
     #[serde(default)]
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Largest body of a request, in bytes. Without it, apps say themselves what is too much.
+    pub request_bytes_max: Option<u64>,
     /// `[ingress.tls]`.
     pub tls: Option<TlsConfig>,
     /// `[ingress.acme]`: orders a certificate for each host name that has none.
@@ -84,7 +86,7 @@ impl IngressConfig {
     fn check(&self) -> Result<(), ConfigError> {
         if let Some(traefik) = &self.traefik {
             let sockets = self.http.is_some() || self.https.is_some() || !self.proxy_protocol_from.is_empty();
-            if sockets || self.tls.is_some() || self.acme.is_some() {
+            if sockets || self.request_bytes_max.is_some() || self.tls.is_some() || self.acme.is_some() {
                 let message = "is set beside other settings of [ingress]: Traefik has its own";
                 return Err(ConfigError::invalid("ingress.traefik", message));
             }

@@ -22,7 +22,7 @@ use acme::{Acme, challenges::Challenges};
 use agent::Agent;
 use anyhow::Context;
 use certificates::{Certificates, Directories};
-use config::{Config, GatewayConfig};
+use config::{Config, GatewayConfig, IngressConfig};
 use door::Door;
 use forwards::{file::ForwardsFile, keeper::Keeper};
 use ingress::{Balancers, Doors, Ingress};
@@ -200,8 +200,9 @@ fn doors(
         let message = "is not set, nor is ingress.https, and no socket was passed: there is nothing to serve";
         return Err(ConfigError::invalid("ingress.http", message).into());
     }
-    let balancers = Balancers(config.ingress.proxy_protocol_from.clone());
-    Ok(Doors { http, https, challenges, balancers })
+    let IngressConfig { proxy_protocol_from, request_bytes_max, .. } = &config.ingress;
+    let balancers = Balancers(proxy_protocol_from.clone());
+    Ok(Doors { http, https, challenges, balancers, request_bytes_max: *request_bytes_max })
 }
 
 /// One serving thread for each processor.

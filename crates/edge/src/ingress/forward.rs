@@ -87,6 +87,9 @@ impl Outgoing<'_> {
         let requested = requested_host(&self.parts).ok_or(Page::BadRequest)?;
         let unknown = if lease.is_known() { Page::UnknownHost } else { Page::NoRoutes };
         let host = lease.host(&requested.name).ok_or(unknown)?;
+        if matches!(self.framing, Framing::Length(length) if length > self.visitor.local.request_bytes_max) {
+            return Err(Page::TooLarge);
+        }
         let has_body = !matches!(self.framing, Framing::None | Framing::Length(0));
         let body = has_body.then_some(body);
         self.send_to_any(host, requested.authority, body).await
@@ -135,7 +138,8 @@ impl Outgoing<'_> {
         let forwarded =
             Forwarded { host: authority, peer: &self.visitor.address, scheme: self.visitor.scheme };
         let head = |out: &mut _| write_head(out, &self.parts, forwarded, self.framing, self.upgrade);
-        let mut exchange = Exchange::new(connection, head, self.framing, body);
+        let mut exchange =
+            Exchange::new(connection, head, self.framing, body, self.visitor.local.request_bytes_max);
         let result = loop {
             let before = exchange.bytes_sent();
             match timeout(ANSWER_TIMEOUT, exchange.head(&self.parts.method)).await {
@@ -165,6 +169,8 @@ enum Failure {
     TooLate,
     /// The visitor left.
     VisitorLeft,
+    /// The visitor sent too much.
+    TooLarge,
     /// Anything else.
     Broken(ExchangeError),
 }
@@ -174,6 +180,7 @@ impl From<ExchangeError> for Failure {
         match error {
             ExchangeError::NoAnswer => Self::NoAnswer,
             ExchangeError::Visitor(_) => Self::VisitorLeft,
+            ExchangeError::TooLarge => Self::TooLarge,
             error => Self::Broken(error),
         }
     }
@@ -185,6 +192,7 @@ impl Failure {
             Self::NoAnswer | Self::Broken(_) => Page::BadAnswer,
             Self::TooLate => Page::NoAnswer,
             Self::VisitorLeft => Page::BadRequest,
+            Self::TooLarge => Page::TooLarge,
         }
     }
 
@@ -197,7 +205,7 @@ impl Failure {
             Self::TooLate => {
                 tracing::info!(instance.id = %instance_id, %address, "an instance did not answer in time");
             }
-            Self::VisitorLeft => {}
+            Self::VisitorLeft | Self::TooLarge => {}
             Self::Broken(error) => {
                 tracing::info!(instance.id = %instance_id, %address, error = error as &dyn Error, "an instance did not answer properly");
             }

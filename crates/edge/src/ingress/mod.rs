@@ -35,6 +35,8 @@ pub struct Doors {
     pub challenges: Arc<Challenges>,
     /// Who tells visitors' addresses.
     pub balancers: Balancers,
+    /// Largest body of a request, in bytes; none: any.
+    pub request_bytes_max: Option<u64>,
 }
 
 /// The running ingress.
@@ -67,7 +69,12 @@ impl Ingress {
     /// A thread or a listener cannot be set up.
     pub fn start(doors: Doors, threads: NonZero<usize>, table: &Arc<ServingTable>) -> io::Result<Self> {
         let (tls_listener, tls) = doors.https.unzip();
-        let setting = Setting { tls, challenges: doors.challenges, balancers: Arc::new(doors.balancers) };
+        let setting = Setting {
+            tls,
+            challenges: doors.challenges,
+            balancers: Arc::new(doors.balancers),
+            request_bytes_max: doors.request_bytes_max.unwrap_or(u64::MAX),
+        };
         let threads: io::Result<Arc<[_]>> =
             (0..threads.get()).map(|index| Thread::start(index, setting.clone(), table.clone())).collect();
         let threads = threads?;

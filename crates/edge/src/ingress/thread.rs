@@ -28,6 +28,7 @@ pub(super) struct Setting {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) challenges: Arc<Challenges>,
     pub(super) balancers: Arc<Balancers>,
+    pub(super) request_bytes_max: u64,
 }
 
 /// A visitor's connection, as it came from the listening socket.
@@ -105,6 +106,7 @@ pub(super) struct Local {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) challenges: Arc<Challenges>,
     pub(super) balancers: Arc<Balancers>,
+    pub(super) request_bytes_max: u64,
     /// Cancelled when connections are to end after their request under way.
     pub(super) closing: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -124,6 +126,7 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table
         tls: setting.tls.map(TlsAcceptor::from),
         challenges: setting.challenges,
         balancers: setting.balancers,
+        request_bytes_max: setting.request_bytes_max,
         closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });

@@ -46,6 +46,9 @@ pub enum ExchangeError {
     /// The visitor went away while sending.
     #[error("the visitor did not send the whole request")]
     Visitor(#[source] hyper::Error),
+    /// The visitor sends more than may be.
+    #[error("the request is too large")]
+    TooLarge,
 }
 
 /// A request under way.
@@ -60,7 +63,7 @@ pub struct Exchange {
 #[derive(Debug)]
 enum Sending {
     /// The rest of the body follows.
-    Body { body: Incoming, chunked: bool },
+    Body { body: Incoming, chunked: bool, bytes_left: u64 },
     /// Everything is in `unsent`, if anything is left.
     Rest,
     /// The instance takes no more; it may have answered all the same.
@@ -68,17 +71,19 @@ enum Sending {
 }
 
 impl Exchange {
-    /// A request on this connection: the head that `write_head` puts into the buffer, and then the body.
+    /// A request on this connection: the head that `write_head` puts into the buffer, and then the body, of which
+    /// there may be `bytes_max`.
     #[must_use]
     pub fn new(
         mut connection: Connection,
         write_head: impl FnOnce(&mut BytesMut),
         framing: Framing,
         body: Option<Incoming>,
+        bytes_max: u64,
     ) -> Self {
         write_head(&mut connection.unsent);
         let sending = match body {
-            Some(body) => Sending::Body { body, chunked: framing == Framing::Chunked },
+            Some(body) => Sending::Body { body, chunked: framing == Framing::Chunked, bytes_left: bytes_max },
             None => Sending::Rest,
         };
         Self { connection, sending, bytes_sent: 0 }
@@ -147,7 +152,7 @@ impl Exchange {
 
     /// Puts what the visitor sent into `unsent`, up to a limit. Whether that is all that there is for now.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, ExchangeError> {
-        while let Sending::Body { body, chunked } = &mut self.sending {
+        while let Sending::Body { body, chunked, bytes_left } = &mut self.sending {
             let out = &mut self.connection.unsent;
             if out.len() >= SEND_BYTES {
                 return Ok(false);
@@ -157,6 +162,8 @@ impl Exchange {
                 Poll::Ready(Some(Err(error))) => return Err(ExchangeError::Visitor(error)),
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
+                        let left = bytes_left.checked_sub(data.len() as u64);
+                        *bytes_left = left.ok_or(ExchangeError::TooLarge)?;
                         put_data(out, &data, *chunked);
                     }
                 }

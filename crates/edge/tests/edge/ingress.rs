@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wisehosting_edge::ingress::Balancers;
+use wisehosting_edge::ingress::{Balancers, Doors};
 
 #[tokio::test]
 async fn the_host_decides_and_everything_else_is_passed_on() {
@@ -425,7 +425,8 @@ async fn a_load_balancer_tells_the_addresses_of_its_visitors() {
     let table = || table(1, &[("a.apps.localhost", &[&mirror.upstream])]);
     let behind = |network: &str| {
         let balancers = Balancers(vec![network.parse().unwrap()]);
-        Edge::start_behind(balancers, table(), Some(&certificates))
+        let doors = Doors { balancers, ..Doors::default() };
+        Edge::start_as(doors, table(), Some(&certificates))
     };
     let request = "GET / HTTP/1.1\r\nHost: a.apps.localhost\r\nConnection: close\r\n\r\n";
     let told = "PROXY TCP4 198.51.100.7 192.0.2.9 12345 443\r\n";
@@ -451,4 +452,21 @@ async fn a_load_balancer_tells_the_addresses_of_its_visitors() {
     assert_eq!(parse(&edge.exchange(&format!("{told}{request}")).await).0, StatusCode::BAD_REQUEST);
     let seen = edge.exchange(request).await;
     assert!(seen.contains("x-forwarded-for: 127.0.0.1\n"), "who is not declared is not believed: {seen}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_however_its_length_is_told() {
+    let mirror = Instance::mirror().await;
+    let doors = Doors { request_bytes_max: Some(8), ..Doors::default() };
+    let edge = Edge::start_as(doors, table(1, &[("a.localhost", &[&mirror.upstream])]), None);
+    let head = "POST / HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n";
+    let in_chunks = |body: &str| format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");
+    for (request, status) in [
+        (format!("{head}Content-Length: 8\r\n\r\n12345678"), StatusCode::OK),
+        (in_chunks("4\r\n1234\r\n4\r\n5678\r\n"), StatusCode::OK),
+        (format!("{head}Content-Length: 9\r\n\r\n123456789"), StatusCode::PAYLOAD_TOO_LARGE),
+        (in_chunks("4\r\n1234\r\n5\r\n56789\r\n"), StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        assert_eq!(parse(&edge.exchange(&request).await).0, status, "{request}");
+    }
 }

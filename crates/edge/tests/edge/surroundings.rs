@@ -31,7 +31,7 @@ use wisehosting_domain::{
 };
 use wisehosting_edge::{
     certificates::{Certificates, Directories},
-    ingress::{Balancers, Doors, Ingress},
+    ingress::{Doors, Ingress},
     table::{Generations, ServingTable},
 };
 
@@ -159,11 +159,12 @@ impl Edge {
     }
 
     pub(crate) fn start_with_tls(table: RouteTable, certificates: Option<&Arc<Certificates>>) -> Self {
-        Self::start_behind(Balancers::default(), table, certificates)
+        Self::start_as(Doors::default(), table, certificates)
     }
 
-    pub(crate) fn start_behind(
-        balancers: Balancers,
+    /// With these doors, beside those for HTTP.
+    pub(crate) fn start_as(
+        doors: Doors,
         table: RouteTable,
         certificates: Option<&Arc<Certificates>>,
     ) -> Self {
@@ -176,7 +177,7 @@ impl Edge {
         let https_address = https.as_ref().map(|(listener, _)| listener.local_addr().unwrap());
         let generations = Generations::new();
         let table = Arc::new(ServingTable::new(table, &generations));
-        let doors = Doors { http: Some(http), https, balancers, ..Doors::default() };
+        let doors = Doors { http: Some(http), https, ..doors };
         let ingress = Ingress::start(doors, NonZero::new(2).unwrap(), &table).unwrap();
         Self { ingress, generations, http: http_address, https: https_address }
     }
