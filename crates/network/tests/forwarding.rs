@@ -63,6 +63,17 @@ impl Hosts {
         });
     }
 
+    /// Sends each connection back what it sends.
+    fn echo_tcp(&self, port: u16) {
+        let listener = self.server.run(|| TcpListener::bind((SERVER, port)).unwrap()).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+            }
+        });
+    }
+
     /// Sends each datagram back.
     fn serve_udp(&self, port: u16) {
         let socket = self.server.run(|| UdpSocket::bind((SERVER, port)).unwrap()).unwrap();
@@ -146,6 +157,29 @@ async fn connections_and_datagrams_arrive_as_the_gateways_own() {
     assert_eq!(hosts.ask_tcp(PUBLIC, 22_015).unwrap(), "10.50.0.1\n");
 }
 
+/// A tunnel carries less than a link. Whoever drops ICMP hears nothing of that, and of a server in a container even its own
+/// host's word may get lost.
+#[tokio::test]
+async fn large_segments_fit_through_a_narrow_mesh_although_nobody_hears_of_its_width() {
+    const BYTES: usize = 1 << 20;
+    let hosts = Hosts::new().await;
+    hosts.echo_tcp(80);
+    Netlink::inside(&hosts.gateway).unwrap().set_mtu("wh0", 1_420).await.unwrap();
+    hosts.nft(&["add table ip silent"]);
+    hosts.nft(&["add chain ip silent out { type filter hook output priority 0; }"]);
+    hosts.nft(&["add rule ip silent out icmp type destination-unreachable drop"]);
+    hosts.reconcile(&[(Protocol::Tcp, 80, "10.50.0.2:80")]).await;
+    let address = SocketAddr::new(PUBLIC.parse().unwrap(), 80);
+    let mut stream = hosts.client.run(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut sent = stream.try_clone().unwrap();
+    let sending = thread::spawn(move || sent.write_all(&vec![7; BYTES]));
+    let mut received = vec![0; BYTES];
+    stream.read_exact(&mut received).unwrap();
+    sending.join().unwrap().unwrap();
+    assert!(received.iter().all(|byte| *byte == 7));
+}
+
 #[tokio::test]
 async fn connections_end_with_their_forward() {
     let hosts = Hosts::new().await;
@@ -206,6 +240,8 @@ async fn the_table_reads_as_it_is_meant() {
                 iifname != "wh0" meta nfproto ipv4 fib daddr type local dnat ip to tcp dport map @tcp_forwards
                 iifname != "wh0" meta nfproto ipv4 fib daddr type local dnat ip to udp dport map @udp_forwards }
             chain forward { type filter hook forward priority filter; policy accept;
+                oifname "wh0" tcp flags syn tcp option maxseg size set rt mtu
+                iifname "wh0" tcp flags syn tcp option maxseg size set rt mtu
                 iifname != "wh0" oifname "wh0" ct status dnat meta l4proto tcp accept
                 iifname != "wh0" oifname "wh0" ct status dnat meta l4proto udp accept
                 iifname != "wh0" oifname "wh0" ct state related accept

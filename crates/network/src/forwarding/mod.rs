@@ -22,7 +22,7 @@ use crate::{InterfaceName, Link, Netlink, NetworkError};
 use socket::FilterSocket;
 
 /// Rules of the table, which are the same for any forwards.
-const RULES: usize = 10;
+const RULES: usize = 12;
 const LOOPBACK: &str = "lo";
 /// The kernel's word on whether the whole host routes IPv4.
 const ROUTES_EVERYWHERE: &str = "/proc/sys/net/ipv4/ip_forward";

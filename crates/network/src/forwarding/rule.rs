@@ -49,6 +49,9 @@ pub(super) fn rules(mesh: &str) -> Vec<Rule> {
     for protocol in Protocol::ALL {
         rules.push(rule("prerouting", &[&not_from_mesh, &to_this_host(), &translated(protocol)]));
     }
+    for direction in [&to_mesh, &from_mesh] {
+        rules.push(rule("forward", &[direction, &narrowed()]));
+    }
     for protocol in Protocol::ALL {
         let known = forwarded(protocol);
         rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &changed, &known, &accept]));
@@ -123,15 +126,50 @@ fn forwarded(protocol: Protocol) -> Vec<DefaultNla> {
     ]
 }
 
+/// A connection that begins, told to send no larger segments than its narrower link takes. Both ends would learn that by
+/// ICMP, which gets lost often.
+fn narrowed() -> Vec<DefaultNla> {
+    const TCP_FLAGS: [u32; 3] = [2, 13, 1];
+    const SYN: u8 = 2;
+    const ROUTES_SEGMENT_BYTES: u32 = 3;
+    const TO_NETWORK_ORDER: u32 = 1;
+    const OPTION: u32 = 1;
+    const OPTION_SEGMENT_BYTES: u8 = 2;
+    let [header, offset, length] = TCP_FLAGS;
+    let flags = [number(1, REGISTER), number(2, header), number(3, offset), number(4, length)];
+    let order =
+        [number(1, REGISTER), number(2, REGISTER), number(3, TO_NETWORK_ORDER), number(4, 2), number(5, 2)];
+    let write = [
+        bytes(2, &[OPTION_SEGMENT_BYTES]),
+        number(3, 2),
+        number(4, 2),
+        number(6, OPTION),
+        number(7, REGISTER),
+    ];
+    let mut expressions = vec![
+        meta(META_TRANSPORT_PROTOCOL),
+        compare(EQUAL, &[Protocol::Tcp.number()]),
+        expression("payload", &flags),
+    ];
+    expressions.extend(has_any(&[SYN]));
+    expressions.push(expression("rt", &[number(1, REGISTER), number(2, ROUTES_SEGMENT_BYTES)]));
+    expressions.push(expression("byteorder", &order));
+    expressions.push(expression("exthdr", &write));
+    expressions
+}
+
 /// Of a connection that has any of these bits.
 fn ct_has(key: u32, bits: u32) -> Vec<DefaultNla> {
-    let data = |kind, value: u32| nested(kind, &[bytes(1, &value.to_ne_bytes())]);
-    let mask = [number(1, REGISTER), number(2, REGISTER), number(3, 4), data(4, bits), data(5, 0)];
-    vec![
-        expression("ct", &[number(1, REGISTER), number(2, key)]),
-        expression("bitwise", &mask),
-        compare(NOT_EQUAL, &[0; 4]),
-    ]
+    let [masked, compared] = has_any(&bits.to_ne_bytes());
+    vec![expression("ct", &[number(1, REGISTER), number(2, key)]), masked, compared]
+}
+
+/// What was loaded has any of these bits.
+fn has_any(bits: &[u8]) -> [DefaultNla; 2] {
+    let (length, none) = (u32::try_from(bits.len()).unwrap_or(u32::MAX), vec![0; bits.len()]);
+    let data = |kind, value| nested(kind, &[bytes(1, value)]);
+    let mask = [number(1, REGISTER), number(2, REGISTER), number(3, length), data(4, bits), data(5, &none)];
+    [expression("bitwise", &mask), compare(NOT_EQUAL, &none)]
 }
 
 fn verdict(code: u32) -> Vec<DefaultNla> {

@@ -9,6 +9,7 @@
 //! chain prerouting { type nat hook prerouting priority dstnat
 //!   iifname != MESH fib daddr type local meta nfproto ipv4 dnat ip to tcp dport map @tcp_forwards    (and udp) }
 //! chain forward { type filter hook forward priority filter
+//!   oifname MESH tcp flags syn tcp option maxseg size set rt mtu                           (and iifname)
 //!   iifname != MESH oifname MESH ct status dnat ct original proto-dst @tcp_forwards accept           (and udp)
 //!   iifname != MESH oifname MESH ct state related accept
 //!   iifname != MESH oifname MESH drop
