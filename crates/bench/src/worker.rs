@@ -10,6 +10,7 @@ use wisehosting_node::{
     channel::{self, ChannelHandle, Event, Identity, Role},
     clock::{Clock as _, SystemClock},
     config::{ControlPlaneEndpoint, ControlPlaneUrl},
+    mesh::PeerSets,
 };
 use wisehosting_protocol::{
     message::HubMessage,
@@ -43,7 +44,8 @@ impl Worker {
             running_jobs: Vec::new(),
         };
         let shutdown = CancellationToken::new();
-        let (channel, events) = channel::spawn(identity, Arc::new(SystemClock), register, shutdown.clone())?;
+        let (channel, events) =
+            channel::spawn(identity, Arc::new(SystemClock), register, PeerSets::default(), shutdown.clone())?;
         let (deploys_in, deploys) = mpsc::unbounded_channel();
         let (stopped_in, stopped) = mpsc::unbounded_channel();
         tokio::spawn(work(events, channel.clone(), deploys_in, stopped_in));

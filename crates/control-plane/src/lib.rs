@@ -15,6 +15,7 @@ pub mod extract;
 pub mod health;
 pub mod hub;
 pub mod logs;
+pub mod mesh;
 mod middleware;
 pub mod nodes;
 pub mod openapi;

@@ -11,13 +11,17 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use wisehosting_control_plane::{
     config::{Config, Secrets},
-    connections, router,
+    connections, mesh, router,
     state::AppState,
     tasks,
 };
 use wisehosting_node::{
-    clock::SystemClock, config::ConfigError, descriptors, listen::PassedSockets, mesh::Mesh, service_manager,
-    shutdown, tls,
+    clock::SystemClock,
+    config::ConfigError,
+    descriptors,
+    listen::PassedSockets,
+    mesh::{Member, Mesh},
+    service_manager, shutdown, tls,
 };
 use wisehosting_store::pool;
 
@@ -42,8 +46,8 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     let password = secrets.database_password.as_ref().map(|password| password.expose_secret());
     let pool = pool::open(&config.database.url, password)
         .map_err(|error| ConfigError::invalid("database.url", format!("{:#}", anyhow::Error::from(error))))?;
-    let mesh = match &config.mesh {
-        Some(mesh) => Some(Mesh::start(mesh).await?),
+    let interface = match &config.mesh {
+        Some(mesh) => Some(Mesh::start(mesh, Member::Hub).await?),
         None => None,
     };
     let public = sockets.take_or_bind("public", config.public.listen)?;
@@ -51,6 +55,11 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     let state = AppState::new(config, secrets, Arc::new(SystemClock), pool, shutdown.clone());
 
     let mut tasks = tasks::start(&state);
+    if let Some(interface) = &interface {
+        let told = mesh::tell(state.clone(), interface.public_key(), interface.sight());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move { shutdown.run_until_cancelled(told).await.unwrap_or_default() });
+    }
     let public = listener(public, router::public(state.clone()), PUBLIC_PER_PEER, &state)?;
     let internal = listener(internal, router::internal(state.clone()), INTERNAL_PER_PEER, &state)?;
     service_manager::ready();
@@ -59,8 +68,8 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     if timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("some tasks had not ended and were cut off");
     }
-    if let Some(mesh) = mesh {
-        mesh.stop().await;
+    if let Some(interface) = interface {
+        interface.stop().await;
     }
     Ok(())
 }

@@ -13,7 +13,6 @@ pub mod config;
 pub mod door;
 pub mod forwards;
 pub mod ingress;
-mod private_file;
 pub mod table;
 pub mod traefik;
 pub mod upstream;
@@ -33,7 +32,12 @@ use tokio_util::sync::CancellationToken;
 use traefik::{directory::Directory, pushed::Pushed, routes::HttpRoutes};
 use wisehosting_domain::routes::RouteTable;
 use wisehosting_node::{
-    channel, clock::SystemClock, config::ConfigError, descriptors, listen::PassedSockets, mesh::Mesh,
+    channel,
+    clock::SystemClock,
+    config::ConfigError,
+    descriptors,
+    listen::PassedSockets,
+    mesh::{Member, Mesh, PathTiming, PeerSets},
     service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
@@ -53,8 +57,14 @@ pub fn run(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
 
 async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
+    let sets = PeerSets::default();
+    let member = Member::Node {
+        state_dir: config.state.dir.clone(),
+        sets: sets.clone(),
+        timing: PathTiming::default(),
+    };
     let mesh = match &config.mesh {
-        Some(mesh) => Some(Mesh::start(mesh).await?),
+        Some(mesh) => Some(Mesh::start(mesh, member).await?),
         None => None,
     };
     let file = TableFile::open(&config.state.dir)?;
@@ -65,7 +75,7 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
         start_gateway(&config, gateway, &shutdown).await?;
     }
     let (channel, events) =
-        channel::spawn(config.identity()?, Arc::new(SystemClock), register, shutdown.clone())?;
+        channel::spawn(config.identity()?, Arc::new(SystemClock), register, sets, shutdown.clone())?;
     service_manager::ready();
     let pulse = door.pulse();
     tokio::spawn(service_manager::keep_alive(move || pulse.clone().felt()));

@@ -38,6 +38,14 @@ impl WireGuardInterface {
         self.device.as_ref().map(|device| device.backend())
     }
 
+    /// Makes the interface, or takes over what an earlier process left of it in the kernel, and changes nothing about it.
+    ///
+    /// # Errors
+    /// As [`reconcile`](Self::reconcile).
+    pub async fn open(&mut self) -> Result<(), NetworkError> {
+        if self.device.is_none() { self.create().await } else { Ok(()) }
+    }
+
     /// Reads the interface; none if it does not exist.
     ///
     /// # Errors

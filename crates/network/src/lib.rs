@@ -13,6 +13,7 @@ pub mod link;
 mod namespace;
 mod netlink;
 mod observed;
+mod path;
 pub mod route;
 pub mod shaping;
 mod wireguard;
@@ -21,7 +22,7 @@ pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceNa
 pub use diff::{Op, diff};
 pub use error::NetworkError;
 pub use forwarding::{
-    ForwardTable, Forwards, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards,
+    ForwardTable, Forwards, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards, end_relay, relay,
 };
 pub use interface::WireGuardInterface;
 pub use ipnet::IpNet;
@@ -30,5 +31,6 @@ pub use link::{Link, VethEnd};
 pub use namespace::{NamespaceRuntime, NetworkNamespace};
 pub use netlink::Netlink;
 pub use observed::{Observed, ObservedDevice, PeerStatus};
+pub use path::{PathTiming, PeerPath};
 pub use shaping::{ShapedLink, ShapingOp, Side, TokenBucket, diff_shaping, observe_shaping, shape};
 pub use wireguard::{Backend, BackendChoice, UnknownBackend};

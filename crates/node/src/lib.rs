@@ -11,6 +11,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 pub mod mesh;
+pub mod private_file;
 pub mod program;
 pub mod random;
 pub mod secret;

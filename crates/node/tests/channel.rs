@@ -34,6 +34,7 @@ use wisehosting_node::{
     },
     clock::{Clock, SystemClock},
     config::{ControlPlaneEndpoint, ControlPlaneUrl},
+    mesh::PeerSets,
 };
 use wisehosting_protocol::{
     HEADER_START, HEADER_VERSION, VERSION,
@@ -164,7 +165,8 @@ impl Fixture {
         let shutdown = CancellationToken::new();
         let register = || Register { version: "test".to_owned(), capacity: None, running_jobs: Vec::new() };
         let (handle, events) =
-            channel::spawn(identity, Arc::new(SystemClock), register, shutdown.clone()).unwrap();
+            channel::spawn(identity, Arc::new(SystemClock), register, PeerSets::default(), shutdown.clone())
+                .unwrap();
         Self { hub, hub_ends, handle, events, shutdown }
     }
 

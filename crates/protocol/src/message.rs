@@ -4,8 +4,8 @@
 //! refused even if everything else about it were right.
 
 use crate::payload::{
-    AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, Register,
-    Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
+    AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers,
+    Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
 use serde::Serialize;
 
@@ -157,6 +157,8 @@ messages! {
         RuntimeLogAck(RuntimeLogAck) = "runtime_log_ack", Kept;
         /// Serve this table.
         Routes(Routes) = "routes", Latest;
+        /// Speak with these nodes.
+        MeshPeers(MeshPeers) = "mesh_peers", Latest;
         /// A message could not be used.
         Error(ErrorReport) = "error", Kept;
     }

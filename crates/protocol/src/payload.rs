@@ -5,7 +5,10 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, Unexpected},
 };
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
@@ -421,6 +424,32 @@ pub struct RouteProblem {
 pub struct RoutesDrained {
     /// The oldest table that still has requests, or the one in force.
     pub generation: u64,
+}
+
+/// Hub to agent: the nodes that this one speaks with, beside those that its own configuration declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshPeers {
+    /// Grows with every change.
+    pub generation: u64,
+    /// WireGuard public key of the control plane, in base64: by it goes what cannot go directly.
+    pub hub: String,
+    /// All of them.
+    pub peers: Vec<MeshPeer>,
+}
+
+/// A node of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshPeer {
+    /// Its name.
+    pub name: Label,
+    /// Its WireGuard public key, in base64.
+    pub public_key: String,
+    /// Its address inside the mesh.
+    pub address: IpAddr,
+    /// Where it was last heard from; none if nobody knows.
+    pub endpoint: Option<SocketAddr>,
 }
 
 /// Either way: what the other side sent could not be used.

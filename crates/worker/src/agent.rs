@@ -75,7 +75,7 @@ impl<E: Engine> Agent<E> {
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");
             }
-            HubMessage::Registered(_) | HubMessage::Routes(_) => {
+            HubMessage::Registered(_) | HubMessage::Routes(_) | HubMessage::MeshPeers(_) => {
                 tracing::warn!("the control plane sent a message that is not for a worker");
             }
         }

@@ -55,7 +55,7 @@ use wisehosting_containers::{BuildBounds, Engine, Podman};
 use wisehosting_node::{
     channel::{self, ChannelHandle, Event},
     clock::{Clock, SystemClock},
-    mesh::Mesh,
+    mesh::{Member, Mesh, PathTiming, PeerSets},
     service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
@@ -82,11 +82,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
         tokio::spawn(service_manager::keep_alive(async || {}));
+        let sets = PeerSets::default();
+        let member = Member::Node {
+            state_dir: config.worker.state_dir.clone(),
+            sets: sets.clone(),
+            timing: PathTiming::default(),
+        };
         let mesh = match &config.mesh {
-            Some(mesh) => Some(Mesh::start(mesh).await?),
+            Some(mesh) => Some(Mesh::start(mesh, member).await?),
             None => None,
         };
-        let result = shutdown.run_until_cancelled(serve(config, shutdown.clone())).await;
+        let result = shutdown.run_until_cancelled(serve(config, sets, shutdown.clone())).await;
         if let Some(mesh) = mesh {
             mesh.stop().await;
         }
@@ -94,7 +100,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     })
 }
 
-async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn serve(config: &Config, sets: PeerSets, shutdown: CancellationToken) -> anyhow::Result<()> {
     let identity = config.identity()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let channel: Arc<OnceLock<ChannelHandle>> = Arc::default();
@@ -108,7 +114,7 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> anyhow::Result<(
 
     let mesh = config.mesh.as_ref().map(|mesh| mesh.interface.to_string());
     let stats = Stats::new(host.clone(), worker.instances.running(), mesh);
-    let (handle, events) = channel::spawn(identity, clock, worker.register(), shutdown)?;
+    let (handle, events) = channel::spawn(identity, clock, worker.register(), sets, shutdown)?;
     // It is set once: this is the only place.
     let _ = channel.set(handle);
     let written = stats.written();

@@ -29,7 +29,12 @@ use wisehosting_domain::{
     rollout::{self, Edges},
     routes::RouteTable,
 };
-use wisehosting_protocol::{message::HubMessage, payload::Routes, timing::Timing};
+use wisehosting_node::mesh::PublicKey;
+use wisehosting_protocol::{
+    message::HubMessage,
+    payload::{MeshPeer, MeshPeers, Routes},
+    timing::Timing,
+};
 
 use crate::{nodes::Role, stats::Stats};
 
@@ -50,8 +55,13 @@ struct Inner {
     timing: Timing,
     links: Mutex<BTreeMap<Node, Link>>,
     table: watch::Sender<Option<Arc<RouteTable>>>,
+    /// What workers are told of the mesh, and what edges are.
+    peers: [PeersOut; 2],
     stats: Stats,
 }
+
+/// Where a set of nodes of the mesh is handed out.
+type PeersOut = watch::Sender<Option<Arc<MeshPeers>>>;
 
 /// A worker or an edge.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +118,7 @@ pub struct Inbox {
     queue: mpsc::Receiver<HubMessage>,
     end: watch::Receiver<Option<Dismissal>>,
     table: watch::Receiver<Option<Arc<RouteTable>>>,
+    peers: watch::Receiver<Option<Arc<MeshPeers>>>,
 }
 
 impl Hub {
@@ -179,6 +190,31 @@ impl Hub {
         })
     }
 
+    /// Tells every agent of a role whom it speaks with; says in which generation, if this is news.
+    pub fn name_peers(&self, role: Role, hub: PublicKey, peers: Vec<MeshPeer>, now_ms: u64) -> Option<u64> {
+        let mut news = None;
+        self.peers_of(role).send_if_modified(|current| {
+            let last = current.as_ref().map(|current| current.generation);
+            if current.as_ref().is_some_and(|current| current.peers == peers) {
+                return false;
+            }
+            // Later than all of an earlier process, too.
+            let generation = now_ms.max(last.map_or(0, |last| last + 1));
+            *current = Some(Arc::new(MeshPeers { generation, hub: hub.to_string(), peers }));
+            news = Some(generation);
+            true
+        });
+        news
+    }
+
+    fn peers_of(&self, role: Role) -> &PeersOut {
+        let [workers, edges] = &self.0.peers;
+        match role {
+            Role::Worker => workers,
+            Role::Edge => edges,
+        }
+    }
+
     /// Makes a connection the node's only one.
     fn join(&self, node: Node) -> (Membership, Inbox) {
         let (queue, queue_out) = mpsc::channel(QUEUE_LEN);
@@ -188,9 +224,15 @@ impl Hub {
         if let Some(older) = older {
             older.end.send_replace(Some(Dismissal::Replaced));
         }
-        let mut inbox =
-            Inbox { role: node.role, queue: queue_out, end: end_out, table: self.0.table.subscribe() };
+        let mut inbox = Inbox {
+            role: node.role,
+            queue: queue_out,
+            end: end_out,
+            table: self.0.table.subscribe(),
+            peers: self.peers_of(node.role).subscribe(),
+        };
         inbox.table.mark_changed();
+        inbox.peers.mark_changed();
         (Membership { hub: self.clone(), node, queue }, inbox)
     }
 
@@ -200,7 +242,7 @@ impl Hub {
 }
 
 impl Inbox {
-    /// The next message for the node. Of route tables, there is none but the newest.
+    /// The next message for the node. Of route tables and of sets of peers, there is none but the newest.
     ///
     /// # Errors
     /// Why the connection is to end.
@@ -211,6 +253,12 @@ impl Inbox {
                 _ = self.end.changed() => {
                     let dismissal = *self.end.borrow_and_update();
                     return Err(dismissal.unwrap_or(Dismissal::LetGo));
+                }
+                _ = self.peers.changed() => {
+                    let peers = self.peers.borrow_and_update().clone();
+                    if let Some(peers) = peers {
+                        return Ok((*peers).clone().into());
+                    }
                 }
                 _ = self.table.changed(), if self.role == Role::Edge => {
                     let table = self.table.borrow_and_update().clone();

@@ -52,6 +52,12 @@ pub async fn declare(state: &AppState) -> Result<(), StoreError> {
     pool::commit(transaction).await
 }
 
+/// The declared nodes of a role, each with its address inside the mesh.
+#[must_use]
+pub fn addresses(config: &Config, role: Role) -> Vec<(&Label, IpAddr)> {
+    declared(config, role).into_iter().map(|node| (node.name, node.address)).collect()
+}
+
 /// The node of this role that has this API key. Takes the same time for every key.
 fn by_api_key(config: &Config, role: Role, api_key: &str) -> Option<Label> {
     let hash: [u8; 32] = Sha256::digest(api_key.as_bytes()).into();

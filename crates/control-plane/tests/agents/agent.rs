@@ -17,6 +17,7 @@ use wisehosting_node::{
     channel::{self, ChannelHandle, Event, Identity, Role},
     clock::Clock,
     config::{ControlPlaneEndpoint, ControlPlaneUrl},
+    mesh::PeerSets,
     random,
 };
 use wisehosting_protocol::{
@@ -69,7 +70,8 @@ impl Agent {
         };
         let shutdown = CancellationToken::new();
         let clock: Arc<dyn Clock> = platform.clock.clone();
-        let (handle, events) = channel::spawn(identity, clock.clone(), register, shutdown.clone()).unwrap();
+        let (handle, events) =
+            channel::spawn(identity, clock.clone(), register, PeerSets::default(), shutdown.clone()).unwrap();
         let mut agent =
             Self { handle, events, set_aside: VecDeque::new(), jobs: HashSet::new(), clock, shutdown };
         let first = agent.event().await;

@@ -33,7 +33,7 @@ use wisehosting_store::MIGRATOR;
 use crate::platform::{PATIENCE, Platform, TRAEFIK_TOKEN, api_key, label};
 
 /// One connection, without the agents' own code around it.
-struct Raw {
+pub(crate) struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     connection: AgentConnection,
     /// How the hub closed it.
@@ -74,8 +74,19 @@ async fn open_as(
 
 impl Raw {
     /// An open channel of worker-1 that has registered.
-    async fn registered(platform: &Platform) -> Self {
+    pub(crate) async fn registered(platform: &Platform) -> Self {
         Self::registered_as("worker-1", platform).await
+    }
+
+    /// An open channel of this edge that has registered.
+    pub(crate) async fn registered_as_edge(edge: &str, platform: &Platform) -> Self {
+        let name = label(edge);
+        let secret = &platform.state.secrets.jwt;
+        let (token, _) = token::issue(secret, Role::Edge, &name, SystemClock.now()).unwrap();
+        let mut raw = open_as(edge, platform, "/v1/edges/ws", token.expose_secret(), VERSION).await.unwrap();
+        raw.send(&register()).await;
+        assert!(matches!(raw.receive().await, Some(HubMessage::Registered(_))));
+        raw
     }
 
     async fn registered_as(worker: &str, platform: &Platform) -> Self {
@@ -100,7 +111,7 @@ impl Raw {
     }
 
     /// The hub's next message; none once it closed the connection.
-    async fn receive(&mut self) -> Option<HubMessage> {
+    pub(crate) async fn receive(&mut self) -> Option<HubMessage> {
         loop {
             let frame = timeout(PATIENCE, self.socket.next()).await.expect("nothing came in time");
             match frame {

@@ -13,6 +13,7 @@ mod jobs;
 mod leases;
 mod logins;
 mod logs;
+mod mesh;
 mod outage;
 mod platform;
 mod sealing;

@@ -1,7 +1,6 @@
 //! The account at the certificate authority: made when it is first needed, kept in a file for its owner only.
 
 use super::config::AcmeConfig;
-use crate::private_file;
 use instant_acme::{Account as Opened, AccountBuilder, AccountCredentials, NewAccount};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -10,6 +9,7 @@ use std::{
     path::PathBuf,
 };
 use tokio::sync::OnceCell;
+use wisehosting_node::private_file;
 
 /// Its name beside the pairs.
 pub(super) const FILE: &str = "account.json";

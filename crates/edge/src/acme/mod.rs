@@ -11,7 +11,7 @@ mod order;
 mod plan;
 mod reach;
 
-use crate::{certificates::Certificates, private_file};
+use crate::certificates::Certificates;
 use account::Account;
 use challenges::Challenges;
 use config::AcmeConfig;
@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::name::Hostname;
-use wisehosting_node::clock::Clock;
+use wisehosting_node::{clock::Clock, private_file};
 
 /// Names that are asked for at the same time.
 const ORDERS_MAX: usize = 4;

@@ -3,13 +3,13 @@
 //! Invariant: the file is replaced in one step, and one that cannot be read is never overwritten: it is set aside.
 
 use super::{Book, Forward};
-use crate::private_file;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
+use wisehosting_node::private_file;
 
 const NAME: &str = "forwards.json";
 

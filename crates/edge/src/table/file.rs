@@ -2,13 +2,13 @@
 //!
 //! The file is replaced in one step and only after its bytes are on disk, so a crash leaves the old table or the new.
 
-use crate::private_file;
 use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 use wisehosting_domain::routes::RouteTable;
+use wisehosting_node::private_file;
 
 const NAME: &str = "routes.json";
 

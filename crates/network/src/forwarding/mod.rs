@@ -10,6 +10,7 @@
 
 mod attribute;
 mod connection;
+mod relay;
 mod rule;
 mod socket;
 mod table;
@@ -17,6 +18,8 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddrV4;
+
+pub use relay::{end_relay, relay};
 
 use crate::{InterfaceName, Link, Netlink, NetworkError};
 use socket::FilterSocket;

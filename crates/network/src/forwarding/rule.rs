@@ -41,8 +41,7 @@ pub(super) struct Rule {
 /// All rules, in their order.
 pub(super) fn rules(mesh: &str) -> Vec<Rule> {
     let rule = |chain, parts: &[&[DefaultNla]]| Rule { chain, expressions: parts.concat() };
-    let (from_mesh, not_from_mesh) = (input(mesh, EQUAL), input(mesh, NOT_EQUAL));
-    let (to_mesh, not_to_mesh) = (output(mesh, EQUAL), output(mesh, NOT_EQUAL));
+    let (not_from_mesh, to_mesh) = (input(mesh, NOT_EQUAL), output(mesh, EQUAL));
     let changed = ct_has(CT_STATUS, STATUS_DESTINATION_CHANGED);
     let (accept, drop) = (verdict(ACCEPT), verdict(DROP));
     let mut rules = Vec::new();
@@ -57,14 +56,22 @@ pub(super) fn rules(mesh: &str) -> Vec<Rule> {
         rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &changed, &known, &accept]));
     }
     let related = ct_has(CT_STATE, STATE_RELATED);
-    let answers = ct_has(CT_STATE, STATE_ESTABLISHED | STATE_RELATED);
     rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &related, &accept]));
     rules.push(rule("forward", &[&not_from_mesh, &to_mesh, &drop]));
-    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &answers, &accept]));
-    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &changed, &accept]));
-    rules.push(rule("forward", &[&from_mesh, &not_to_mesh, &drop]));
+    rules.extend(leaving(mesh).map(|expressions| Rule { chain: "forward", expressions }));
     rules.push(rule("postrouting", &[&to_mesh, &changed, &[expression("masq", &[])]]));
     rules
+}
+
+/// From the mesh to elsewhere: answers, and what a forward has brought to this host's own services; nothing else.
+pub(super) fn leaving(mesh: &str) -> [Vec<DefaultNla>; 3] {
+    let leaves = [input(mesh, EQUAL), output(mesh, NOT_EQUAL)].concat();
+    let rule = |rest: [Vec<DefaultNla>; 2]| [leaves.clone(), rest.concat()].concat();
+    [
+        rule([ct_has(CT_STATE, STATE_ESTABLISHED | STATE_RELATED), verdict(ACCEPT)]),
+        rule([ct_has(CT_STATUS, STATUS_DESTINATION_CHANGED), verdict(ACCEPT)]),
+        rule([Vec::new(), verdict(DROP)]),
+    ]
 }
 
 fn input(link: &str, relation: u32) -> Vec<DefaultNla> {

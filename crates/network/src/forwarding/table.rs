@@ -36,10 +36,10 @@ use super::{Forwards, ObservedForwards, Protocol};
 const TABLE: &str = "wisehosting";
 const ROUTED: &str = "routed";
 
-const NEW_TABLE: u16 = 0;
-const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
-const NEW_RULE: u16 = 6;
+pub(super) const NEW_TABLE: u16 = 0;
+pub(super) const DELETE_TABLE: u16 = 2;
+pub(super) const NEW_CHAIN: u16 = 3;
+pub(super) const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
@@ -145,7 +145,7 @@ pub(super) fn observe(socket: &FilterSocket) -> io::Result<Option<ObservedForwar
     Ok(Some(ObservedForwards { targets, routed, rules }))
 }
 
-fn message(kind: u16, flags: u16, attributes: Vec<DefaultNla>) -> Message {
+pub(super) fn message(kind: u16, flags: u16, attributes: Vec<DefaultNla>) -> Message {
     Message { kind, flags, attributes }
 }
 

@@ -22,6 +22,7 @@ mod token;
 use crate::{
     clock::Clock,
     config::{ConfigError, ControlPlaneEndpoint},
+    mesh::PeerSets,
     secret,
 };
 use backoff::Backoff;
@@ -175,7 +176,8 @@ impl ChannelHandle {
     }
 }
 
-/// Starts the channel. `register` gives the first message of each connection. It runs until `shutdown`.
+/// Starts the channel. `register` gives the first message of each connection; what the hub says of the mesh goes to `sets`. It
+/// runs until `shutdown`.
 ///
 /// # Errors
 /// The HTTP client cannot be set up, or the URL needs TLS and the host has no certificate authorities.
@@ -183,6 +185,7 @@ pub fn spawn(
     identity: Identity,
     clock: Arc<dyn Clock>,
     register: impl Fn() -> Register + Send + Sync + 'static,
+    sets: PeerSets,
     shutdown: CancellationToken,
 ) -> Result<(ChannelHandle, mpsc::Receiver<Event>), SetUpError> {
     let (queue_in, queue) = mpsc::channel(QUEUE_LEN);
@@ -191,7 +194,8 @@ pub fn spawn(
     let tokens = Arc::new(TokenKeeper::new(identity, clock.clone())?);
     let latest = Arc::new(Latest::default());
     let handle = ChannelHandle { queue: queue_in, latest: Some(latest.clone()) };
-    let channel = Channel { tokens, dialer, clock, register: Box::new(register), events, queue, latest };
+    let channel =
+        Channel { tokens, dialer, clock, register: Box::new(register), sets, events, queue, latest };
     tokio::spawn(async move {
         shutdown.run_until_cancelled(channel.run()).await;
     });
@@ -235,6 +239,7 @@ struct Channel {
     dialer: socket::Dialer,
     clock: Arc<dyn Clock>,
     register: Box<dyn Fn() -> Register + Send + Sync>,
+    sets: PeerSets,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<AgentMessage>,
     latest: Arc<Latest>,
@@ -294,6 +299,7 @@ impl Channel {
             register: (self.register)(),
             queue: &mut self.queue,
             events: &self.events,
+            sets: &self.sets,
             latest: &self.latest,
             timing: Timing::default(),
         };

@@ -8,7 +8,7 @@ use super::{
     latest::Latest,
     socket::{Link, Stream},
 };
-use crate::{clock::Clock, random};
+use crate::{clock::Clock, mesh::PeerSets, random};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
@@ -103,6 +103,7 @@ pub(super) struct Agent<'a> {
     pub(super) register: Register,
     pub(super) queue: &'a mut mpsc::Receiver<AgentMessage>,
     pub(super) events: &'a mpsc::Sender<Event>,
+    pub(super) sets: &'a PeerSets,
     pub(super) latest: &'a Latest,
     pub(super) timing: Timing,
 }
@@ -127,7 +128,7 @@ pub(super) async fn run(link: Link, agent: Agent<'_>, clock: &dyn Clock) -> Sess
         agent.latest.open();
         agent.events.send(Event::Connected(registered)).await.map_err(|_| SessionEnd::AgentGone)?;
         tokio::select! {
-            end = reader.run(agent.events) => end,
+            end = reader.run(agent.events, agent.sets) => end,
             end = writer.run(agent.queue, agent.latest) => end,
         }
     };
@@ -207,9 +208,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn run(&mut self, events: &mpsc::Sender<Event>) -> Result<Infallible, SessionEnd> {
+    async fn run(&mut self, events: &mpsc::Sender<Event>, sets: &PeerSets) -> Result<Infallible, SessionEnd> {
         loop {
-            let message = self.next().await?;
+            let message = match self.next().await? {
+                HubMessage::MeshPeers(set) => {
+                    sets.put(set);
+                    continue;
+                }
+                message => message,
+            };
             events.send(Event::Message(message)).await.map_err(|_| SessionEnd::AgentGone)?;
         }
     }
@@ -252,6 +259,7 @@ mod tests {
             register: Register { version: "test".to_owned(), capacity: None, running_jobs: Vec::new() },
             queue: &mut queue,
             events: &events,
+            sets: &PeerSets::default(),
             latest: &Latest::default(),
             timing: Timing {
                 ping_interval: std::time::Duration::from_millis(20),

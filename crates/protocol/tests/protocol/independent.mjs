@@ -116,6 +116,11 @@ const PAYLOADS = {
         routes: byName(object({ app: text, upstreams: list(object({ instance_id: text, address: text })) })),
       }),
     }),
+    mesh_peers: object({
+      generation: number,
+      hub: text,
+      peers: list(object({ name: text, public_key: text, address: text, endpoint: orNull(text) })),
+    }),
     error: object({ message: text }),
   },
 }

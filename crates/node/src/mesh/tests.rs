@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::config;
+use serde::Deserialize;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
 };
-use wisehosting_network::{NamespaceRuntime, Netlink, NetworkNamespace, VethEnd};
+use wisehosting_network::{BackendChoice, NamespaceRuntime, Netlink, NetworkNamespace, PrivateKey, VethEnd};
 
 #[derive(Debug, Deserialize)]
 struct Whole {
@@ -144,7 +145,7 @@ async fn hosts() -> [NetworkNamespace; 2] {
 
 async fn start(host: &NetworkNamespace, config: MeshConfig) -> (NamespaceRuntime, Mesh) {
     let runtime = NamespaceRuntime::new(host).unwrap();
-    let mesh = runtime.run(async move { Mesh::start(&config).await }).await.unwrap();
+    let mesh = runtime.run(async move { Mesh::start(&config, Member::Hub).await }).await.unwrap();
     (runtime, mesh)
 }
 
@@ -193,7 +194,7 @@ async fn a_start_that_fails_leaves_nothing_and_says_why() {
     let _occupant = hosts[0].run(|| std::net::UdpSocket::bind("[::]:51821").unwrap()).unwrap();
     let config = keys.config(1);
     let runtime = NamespaceRuntime::new(&hosts[0]).unwrap();
-    let error = runtime.run(async move { Mesh::start(&config).await }).await.unwrap_err();
+    let error = runtime.run(async move { Mesh::start(&config, Member::Hub).await }).await.unwrap_err();
     let text = with_causes(&error);
     assert!(text.starts_with("cannot bring up the mesh interface: cannot "), "{text}");
     assert!(text.contains("ddress already in use") || text.contains("os error 98"), "{text}");

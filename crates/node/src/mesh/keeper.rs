@@ -1,0 +1,321 @@
+//! The task that keeps the interface: looks, decides, repairs.
+//!
+//! It looks every second, which is how fast a way to a node changes, and repairs every half minute what somebody else has
+//! changed. What the control plane says is in force at once, and on disk after that.
+
+use super::{
+    Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, file,
+    peers::{self, Paths, PeerSet},
+    with_causes,
+};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    net::{Ipv4Addr, UdpSocket},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use wisehosting_domain::name::Label;
+use wisehosting_network::{
+    Backend, Interface, Netlink, NetworkError, PathTiming, PeerPath, PeerStatus, PublicKey,
+    WireGuardInterface, end_relay, relay,
+};
+use wisehosting_protocol::payload::MeshPeers;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const REPAIR_EVERY: Duration = Duration::from_secs(30);
+/// Discards what it gets, if anybody listens.
+const DISCARD_PORT: u16 = 9;
+
+/// What the interface shows of each peer.
+type Shown = BTreeMap<PublicKey, PeerStatus>;
+
+/// The interface with all that decides how it should be.
+pub(super) struct Keeper {
+    interface: WireGuardInterface,
+    declared: Interface,
+    /// What the declared peers are called, in their order.
+    names: Vec<Label>,
+    role: Role,
+    /// Whether it is as it should be, as far as is known.
+    settled: bool,
+    /// Whether the last look failed.
+    failing: bool,
+    repaired_at: Instant,
+    sight: watch::Sender<Sight>,
+}
+
+enum Role {
+    Hub(Netlink),
+    Node(Follower),
+}
+
+/// What a node knows of the nodes that the control plane names.
+struct Follower {
+    state_dir: PathBuf,
+    sets: PeerSets,
+    timing: PathTiming,
+    set: Option<PeerSet>,
+    paths: Paths,
+}
+
+impl Keeper {
+    /// Makes the interface, or takes it over, with what was said last.
+    pub(super) async fn bring_up(
+        config: &MeshConfig,
+        member: Member,
+    ) -> Result<(Self, watch::Receiver<Sight>), MeshError> {
+        let declared = config.desired()?;
+        let mut interface = WireGuardInterface::new(config.interface.clone(), config.backend)?;
+        let role = match member {
+            Member::Hub => Role::Hub(Netlink::here()?),
+            Member::Node { state_dir, sets, timing } => {
+                let set = last_set(&state_dir, &declared);
+                Role::Node(Follower { state_dir, sets, timing, set, paths: Paths::new() })
+            }
+        };
+        let opened = interface.open().await;
+        let (sight, sight_out) = watch::channel(Sight::default());
+        let names = config.peers.iter().map(|peer| peer.name.clone()).collect();
+        let repaired_at = Instant::now();
+        let mut keeper =
+            Self { interface, declared, names, role, settled: false, failing: false, repaired_at, sight };
+        let looked = match opened {
+            Ok(()) => keeper.look().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = looked {
+            if let Err(error) = keeper.interface.close().await {
+                tracing::error!(error = with_causes(&error), "cannot remove the mesh interface");
+            }
+            return Err(error.into());
+        }
+        keeper.relay().await;
+        Ok((keeper, sight_out))
+    }
+
+    pub(super) fn backend(&self) -> Backend {
+        self.interface.backend().expect("an interface that was opened has a backend")
+    }
+
+    pub(super) fn public_key(&self) -> PublicKey {
+        self.declared.private_key.public_key()
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sets = match &self.role {
+            Role::Node(follower) => Some(follower.sets.subscribe()),
+            Role::Hub(_) => None,
+        };
+        if let Some(sets) = &mut sets {
+            // One may have come before.
+            sets.mark_changed();
+        }
+        loop {
+            let told = tokio::select! {
+                () = stop.cancelled() => break,
+                told = next(&mut sets) => Some(told),
+                _ = looks.tick() => None,
+            };
+            match told {
+                None => self.look_and_tell().await,
+                Some(told) => self.follow(told).await,
+            }
+        }
+        self.release().await;
+    }
+
+    /// Puts a set in force, and on disk.
+    async fn follow(&mut self, told: MeshPeers) {
+        let Role::Node(follower) = &mut self.role else { return };
+        match peers::usable(&told, &self.declared) {
+            Ok(set) => {
+                tracing::info!(
+                    generation = set.generation,
+                    nodes = set.nodes.len(),
+                    "the control plane names the nodes of the mesh"
+                );
+                follower.set = Some(set);
+            }
+            Err(error) => {
+                let error: &dyn Error = &error;
+                tracing::error!(
+                    error,
+                    generation = told.generation,
+                    "cannot use the nodes that the control plane names"
+                );
+                return;
+            }
+        }
+        let directory = follower.state_dir.clone();
+        self.settled = false;
+        self.look_and_tell().await;
+        let saved = tokio::task::spawn_blocking(move || file::save(&directory, &told)).await;
+        if let Err(error) = saved.map_err(std::io::Error::other).flatten() {
+            let error: &dyn Error = &error;
+            tracing::error!(
+                error,
+                "the nodes of the mesh are not saved: after a restart the ones before would be used"
+            );
+        }
+    }
+
+    async fn look_and_tell(&mut self) {
+        let looked = self.look().await;
+        if let Err(error) = &looked {
+            self.settled = false;
+            if !self.failing {
+                tracing::error!(
+                    interface = %self.declared.name,
+                    error = with_causes(error),
+                    "cannot keep the mesh interface as it should be, trying again"
+                );
+            }
+        } else if self.failing {
+            tracing::info!(interface = %self.declared.name, "the mesh interface is as it should be again");
+        }
+        self.failing = looked.is_err();
+    }
+
+    /// Looks at the interface, decides on the ways, and makes the interface be as it should.
+    async fn look(&mut self) -> Result<(), NetworkError> {
+        let shown = self.interface.observe().await?.map(|seen| seen.device.peers).unwrap_or_default();
+        let now = Instant::now();
+        if let Role::Node(follower) = &mut self.role {
+            self.settled &= !follower.decide(&shown, now);
+        }
+        let due = now.duration_since(self.repaired_at) >= REPAIR_EVERY;
+        if !self.settled || due {
+            let changes = self.interface.reconcile(&self.desired()).await?;
+            if self.settled && !changes.is_empty() {
+                tracing::warn!(
+                    interface = %self.declared.name,
+                    changes = changes.len(),
+                    "the mesh interface was not as it should be and was repaired"
+                );
+                self.relay().await;
+            }
+            (self.settled, self.repaired_at) = (true, now);
+        }
+        if let (Role::Node(follower), Some(Backend::Userspace)) = (&self.role, self.interface.backend()) {
+            follower.speak();
+        }
+        self.sight.send_replace(self.seen(&shown));
+        Ok(())
+    }
+
+    fn desired(&self) -> Interface {
+        match &self.role {
+            Role::Node(Follower { set: Some(set), paths, timing, .. }) => {
+                peers::interface(&self.declared, set, paths, timing.keepalive_s)
+            }
+            _ => self.declared.clone(),
+        }
+    }
+
+    fn seen(&self, shown: &Shown) -> Sight {
+        let declared = self.declared.peers.iter().zip(&self.names).map(|(peer, name)| PeerSight {
+            name: name.clone(),
+            public_key: peer.public_key,
+            direct: true,
+            status: shown.get(&peer.public_key).cloned(),
+        });
+        let mut sight = Sight { generation: None, peers: declared.collect() };
+        if let Role::Node(Follower { set: Some(set), paths, .. }) = &self.role {
+            sight.generation = Some(set.generation);
+            sight.peers.extend(set.nodes.iter().map(|node| PeerSight {
+                name: node.name.clone(),
+                public_key: node.public_key,
+                direct: paths.get(&node.public_key).is_some_and(|path| path.is_direct()),
+                status: shown.get(&node.public_key).cloned(),
+            }));
+        }
+        sight
+    }
+
+    /// A hub sends on what is for others. One that cannot is no worse for who has a direct way.
+    async fn relay(&self) {
+        let Role::Hub(netlink) = &self.role else { return };
+        if let Err(error) = relay(netlink, &self.declared.name).await {
+            let error = with_causes(&error);
+            tracing::warn!(
+                error,
+                "nodes that cannot reach each other directly cannot do so by this host either"
+            );
+        }
+    }
+
+    async fn release(self) {
+        let ends = matches!(self.role, Role::Hub(_)) && self.backend() == Backend::Userspace;
+        let released = self.interface.release().await;
+        if let Err(error) = released.and_then(|()| if ends { end_relay() } else { Ok(()) }) {
+            tracing::error!(error = with_causes(&error), "cannot remove the mesh interface");
+        }
+    }
+}
+
+impl Follower {
+    /// Decides on the way to each node; says whether any is another one than before.
+    fn decide(&mut self, shown: &Shown, now: Instant) -> bool {
+        let before = std::mem::take(&mut self.paths);
+        let mut changed = false;
+        for node in self.set.iter().flat_map(|set| &set.nodes) {
+            let status = shown.get(&node.public_key);
+            let old = before.get(&node.public_key);
+            let new = match old {
+                Some(path) => path.next(status, now, self.timing),
+                None => PeerPath::begin(node.address, status, now),
+            };
+            let kind = |path: PeerPath| (path.is_direct(), path.has_peer());
+            if old.map(|old| kind(*old)) != Some(kind(new)) {
+                changed = true;
+                let way = if new.is_direct() { "direct" } else { "hub" };
+                tracing::info!(peer.name = %node.name, path = way, "the way to a node of the mesh");
+            }
+            self.paths.insert(node.public_key, new);
+        }
+        changed
+    }
+
+    /// Says something to each node that is reached directly: the other end must hear of it, and a tunnel in userspace does
+    /// not count keepalives.
+    fn speak(&self) {
+        let nodes = self.set.iter().flat_map(|set| &set.nodes);
+        let direct =
+            nodes.filter(|node| self.paths.get(&node.public_key).is_some_and(|path| path.is_direct()));
+        let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return };
+        for node in direct {
+            // One that is lost is followed by another.
+            let _ = socket.send_to(&[0], (node.address.addr(), DISCARD_PORT));
+        }
+    }
+}
+
+/// What was said last. A file that cannot be used must not keep a node out of the mesh: the control plane says it again.
+fn last_set(state_dir: &std::path::Path, declared: &Interface) -> Option<PeerSet> {
+    let loaded = file::load(state_dir).map_err(Into::<Box<dyn Error + Send + Sync>>::into);
+    let usable = loaded.and_then(|told| Ok(told.map(|told| peers::usable(&told, declared)).transpose()?));
+    usable.unwrap_or_else(|error| {
+        tracing::error!(error = with_causes(&*error), "cannot use the saved nodes of the mesh");
+        None
+    })
+}
+
+/// The next set; never, if there is nobody to say one.
+async fn next(sets: &mut Option<watch::Receiver<Option<MeshPeers>>>) -> MeshPeers {
+    if let Some(sets) = sets {
+        while sets.changed().await.is_ok() {
+            if let Some(set) = sets.borrow_and_update().clone() {
+                return set;
+            }
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,186 @@
+//! From the declared peers and the nodes that the control plane names to the interface as it should be. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+};
+use wisehosting_domain::name::Label;
+use wisehosting_network::{Interface, IpNet, KeyError, Peer, PeerPath, PublicKey};
+use wisehosting_protocol::payload::MeshPeers;
+
+/// The way to each node.
+pub(super) type Paths = BTreeMap<PublicKey, PeerPath>;
+
+/// The nodes that the control plane names, as far as the configuration does not declare them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PeerSet {
+    pub(super) generation: u64,
+    pub(super) hub: PublicKey,
+    pub(super) nodes: Vec<Node>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    pub(super) name: Label,
+    pub(super) public_key: PublicKey,
+    /// Its address in the mesh, alone.
+    pub(super) address: IpNet,
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+/// The nodes of a set that go with the declared peers: those that are no declared peer, have no declared peer's address, and
+/// have an address of the mesh. Of two with one key or one address, the first.
+///
+/// # Errors
+/// A key is none.
+pub(super) fn usable(set: &MeshPeers, declared: &Interface) -> Result<PeerSet, KeyError> {
+    let own_key = declared.private_key.public_key();
+    let mut keys: BTreeSet<PublicKey> = declared.peers.iter().map(|peer| peer.public_key).collect();
+    keys.insert(own_key);
+    let mut addresses: BTreeSet<IpNet> = declared.peers.iter().flat_map(Peer::networks).collect();
+    addresses.extend(declared.addresses.iter().map(|address| alone(address.addr())));
+    let is_in_mesh = |address: &IpAddr| declared.addresses.iter().any(|own| own.contains(address));
+    let mut nodes = Vec::new();
+    for peer in &set.peers {
+        let public_key = peer.public_key.parse()?;
+        let address = alone(peer.address);
+        if is_in_mesh(&peer.address) && !addresses.contains(&address) && keys.insert(public_key) {
+            addresses.insert(address);
+            nodes.push(Node { name: peer.name.clone(), public_key, address, endpoint: peer.endpoint });
+        }
+    }
+    Ok(PeerSet { generation: set.generation, hub: set.hub.parse()?, nodes })
+}
+
+/// The interface with the declared peers and these nodes.
+pub(super) fn interface(
+    declared: &Interface,
+    set: &PeerSet,
+    paths: &Paths,
+    keepalive_s: NonZeroU16,
+) -> Interface {
+    let mut interface = declared.clone();
+    let path = |node: &Node| paths.get(&node.public_key).copied();
+    let by_hub = set.nodes.iter().filter(|node| !path(node).is_some_and(PeerPath::is_direct));
+    if let Some(hub) = interface.peers.iter_mut().find(|peer| peer.public_key == set.hub) {
+        hub.allowed_ips.extend(by_hub.map(|node| node.address));
+    }
+    let own = set.nodes.iter().filter_map(|node| {
+        let path = path(node).filter(|path| path.has_peer())?;
+        Some(Peer {
+            public_key: node.public_key,
+            endpoint: node.endpoint,
+            allowed_ips: path.is_direct().then_some(node.address).into_iter().collect(),
+            keepalive_s: Some(keepalive_s),
+        })
+    });
+    interface.peers.extend(own);
+    interface
+}
+
+fn alone(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+    use wisehosting_network::PrivateKey;
+    use wisehosting_protocol::payload::MeshPeer;
+
+    fn key(number: u8) -> PublicKey {
+        PublicKey::from_bytes([number; 32])
+    }
+
+    /// 10.50.0.11, which declares the hub, 10.50.0.1 with key 1, and 10.50.0.12 with key 12.
+    fn declared() -> Interface {
+        let peer = |number: u8| Peer {
+            public_key: key(number),
+            endpoint: None,
+            allowed_ips: vec![format!("10.50.0.{number}/32").parse().unwrap()],
+            keepalive_s: None,
+        };
+        Interface {
+            name: "wh0".parse().unwrap(),
+            addresses: vec!["10.50.0.11/24".parse().unwrap()],
+            mtu: 1420,
+            private_key: PrivateKey::generate(),
+            listen_port: NonZeroU16::new(51821).unwrap(),
+            peers: vec![peer(1), peer(12)],
+        }
+    }
+
+    fn told(number: u8, address: &str) -> MeshPeer {
+        MeshPeer {
+            name: format!("node-{number}").parse().unwrap(),
+            public_key: key(number).to_string(),
+            address: address.parse().unwrap(),
+            endpoint: Some(SocketAddr::from(([198, 51, 100, number], 51821))),
+        }
+    }
+
+    fn set(peers: Vec<MeshPeer>) -> MeshPeers {
+        MeshPeers { generation: 7, hub: key(1).to_string(), peers }
+    }
+
+    #[test]
+    fn what_is_declared_wins_and_the_rest_is_of_the_mesh() {
+        let declared = declared();
+        let mut own = told(0, "10.50.0.40");
+        own.public_key = declared.private_key.public_key().to_string();
+        let peers = vec![
+            own,
+            told(12, "10.50.0.41"),
+            told(42, "10.50.0.12"),
+            told(43, "10.50.0.11"),
+            told(44, "10.60.0.1"),
+            told(30, "10.50.0.30"),
+            told(30, "10.50.0.31"),
+            told(31, "10.50.0.30"),
+        ];
+        let usable = usable(&set(peers), &declared).unwrap();
+        let names: Vec<_> = usable.nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
+        assert_eq!(names, [("node-30", "10.50.0.30/32".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_set_with_something_that_is_no_key_is_refused_whole() {
+        let mut bad = told(30, "10.50.0.30");
+        bad.public_key = "x".to_owned();
+        assert!(usable(&set(vec![told(31, "10.50.0.31"), bad]), &declared()).is_err());
+        let bad = MeshPeers { hub: String::new(), ..set(Vec::new()) };
+        assert!(usable(&bad, &declared()).is_err());
+    }
+
+    #[test]
+    fn an_address_is_the_hubs_or_the_nodes_own_and_never_both() {
+        let declared = declared();
+        let now = Instant::now();
+        let nodes = [30, 31, 32].map(|number| told(number, &format!("10.50.0.{number}")));
+        let usable = usable(&set(nodes.to_vec()), &declared).unwrap();
+        let paths = Paths::from([
+            (key(30), PeerPath::Trying { since: now }),
+            (key(31), PeerPath::Direct { rx_bytes: 1, heard_at: now }),
+            (key(32), PeerPath::Resting { until: now }),
+        ]);
+        let interface = interface(&declared, &usable, &paths, NonZeroU16::new(5).unwrap());
+        interface.check().unwrap();
+        let peers: Vec<(PublicKey, Vec<String>)> = interface
+            .peers
+            .iter()
+            .map(|peer| (peer.public_key, peer.allowed_ips.iter().map(IpNet::to_string).collect()))
+            .collect();
+        let networks = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let expected = [
+            (key(1), networks(&["10.50.0.1/32", "10.50.0.30/32", "10.50.0.32/32"])),
+            (key(12), networks(&["10.50.0.12/32"])),
+            (key(30), networks(&[])),
+            (key(31), networks(&["10.50.0.31/32"])),
+        ];
+        assert_eq!(peers, expected);
+        assert_eq!(interface.peers[2].endpoint, Some("198.51.100.30:51821".parse().unwrap()));
+    }
+}
