@@ -101,6 +101,15 @@ pub struct StoredImage {
     pub labels: BTreeMap<String, String>,
 }
 
+/// An image that others can be made of, such as one that a build has pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseImage {
+    /// Its identifier.
+    pub id: ImageId,
+    /// Whether another image, a layer that a build has left, or a container is made of it.
+    pub in_use: bool,
+}
+
 /// An image that the engine has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -273,7 +282,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends what still runs of a build whose program was killed. Nothing happens if it left nothing.
     fn end_build(&self, name: &str);
 
-    /// What a build that runs has written to disks so far, in bytes; 0 where the kernel does not count it.
+    /// What the steps of a build that runs have written to disks so far, in bytes; 0 where the kernel does not count it. What
+    /// the engine itself writes, when it pulls or copies something for a build, nobody counts for it.
     fn build_written_bytes(&self, name: &str) -> u64;
 
     /// What the engine knows of an image; none if it has no such image.
@@ -284,6 +294,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// All images that were built with a label of this name, also those that no container uses.
     fn images(&self, label: &str) -> impl Future<Output = Result<Vec<StoredImage>, EngineError>> + Send;
+
+    /// All images that were not made on this host and have a name.
+    fn base_images(&self) -> impl Future<Output = Result<Vec<BaseImage>, EngineError>> + Send;
 
     /// Makes a container and starts it; if it does not start, it is not there afterwards. The engine does not start it
     /// again when its program ends.

@@ -6,8 +6,8 @@
 
 use crate::{
     engine::{
-        Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-        ImageId, Network, Storage, StoredImage,
+        BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
+        EngineError, Image, ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogLine, LogPosition, LogStream},
 };
@@ -236,6 +236,11 @@ impl Engine for FakeEngine {
             labels: image.labels.clone(),
         };
         Ok(labelled.map(stored).collect())
+    }
+
+    /// What is built here needs no other image.
+    async fn base_images(&self) -> Result<Vec<BaseImage>, EngineError> {
+        self.answering().map(|_| Vec::new())
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {

@@ -14,7 +14,7 @@ pub mod service;
 pub mod testing;
 
 pub use engine::{
-    Build, BuildBounds, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
+    BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
     EngineError, Image, ImageId, Network, Storage, StoredImage,
 };
 pub use log::{LogBatch, LogLine, LogPosition, LogStream};

@@ -19,8 +19,8 @@ pub use cgroups::{Cgroups, ContainerUsage};
 
 use crate::{
     engine::{
-        Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image, ImageId,
-        Network, Storage, StoredImage,
+        BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image,
+        ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogPosition},
 };
@@ -208,6 +208,12 @@ impl Engine for Podman {
         let listed = self.docker()?.list_images(Some(options)).await;
         let listed = listed.map_err(|e| self.failure("list images", e))?;
         Ok(listed.into_iter().map(answers::stored_image).collect())
+    }
+
+    async fn base_images(&self) -> Result<Vec<BaseImage>, EngineError> {
+        let listed =
+            self.docker()?.list_images(Some(ListImagesOptionsBuilder::new().all(true).build())).await;
+        Ok(answers::base_images(&listed.map_err(|e| self.failure("list images", e))?))
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {

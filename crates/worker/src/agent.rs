@@ -34,7 +34,6 @@ impl<E: Engine> Agent<E> {
     pub async fn listen(self, mut events: mpsc::Receiver<Event>) {
         let cpu = usage::CpuMeter::default();
         let mut heartbeat = every(HEARTBEAT_EVERY);
-        let mut connected = false;
         loop {
             tokio::select! {
                 // In this order: however much the control plane says, a heartbeat is not late for it.
@@ -42,7 +41,7 @@ impl<E: Engine> Agent<E> {
                 _ = heartbeat.tick() => {
                     self.beat(&cpu);
                     // One may have found no room. While nobody listens, they would only take the room of other messages.
-                    if connected {
+                    if self.host.is_connected() {
                         self.jobs.offer_results();
                     }
                 }
@@ -50,16 +49,12 @@ impl<E: Engine> Agent<E> {
                     Some(Event::Connected(registered)) => {
                         let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
                         heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
-                        connected = true;
                         self.host.connected(true);
                         self.jobs.offer_results();
                         self.report_all.notify_one();
                     }
                     Some(Event::Message(message)) => self.hear(message),
-                    Some(Event::Disconnected) => {
-                        connected = false;
-                        self.host.connected(false);
-                    }
+                    Some(Event::Disconnected) => self.host.connected(false),
                     None => return,
                 },
             }

@@ -36,13 +36,13 @@ pub(crate) struct BuildLogs {
     clock: Arc<dyn Clock>,
     kept: Mutex<BTreeMap<JobId, Arc<Kept>>>,
     /// Whether somebody listens.
-    connected: watch::Sender<bool>,
+    connected: watch::Receiver<bool>,
 }
 
 impl BuildLogs {
     /// No logs yet.
-    pub(crate) fn new(outbox: Outbox, clock: Arc<dyn Clock>) -> Self {
-        Self { outbox, clock, kept: Mutex::default(), connected: watch::Sender::default() }
+    pub(crate) fn new(outbox: Outbox, clock: Arc<dyn Clock>, connected: watch::Receiver<bool>) -> Self {
+        Self { outbox, clock, kept: Mutex::default(), connected }
     }
 
     /// Begins the log of a job.
@@ -56,15 +56,14 @@ impl BuildLogs {
                 sleep(GATHER).await;
             }
         }));
-        BuildLog { kept, clock: self.clock.clone(), connected: self.connected.subscribe(), _task: task }
+        BuildLog { kept, clock: self.clock.clone(), connected: self.connected.clone(), _task: task }
     }
 
     /// A connection has begun or ended: what was on its way is to be sent again.
-    pub(crate) fn connected(&self, connected: bool) {
+    pub(crate) fn rewind(&self) {
         for kept in self.kept().values() {
             kept.lines().rewind();
         }
-        self.connected.send_replace(connected);
     }
 
     /// Offers what is not sent of the log of a job; whether all of it was taken.
@@ -159,7 +158,7 @@ mod tests {
             }
             true
         });
-        let logs = BuildLogs::new(outbox, Arc::new(SystemClock));
+        let logs = BuildLogs::new(outbox, Arc::new(SystemClock), watch::Sender::default().subscribe());
         let log = logs.start(JobId(Uuid::from_u128(1)), DeploymentId(Uuid::from_u128(2)));
         let (output, received) = mpsc::channel(1);
         let print = async move {

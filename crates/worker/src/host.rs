@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wisehosting_containers::{BuildBounds, Container, Engine, EngineError, Network, StoredImage};
 use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, JobId};
 use wisehosting_node::{clock::Clock, random};
@@ -116,6 +116,8 @@ pub(crate) struct Logs {
     pub(crate) builds: BuildLogs,
     /// What the control plane says of the logs of instances.
     pub(crate) answers: Answers,
+    /// Whether somebody listens; told of the begin and the end of each connection.
+    pub(crate) connected: watch::Sender<bool>,
 }
 
 /// A deploy is at work for an app, for as long as this value is there.
@@ -141,8 +143,9 @@ impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
         let builds = Semaphore::new(settings.builds.bounds.at_a_time);
-        let logs =
-            Logs { builds: BuildLogs::new(outbox.clone(), clock.clone()), answers: Answers::default() };
+        let connected = watch::Sender::default();
+        let builds_logs = BuildLogs::new(outbox.clone(), clock.clone(), connected.subscribe());
+        let logs = Logs { builds: builds_logs, answers: Answers::default(), connected };
         let (space, deploying) = Default::default();
         let outside = Arc::new(Machine);
         Self { engine, outbox, clock, settings, builds, logs, space, deploying, outside }
@@ -156,8 +159,13 @@ impl<E: Engine> Host<E> {
 
     /// A connection to the control plane has begun or ended: what was on its way is to be sent again.
     pub(crate) fn connected(&self, connected: bool) {
-        self.logs.answers.connected(connected);
-        self.logs.builds.connected(connected);
+        self.logs.builds.rewind();
+        self.logs.connected.send_replace(connected);
+    }
+
+    /// Whether somebody listens.
+    pub(crate) fn is_connected(&self) -> bool {
+        *self.logs.connected.borrow()
     }
 
     /// A deploy of this app begins: its images stay as they are until the answer is dropped.

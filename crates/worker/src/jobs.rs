@@ -110,9 +110,7 @@ impl<E: Engine> Jobs<E> {
             return;
         }
         if !self.is_known(job_id) {
-            if !matches!(job.work, Work::Deploy(_)) {
-                space::give_way(&self.0.host);
-            }
+            self.0.give_way_to(&job);
             if let Err(error) = self.0.journal.take(&job) {
                 // Without an acknowledgement the control plane sends it again.
                 tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a job cannot be taken");
@@ -198,6 +196,13 @@ impl<E: Engine> Inner<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A stop or a delete frees room, and must not fail for want of it: when it is written down, and when it is done.
+    fn give_way_to(&self, job: &Job) {
+        if !matches!(job.work, Work::Deploy(_)) {
+            space::give_way(&self.host);
+        }
+    }
+
     /// Does the jobs of one line until there are none.
     async fn work_on(self: Arc<Self>, line: Line) {
         while let Some(job) = self.next(line) {
@@ -226,9 +231,7 @@ impl<E: Engine> Inner<E> {
         let cancel = self.state().active.get(&job.job_id).map(|active| active.cancel.clone());
         let cancel = cancel.unwrap_or_default();
         tracing::info!(job.id = %job.job_id, app.name = %job.app, job.kind = %job.work.kind(), "a job begins");
-        if !matches!(job.work, Work::Deploy(_)) {
-            space::give_way(&self.host);
-        }
+        self.give_way_to(&job);
         match &job.work {
             Work::Deploy(deploy) => self.deploy(&job, deploy, &cancel).await,
             Work::Stop(how) => match stop(&self.host, job.instance_id, *how).await {

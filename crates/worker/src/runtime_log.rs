@@ -34,16 +34,9 @@ const LOST: &str =
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     followers: Mutex<HashMap<InstanceId, mpsc::Sender<Option<String>>>>,
-    /// Told of the begin and the end of each connection: whether there is one.
-    connected: watch::Sender<bool>,
 }
 
 impl Answers {
-    /// A connection has begun or ended: what was on its way is to be sent again.
-    pub(crate) fn connected(&self, connected: bool) {
-        self.connected.send_replace(connected);
-    }
-
     /// The control plane says how much it has stored.
     pub(crate) fn take(&self, ack: RuntimeLogAck) {
         if let Some(follower) = self.followers().get(&ack.instance_id) {
@@ -72,7 +65,7 @@ pub(crate) async fn follow<E: Engine>(
     container: ContainerId,
 ) -> bool {
     let answers = host.logs.answers.expect(instance);
-    let connected = host.logs.answers.connected.subscribe();
+    let connected = host.logs.connected.subscribe();
     let mut way = Way { host: &host, instance, answers, connected, stored: None };
     way.stored = way.deliver(None, Vec::new()).await;
     loop {

@@ -1,8 +1,10 @@
 //! Room on the disk that holds images and containers.
 //!
 //! Invariants: no build begins where less is free than there must be; a file stands in for the room that collecting and
-//! removing need, and is given up only for them. What cannot be measured is no reason to refuse anything.
+//! removing need, and is given up only for them; an engine that hangs holds nobody up for long. What cannot be measured is no
+//! reason to refuse anything.
 
+mod bases;
 mod building;
 mod reserve;
 
@@ -13,11 +15,15 @@ use nix::sys::statvfs::statvfs;
 use reserve::Reserve;
 use std::{
     error::Error,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep, timeout},
+};
 use wisehosting_containers::{Engine, EngineError};
 
 /// How often to look whether there is enough.
@@ -28,6 +34,8 @@ const SCARCE_BYTES: u64 = 32 * 1024 * 1024;
 const RESERVE_PAUSE: Duration = Duration::from_secs(600);
 /// Layers of builds are kept this long while there is room, since they make the next build of an app faster.
 const LAYERS_KEPT: Duration = Duration::from_secs(14 * 24 * 3_600);
+/// Longest time for one thing that is asked of the engine: whoever waits for room waits for it.
+const ENGINE_MAX: Duration = Duration::from_secs(60);
 /// How often older ones are looked for.
 const LAYERS_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -45,11 +53,20 @@ pub struct SpaceSettings {
 /// What is known of the room.
 #[derive(Debug, Default)]
 pub(crate) struct Space {
-    /// Held by who collects. Before this moment the reserve is not given up again.
-    collecting: tokio::sync::Mutex<Option<Instant>>,
+    /// Held by who collects.
+    collecting: tokio::sync::Mutex<ReserveState>,
     builds: building::Builds,
     /// Where images and containers are, once that is known.
     storage: OnceLock<PathBuf>,
+}
+
+/// How the reserve is.
+#[derive(Debug, Default)]
+struct ReserveState {
+    /// Before this moment it is not given up again.
+    kept_until: Option<Instant>,
+    /// Whether it was told that it cannot be made.
+    missing: bool,
 }
 
 /// There is not enough room.
@@ -68,7 +85,8 @@ pub async fn keep<E: Engine>(host: Arc<Host<E>>) {
         // Who refuses something for it is who asks for a build.
         let _ = make_room(&host).await;
         if Instant::now() >= layers_at {
-            report(remove_layers(&host, LAYERS_KEPT).await);
+            remove("layers", remove_layers(&host, LAYERS_KEPT)).await;
+            remove("base images", remove_bases(&host)).await;
             layers_at = Instant::now() + LAYERS_EVERY;
         }
         sleep(LOOK_EVERY).await;
@@ -78,9 +96,9 @@ pub async fn keep<E: Engine>(host: Arc<Host<E>>) {
 /// Removes what nobody needs if there is not enough room; tells if there still is not.
 pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
     let settings = &host.settings.space;
-    let mut pause = host.space.collecting.lock().await;
+    let mut state = host.space.collecting.lock().await;
     // An engine that is away is a reason of its own, told by who needs it.
-    let Ok(storage) = host.engine.storage().await else { return Ok(()) };
+    let Ok(Ok(storage)) = timeout(ENGINE_MAX, host.engine.storage()).await else { return Ok(()) };
     let reserve = Reserve::new(settings, host.space.storage.get_or_init(|| storage.dir.clone()));
     let full = || {
         let (free_bytes, needed_bytes) = (reserve.free_beside_bytes(), settings.free_min_bytes);
@@ -89,18 +107,18 @@ pub(crate) async fn make_room<E: Engine>(host: &Host<E>) -> Result<(), Full> {
     host.space.builds.give_back(|| full().is_none()).await;
     if let Some(before) = full() {
         let is_scarce = free_bytes(&storage.dir) < SCARCE_BYTES;
-        let gives_up = is_scarce && pause.is_none_or(|until| Instant::now() >= until);
+        let gives_up = is_scarce && state.kept_until.is_none_or(|until| Instant::now() >= until);
         if gives_up {
             reserve.give_up();
         }
-        report(collect::collect_idle(host).await);
-        report(remove_layers(host, host.settings.builds.timeout).await);
+        remove("images", collect::collect_idle(host)).await;
+        remove("layers", remove_layers(host, host.settings.builds.timeout)).await;
         if gives_up {
             let for_nothing = reserve.free_beside_bytes() <= before.free_bytes;
-            *pause = for_nothing.then(|| Instant::now() + RESERVE_PAUSE);
+            state.kept_until = for_nothing.then(|| Instant::now() + RESERVE_PAUSE);
         }
     }
-    reserve.make();
+    state.told(&reserve, &reserve.make());
     full().map_or(Ok(()), Err)
 }
 
@@ -113,20 +131,60 @@ pub(crate) fn give_way<E>(host: &Host<E>) {
     }
 }
 
+impl ReserveState {
+    /// Has it said once when it cannot be made.
+    fn told(&mut self, reserve: &Reserve, made: &io::Result<()>) {
+        if let Err(error) = made
+            && !self.missing
+        {
+            tracing::warn!(%reserve, %error, "without a reserve, a full disk may have no room for removing what is not needed");
+        }
+        self.missing = made.is_err();
+    }
+}
+
 /// Removes layers of builds that are older than this, unless a build runs.
 async fn remove_layers<E: Engine>(host: &Host<E>, age: Duration) -> Result<(), EngineError> {
-    let all = u32::try_from(host.settings.builds.bounds.at_a_time).unwrap_or(u32::MAX);
-    let Ok(_none_runs) = host.builds.try_acquire_many(all) else { return Ok(()) };
+    let Some(_none_runs) = no_build(host) else { return Ok(()) };
     host.engine.remove_old_layers(age).await
 }
 
-fn report(collected: Result<(), EngineError>) {
-    if let Err(error) = collected {
-        tracing::warn!(error = &error as &dyn Error, "images and layers that are not needed are left");
+/// Removes base images that are not needed, unless a build runs.
+async fn remove_bases<E: Engine>(host: &Host<E>) -> Result<(), EngineError> {
+    let Some(_none_runs) = no_build(host) else { return Ok(()) };
+    bases::collect(host, LAYERS_KEPT).await
+}
+
+/// Keeps builds from beginning, if none runs.
+fn no_build<E>(host: &Host<E>) -> Option<SemaphorePermit<'_>> {
+    let all = u32::try_from(host.settings.builds.bounds.at_a_time).unwrap_or(u32::MAX);
+    host.builds.try_acquire_many(all).ok()
+}
+
+/// Removes something that nobody needs. What cannot be removed is left for the next time.
+async fn remove(what: &str, removal: impl Future<Output = Result<(), EngineError>>) {
+    match timeout(ENGINE_MAX, removal).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = &error as &dyn Error, "{what} that are not needed are left");
+        }
+        Err(_) => tracing::warn!("Podman takes too long to remove {what} that are not needed"),
     }
 }
 
 /// What may still be written to the file system of this folder by root, as whom builds run.
 fn free_bytes(dir: &Path) -> u64 {
     statvfs(dir).map_or(u64::MAX, |stat| stat.blocks_free().saturating_mul(stat.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_is_not_waited_for() {
+        let began = Instant::now();
+        remove("images", std::future::pending()).await;
+        assert!(began.elapsed() <= ENGINE_MAX * 2);
+    }
 }

@@ -13,7 +13,7 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
-use wisehosting_containers::{Engine, Storage};
+use wisehosting_containers::Engine;
 use wisehosting_node::usage;
 use wisehosting_protocol::payload::{AppStats, HostStats};
 
@@ -26,8 +26,6 @@ pub struct Stats<E> {
     /// The mesh's interface, if this program knows of it.
     mesh: Option<String>,
     reader: UsageReader,
-    /// Where the engine keeps images and containers, once it has said so.
-    storage: Option<Storage>,
     written: watch::Sender<Written>,
 }
 
@@ -35,14 +33,7 @@ impl<E: Engine> Stats<E> {
     /// Of the instances that run on a host, and of that.
     #[must_use]
     pub fn new(host: Arc<Host<E>>, running: watch::Receiver<Vec<Running>>, mesh: Option<String>) -> Self {
-        Self {
-            host,
-            running,
-            mesh,
-            reader: UsageReader::default(),
-            storage: None,
-            written: watch::Sender::default(),
-        }
+        Self { host, running, mesh, reader: UsageReader::default(), written: watch::Sender::default() }
     }
 
     /// What containers have written to their disks, as of the last count.
@@ -71,22 +62,16 @@ impl<E: Engine> Stats<E> {
         let (running, written) = (self.running.borrow().clone(), self.written.borrow().clone());
         let Reading { instances, links } = self.reader.read(&running, &written).await;
         let mesh = links.iter().find(|link| Some(&link.name) == self.mesh.as_ref());
-        let disk = self.disk().await;
+        // An engine that is away is asked again the next time.
+        let storage = self.host.engine.storage().await.ok();
+        let disk = storage.as_ref().map(|storage| usage::disk(&storage.dir)).unwrap_or_default();
         let host = HostStats {
             disk_bytes: disk.bytes,
             disk_bytes_used: disk.bytes_used,
-            disk_limits_held: self.storage.as_ref().is_some_and(|storage| storage.holds_disk_limits),
+            disk_limits_held: storage.is_some_and(|storage| storage.holds_disk_limits),
             mesh_received_bytes: mesh.map_or(0, |link| link.received_bytes),
             mesh_sent_bytes: mesh.map_or(0, |link| link.sent_bytes),
         };
         self.host.outbox.offer(AppStats { observed_at_ms, host, instances });
-    }
-
-    async fn disk(&mut self) -> usage::Disk {
-        if self.storage.is_none() {
-            // An engine that is away is asked again the next time.
-            self.storage = self.host.engine.storage().await.ok();
-        }
-        self.storage.as_ref().map(|storage| usage::disk(&storage.dir)).unwrap_or_default()
     }
 }

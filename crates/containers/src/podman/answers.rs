@@ -3,7 +3,8 @@
 //! Invariant: whether an error means "away", "missing" or "taken" is decided here and nowhere else.
 
 use crate::engine::{
-    Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId, StoredImage,
+    BaseImage, Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId,
+    StoredImage,
 };
 use bollard::{
     errors::Error,
@@ -14,6 +15,7 @@ use bollard::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
+    collections::HashSet,
     fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -151,6 +153,20 @@ pub(super) fn image(id: &ImageId, found: ImageInspect) -> Image {
 
 pub(super) fn stored_image(found: ImageSummary) -> StoredImage {
     StoredImage { id: ImageId::new(found.id), labels: found.labels.into_iter().collect() }
+}
+
+/// Of all images, those with a name that none has which was made here.
+pub(super) fn base_images(all: &[ImageSummary]) -> Vec<BaseImage> {
+    let plain = |id: &str| id.trim_start_matches("sha256:").to_owned();
+    let parents: HashSet<String> = all.iter().map(|image| plain(&image.parent_id)).collect();
+    let is_base = |image: &&ImageSummary| {
+        !image.repo_tags.is_empty() && !image.repo_tags.iter().any(|name| name.starts_with("localhost/"))
+    };
+    let base = |image: &ImageSummary| BaseImage {
+        id: ImageId::new(&image.id),
+        in_use: image.containers > 0 || parents.contains(&plain(&image.id)),
+    };
+    all.iter().filter(is_base).map(base).collect()
 }
 
 pub(super) fn container(found: ContainerInspectResponse) -> Container {

@@ -1,10 +1,10 @@
 //! How builds end, and what is left of them then: nothing.
 
-use super::{MIB, SERVER, build, containers_file, nobody, with_network};
+use super::{MIB, SERVER, build, build_as, containers_file, nobody, with_network};
 use std::{fs, path::PathBuf, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 use wisehosting_containers::{
-    BuildError, Engine as _,
+    BaseImage, BuildError, Engine as _,
     testing::{Host, on_host, write_app},
 };
 
@@ -179,4 +179,27 @@ async fn runs_soon(argument: &str) {
         sleep(Duration::from_millis(20)).await;
     }
     panic!("nothing runs with {argument}");
+}
+
+#[test]
+fn a_base_image_is_in_use_while_something_is_made_of_it() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(&context, "", SERVER);
+        let name = "docker.io/library/base:1";
+        let base = build_as(&podman, &context, name, nobody()).await.expect("an image");
+        let bases = async || podman.base_images().await.expect("a list");
+        assert_eq!(bases().await, [BaseImage { id: base.clone(), in_use: false }]);
+        fs::write(context.join("Dockerfile"), format!("FROM {name}\nRUN echo\nRUN echo again"))
+            .expect("written");
+        let made = build(&podman, &context, nobody()).await.expect("an image");
+        assert_eq!(bases().await, [BaseImage { id: base.clone(), in_use: true }]);
+        podman.remove_image(&made).await.expect("removed");
+        podman.remove_old_layers(Duration::ZERO).await.expect("removed");
+        assert_eq!(bases().await, [BaseImage { id: base.clone(), in_use: false }]);
+        podman.remove_image(&base).await.expect("removed");
+        assert_eq!(bases().await, []);
+    });
 }

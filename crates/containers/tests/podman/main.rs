@@ -27,6 +27,15 @@ async fn with_network(podman: &Podman) {
 }
 
 async fn build(podman: &Podman, context: &Path, log: mpsc::Sender<String>) -> Result<ImageId, BuildError> {
+    build_as(podman, context, "localhost/test:1", log).await
+}
+
+async fn build_as(
+    podman: &Podman,
+    context: &Path,
+    tag: &str,
+    log: mpsc::Sender<String>,
+) -> Result<ImageId, BuildError> {
     let build = Build {
         name: context.parent().and_then(Path::file_name).expect("a host's folder").display().to_string(),
         context: context.to_owned(),
@@ -38,7 +47,7 @@ async fn build(podman: &Podman, context: &Path, log: mpsc::Sender<String>) -> Re
             processes_max: 50,
             at_a_time: 2,
         },
-        tag: "localhost/test:1".to_owned(),
+        tag: tag.to_owned(),
         labels: BTreeMap::new(),
     };
     podman.build(&build, log).await.map(|image| image.id)

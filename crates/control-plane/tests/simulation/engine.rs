@@ -13,8 +13,8 @@ use tokio::{
     time::sleep,
 };
 use wisehosting_containers::{
-    Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image,
-    ImageId, LogBatch, LogPosition, Network, Storage, StoredImage, fake::FakeEngine,
+    BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError,
+    Image, ImageId, LogBatch, LogPosition, Network, Storage, StoredImage, fake::FakeEngine,
 };
 
 use crate::random::Random;
@@ -160,6 +160,10 @@ impl Engine for SimulatedEngine {
     async fn images(&self, label: &str) -> Result<Vec<StoredImage>, EngineError> {
         self.pass(20).await;
         self.fake.images(label).await
+    }
+
+    async fn base_images(&self) -> Result<Vec<BaseImage>, EngineError> {
+        self.fake.base_images().await
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {

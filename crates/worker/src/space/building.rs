@@ -1,6 +1,7 @@
 //! Builds that run, and which of them has to end when the disk fills up.
 //!
-//! Invariant: they end one at a time, and the next only when the last has had time to give back what it wrote.
+//! The one that has written most ends, as far as that is known: what its steps write is counted, what Podman pulls and copies for
+//! it is not. Of those alike it is the newest. Invariant: they end one at a time, and the next only when the last has had time to give back what it wrote.
 
 use super::{Full, free_bytes};
 use crate::host::Host;

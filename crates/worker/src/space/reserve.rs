@@ -8,6 +8,7 @@ use nix::{
     fcntl::{FallocateFlags, fallocate},
 };
 use std::{
+    fmt,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -38,11 +39,17 @@ impl Reserve {
     }
 
     /// Makes it if it is not there, as far as there is room: the less is left, the more it is needed.
-    pub(super) fn make(&self) {
+    ///
+    /// # Errors
+    /// It cannot be made even with room, as where the folder cannot be written to.
+    pub(super) fn make(&self) -> io::Result<()> {
         if self.bytes == 0 {
             self.give_up();
-        } else if let Err(error) = self.grow() {
-            tracing::debug!(file = %self.file.display(), %error, "no room for the reserve");
+            return Ok(());
+        }
+        match self.grow() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            grown => grown,
         }
     }
 
@@ -76,6 +83,12 @@ impl Reserve {
     }
 }
 
+impl fmt::Display for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.display().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,13 +102,13 @@ mod tests {
         };
         let blocks = || fs::metadata(dir.path().join(NAME)).ok().map(|found| found.blocks() * 512);
         for bytes in [1 << 20, 4 << 20, 2 << 20] {
-            reserve(bytes).make();
+            reserve(bytes).make().expect("made");
             assert_eq!(blocks(), Some(bytes));
         }
         reserve(2 << 20).give_up();
         assert_eq!(blocks(), None);
-        reserve(1 << 20).make();
-        reserve(0).make();
+        reserve(1 << 20).make().expect("made");
+        reserve(0).make().expect("none is wanted");
         assert_eq!(blocks(), None, "nothing is wanted");
     }
 
@@ -104,5 +117,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let settings = SpaceSettings { free_min_bytes: 0, reserve_bytes: 1, dir: "/proc".into() };
         assert_eq!(Reserve::new(&settings, dir.path()).file, dir.path().join(NAME));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_told() {
+        let settings = SpaceSettings { free_min_bytes: 0, reserve_bytes: 1, dir: "/proc".into() };
+        Reserve::new(&settings, Path::new("/proc")).make().expect_err("nothing can be written there");
     }
 }
