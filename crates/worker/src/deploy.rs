@@ -10,7 +10,7 @@ use crate::{
     build_log::BuildLog,
     git::Fetch,
     health::{Probe, Unhealthy},
-    host::{self, Host, Origin},
+    host::{self, GitSettings, Host, Origin},
     preset::{self, Listing},
     space::{self, Building},
     workspace::Workspace,
@@ -111,10 +111,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
     async fn fetch_and_build(&self, dir: &Path) -> Result<(Commit, Image), DeployError> {
         self.reach(DeploymentState::Cloning);
         self.log.say(&format!("Fetching {}", self.deploy.source.repository));
+        let GitSettings { allow_local, ca_file, login_dir } = self.host.settings.git.clone();
         let fetch = Fetch {
-            allow_local: self.host.settings.allow_local_repositories,
+            allow_local,
             mesh_address: self.host.settings.address,
-            ca_file: self.host.settings.git_ca_file.clone(),
+            ca_file,
+            login_dir,
             timeout: FETCH_TIMEOUT,
         };
         let (source, login) = (&self.deploy.source, self.deploy.login.as_ref());

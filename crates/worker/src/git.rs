@@ -98,6 +98,8 @@ pub struct Fetch {
     pub mesh_address: IpAddr,
     /// Certificates of authorities to trust in the place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// A folder in memory, for the login while git uses it. Without one it is beside the files.
+    pub login_dir: Option<PathBuf>,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -124,7 +126,12 @@ impl Fetch {
     async fn fetch(&self, source: &Source, login: Option<&Login>, dir: &Path) -> Result<Commit, GitError> {
         let destination =
             if self.allow_local { None } else { Some(self.destination(&source.repository).await?) };
-        let git = Git { home: dir.join("home"), tree: dir.join("source"), fetch: self, destination };
+        let login_home = match &self.login_dir {
+            Some(memory) => memory.join(dir.file_name().unwrap_or_default()).with_extension("login"),
+            None => dir.join("login"),
+        };
+        let git =
+            Git { home: dir.join("home"), login_home, tree: dir.join("source"), fetch: self, destination };
         git.run(source, login).await
     }
 
@@ -138,6 +145,8 @@ impl Fetch {
 
 struct Git<'a> {
     home: PathBuf,
+    /// Made for as long as it is needed.
+    login_home: PathBuf,
     tree: PathBuf,
     fetch: &'a Fetch,
     /// The only one that is connected to; any if none.
@@ -169,7 +178,7 @@ impl Git<'_> {
         url: &str,
         wanted: &str,
     ) -> Result<(), GitError> {
-        let make = |login| LoginHome::create(self.home.with_extension("login"), &source.repository, login);
+        let make = |login| LoginHome::create(self.login_home.clone(), &source.repository, login);
         let home = login.map(make).transpose().map_err(GitError::Run)?;
         let arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--"];
         let fetched = self.git(home.as_ref(), arguments.into_iter().chain([url, wanted])).await;

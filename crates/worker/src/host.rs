@@ -65,10 +65,8 @@ pub struct HostSettings {
     pub ports: RangeInclusive<u16>,
     /// Holds repositories while they are built.
     pub work_dir: PathBuf,
-    /// Whether folders of this host may be deployed.
-    pub allow_local_repositories: bool,
-    /// Certificates of authorities that repositories' hosts are trusted by, in the place of the system's.
-    pub git_ca_file: Option<PathBuf>,
+    /// How repositories are fetched.
+    pub git: GitSettings,
     /// What is built at a time.
     pub builds: BuildLimits,
     /// Images of each app that are kept, the newest ones.
@@ -77,6 +75,17 @@ pub struct HostSettings {
     pub space: SpaceSettings,
     /// What becomes of instances that end.
     pub restart: RestartPolicy,
+}
+
+/// How repositories are fetched.
+#[derive(Clone, Debug, Default)]
+pub struct GitSettings {
+    /// Whether folders of this host may be deployed.
+    pub allow_local: bool,
+    /// Certificates of authorities that repositories' hosts are trusted by, in the place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A folder in memory, which holds a login while git uses it. Without one, the folder of the job does.
+    pub login_dir: Option<PathBuf>,
 }
 
 /// How much is built at a time, and what one build may use.

@@ -182,7 +182,9 @@ impl<E: Engine> Instances<E> {
         let found: HashSet<InstanceId> = containers.iter().filter_map(host::instance_of).collect();
         self.violations.retain(&found);
         self.violations.tell(&self.host.outbox);
-        self.evidence.memory_kills.look(Instant::now());
+        if self.host.settings.restart.trust_kernel {
+            self.evidence.memory_kills.look(Instant::now(), &containers);
+        }
         let mut running = Vec::new();
         for container in &containers {
             let Some(instance) = host::instance_of(container) else { continue };
@@ -297,8 +299,8 @@ impl<E: Engine> Instances<E> {
                 return None;
             }
             ContainerState::Exited { code, out_of_memory } => {
-                let guessed = self.host.settings.restart.trust_kernel_count
-                    && self.evidence.memory_kills.explains(code, now);
+                let guessed = self.host.settings.restart.trust_kernel
+                    && self.evidence.memory_kills.explains(&container.id, code, now);
                 (Some(code), out_of_memory || guessed)
             }
             ContainerState::Created => (None, false),

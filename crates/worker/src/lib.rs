@@ -34,7 +34,7 @@ pub mod written;
 use agent::Agent;
 use anyhow::Context;
 use config::Config;
-use host::{BuildLimits, Host, HostSettings};
+use host::{BuildLimits, GitSettings, Host, HostSettings};
 use instances::Instances;
 use jobs::Jobs;
 use journal::Journal;
@@ -44,7 +44,7 @@ use space::SpaceSettings;
 use stats::Stats;
 use std::{
     error::Error,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -170,8 +170,12 @@ fn settings(config: &Config) -> HostSettings {
         address: config.worker.address,
         ports: config.worker.ports.clone(),
         work_dir: config.worker.work_dir.clone(),
-        allow_local_repositories: config.worker.allow_local_repositories,
-        git_ca_file: config.worker.git_ca_file.clone(),
+        git: GitSettings {
+            allow_local: config.worker.allow_local_repositories,
+            ca_file: config.worker.git_ca_file.clone(),
+            // systemd makes it in memory for the unit alone, and empties it with each start.
+            login_dir: std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from),
+        },
         builds: BuildLimits {
             bounds: BuildBounds {
                 memory_bytes: config.worker.build_memory_bytes,

@@ -18,9 +18,9 @@ pub struct RestartPolicy {
     pub well: Duration,
     /// So many runs in a row that did not go well are a crash loop.
     pub short_runs_max: u32,
-    /// Whether a program that SIGKILL ended at a moment when the kernel ended some program of the host for its memory
-    /// counts as ended for its memory, although the engine does not say so.
-    pub trust_kernel_count: bool,
+    /// Whether a program that SIGKILL ended counts as ended for its memory when the kernel says so and the engine does not. Not
+    /// where the host's other programs are none of the worker's.
+    pub trust_kernel: bool,
     /// An instance that does not run for this long counts as stopped.
     pub stopped_after: Duration,
 }
@@ -33,7 +33,7 @@ impl Default for RestartPolicy {
             longest_pause: Duration::from_secs(60),
             well: Duration::from_secs(60),
             short_runs_max: 10,
-            trust_kernel_count: true,
+            trust_kernel: true,
             stopped_after: Duration::from_secs(30),
         }
     }

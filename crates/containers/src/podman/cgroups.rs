@@ -64,6 +64,21 @@ impl Cgroups {
         Self { tree, groups: HashMap::new() }
     }
 
+    /// For each of these containers that runs, the file that the kernel changes whenever its memory was short. It tells nobody
+    /// so in version 1.
+    #[must_use]
+    pub fn memory_events(&self, containers: &HashSet<ContainerId>) -> HashMap<ContainerId, PathBuf> {
+        let mut files = HashMap::new();
+        if let Tree::Version2(mount) = &self.tree {
+            find(mount, Path::new(""), DEPTH_MAX, &mut |id, group| {
+                if containers.contains(&id) {
+                    files.insert(id, mount.join(group).join("memory.events"));
+                }
+            });
+        }
+        files
+    }
+
     /// What each of these containers uses now, as far as it runs.
     pub fn read(&mut self, containers: &[ContainerId]) -> HashMap<ContainerId, ContainerUsage> {
         let wanted: HashSet<&ContainerId> = containers.iter().collect();
@@ -235,6 +250,16 @@ mod tests {
         assert_eq!(version_1.read(&[ContainerId::new(ID)]), usage(1_234_567, 5_246_976 - 1_556_480, 2));
         let (_mount, mut version_2) = mounted(&VERSION_2);
         assert_eq!(version_2.read(&[ContainerId::new(ID)]), usage(987_654, 3_145_728 - 1_048_576, 3));
+    }
+
+    #[test]
+    fn memory_events_are_told_by_version_2() {
+        let wanted = HashSet::from([ContainerId::new(ID), ContainerId::new("0".repeat(64))]);
+        let (mount, version_2) = mounted(&VERSION_2);
+        let file = mount.path().join(format!("machine.slice/libpod-{ID}.scope/memory.events"));
+        assert_eq!(version_2.memory_events(&wanted), HashMap::from([(ContainerId::new(ID), file)]));
+        let (_mount, version_1) = mounted(&VERSION_1);
+        assert!(version_1.memory_events(&wanted).is_empty());
     }
 
     #[test]

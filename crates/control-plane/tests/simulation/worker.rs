@@ -25,7 +25,7 @@ use wisehosting_node::{
 use wisehosting_protocol::{message::AgentMessage, payload::Register};
 use wisehosting_worker::{
     Worker,
-    host::{BuildLimits, Host, HostSettings},
+    host::{BuildLimits, GitSettings, Host, HostSettings},
     outbox::Outbox,
     restart::RestartPolicy,
     space::SpaceSettings,
@@ -137,8 +137,7 @@ impl Machine {
             address: self.address,
             ports: 20_000..=20_009,
             work_dir: self.folder.path().join("work"),
-            allow_local_repositories: false,
-            git_ca_file: None,
+            git: GitSettings::default(),
             builds: BuildLimits {
                 bounds: BuildBounds {
                     memory_bytes: 1 << 30,
@@ -151,7 +150,7 @@ impl Machine {
             // How full the disk of this machine is must not matter.
             space: SpaceSettings { free_min_bytes: 0, reserve_bytes: 0, dir: self.folder.path().to_owned() },
             images_kept: 2,
-            restart: RestartPolicy { trust_kernel_count: false, ..RestartPolicy::default() },
+            restart: RestartPolicy { trust_kernel: false, ..RestartPolicy::default() },
         }
     }
 }

@@ -19,6 +19,7 @@ const FETCH: Fetch = Fetch {
     allow_local: true,
     mesh_address: IpAddr::V4(Ipv4Addr::new(10, 50, 0, 11)),
     ca_file: None,
+    login_dir: None,
     timeout: Duration::from_secs(30),
 };
 

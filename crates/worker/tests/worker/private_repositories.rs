@@ -49,6 +49,7 @@ fn fetch_from(host: &GitHost) -> Fetch {
         allow_local: true,
         mesh_address: IpAddr::V4(Ipv4Addr::new(10, 50, 0, 11)),
         ca_file: Some(host.ca_file().to_owned()),
+        login_dir: None,
         timeout: Duration::from_secs(60),
     }
 }
@@ -151,8 +152,8 @@ async fn while_git_fetches_the_login_is_in_one_private_file_and_in_no_process() 
     let (_content, bare) = content();
     let host = GitHost::start(&bare).await;
     let held = host.hold();
-    let dir = tempfile::tempdir().expect("a folder");
-    let fetch = fetch_from(&host);
+    let [dir, memory] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let fetch = Fetch { login_dir: Some(memory.path().to_owned()), ..fetch_from(&host) };
     let (source, login) = (source(&host.url()), login(PASSWORD));
     let looked = async {
         held.reached().await;
@@ -160,13 +161,16 @@ async fn while_git_fetches_the_login_is_in_one_private_file_and_in_no_process() 
         let git = processes_with(&host.url());
         assert!(git.len() > 1, "{git:?}");
         assert_eq!(processes_with(PASSWORD), [""; 0]);
-        let files = files_with(dir.path(), PASSWORD);
+        assert_eq!(files_with(dir.path(), PASSWORD), Vec::<PathBuf>::new());
+        let files = files_with(memory.path(), PASSWORD);
         assert!(files.len() == 1 && files[0].ends_with(".git-credentials"), "{files:?}");
         held.release();
     };
     let (fetched, ()) = tokio::join!(fetch.run(&source, Some(&login), dir.path()), looked);
     fetched.expect("fetched");
-    assert_eq!(files_with(dir.path(), PASSWORD), Vec::<PathBuf>::new());
+    for dir in [dir, memory] {
+        assert_eq!(files_with(dir.path(), PASSWORD), Vec::<PathBuf>::new());
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use wisehosting_protocol::{
 };
 use wisehosting_worker::{
     agent::Agent,
-    host::{BuildLimits, Host, HostSettings},
+    host::{BuildLimits, GitSettings, Host, HostSettings},
     instances::Instances,
     jobs::Jobs,
     journal::Journal,
@@ -84,7 +84,8 @@ pub(crate) async fn start_in_memory_with(restart: RestartPolicy, engine: FakeEng
 /// The same, with this authority of the hosts that repositories are fetched from.
 pub(crate) async fn start_in_memory_trusting(ca_file: &Path, engine: FakeEngine, dir: &Path) -> Worker {
     let settings = settings_at(Ipv4Addr::new(127, 0, 0, 53), dir);
-    start_on(HostSettings { git_ca_file: Some(ca_file.to_owned()), ..settings }, engine, dir).await
+    let git = GitSettings { ca_file: Some(ca_file.to_owned()), ..settings.git };
+    start_on(HostSettings { git, ..settings }, engine, dir).await
 }
 
 /// Three ends in a row are a crash loop, and it is over soon.
@@ -98,8 +99,7 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
         address: address.into(),
         ports: 20_000..=20_099,
         work_dir: dir.join("work"),
-        allow_local_repositories: true,
-        git_ca_file: None,
+        git: GitSettings { allow_local: true, ..GitSettings::default() },
         builds: BuildLimits {
             bounds: BuildBounds {
                 memory_bytes: 512 * 1024 * 1024,
@@ -112,7 +112,7 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
         images_kept: 2,
         space: SpaceSettings { free_min_bytes: 0, reserve_bytes: 0, dir: dir.join("state") },
         // Programs of other tests that the kernel ends for their memory say nothing of this one's.
-        restart: RestartPolicy { trust_kernel_count: false, ..RestartPolicy::default() },
+        restart: RestartPolicy { trust_kernel: false, ..RestartPolicy::default() },
     }
 }
 
