@@ -48,8 +48,8 @@ pub(super) fn rules(mesh: &str) -> Vec<Rule> {
     for protocol in Protocol::ALL {
         rules.push(rule("prerouting", &[&not_from_mesh, &to_this_host(), &translated(protocol)]));
     }
-    for direction in [&to_mesh, &from_mesh] {
-        rules.push(rule("forward", &[direction, &narrowed()]));
+    for direction in [to_mesh.clone(), input(mesh, EQUAL)] {
+        rules.push(rule("forward", &[&direction, &narrowed()]));
     }
     for protocol in Protocol::ALL {
         let known = forwarded(protocol);
