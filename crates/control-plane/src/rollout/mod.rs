@@ -19,12 +19,15 @@ use wisehosting_store::{
     rollout::{self as store, Watch},
 };
 
-use crate::state::AppState;
+use crate::{routes, state::AppState};
 
 /// How long until the next look while something is under way.
 const INTERVAL_BUSY: Duration = Duration::from_secs(1);
 /// How long until the next look when every app is at rest.
 const INTERVAL_IDLE: Duration = Duration::from_secs(30);
+
+const TABLE_FULL: &str =
+    "The platform serves as many apps as one route table can hold. Stop or delete one, then deploy again.";
 
 /// Moves deployments on.
 pub struct Rollout {
@@ -71,7 +74,13 @@ impl Rollout {
         let mut transaction = pool::begin(&self.state.pool).await?;
         let watch = Watch { since, now };
         let Some(app) = store::lock(&mut transaction, app_id, watch).await? else { return Ok(false) };
-        let actions = plan(&app, edges, Policy::default());
+        let mut actions = plan(&app, edges, Policy::default());
+        if app.routed.is_none()
+            && let [Action::Route(id)] = actions[..]
+            && !routes::has_room(&mut transaction).await?
+        {
+            actions = vec![Action::Fail(id, TABLE_FULL.to_owned())];
+        }
         let mut news = News::default();
         for action in &actions {
             tracing::info!(app.id = %app_id, ?action, "rollout");

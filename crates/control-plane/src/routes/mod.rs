@@ -7,12 +7,27 @@ pub mod traefik;
 
 use std::time::Duration;
 
-use wisehosting_store::{StoreError, pool, routes};
+use wisehosting_protocol::{MESSAGE_BYTES_MAX, payload::Routes};
+use wisehosting_store::{PgConnection, StoreError, pool, routes};
 
 use crate::{state::AppState, tasks::Reconciler};
 
 /// A change that nobody told of is seen after this long.
 const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Bytes of a message that the apps of a full table may still need, as when their instances move to longer addresses.
+const RESERVED_BYTES: usize = 64 * 1024;
+
+/// Whether one more app may have a route. A table that is too large for one message would reach no edge, and nor would any
+/// after it.
+///
+/// # Errors
+/// The database is away.
+pub async fn has_room(conn: &mut PgConnection) -> Result<bool, StoreError> {
+    let table = routes::load(conn).await?;
+    let message = serde_json::to_vec(&Routes { table }).unwrap_or_default();
+    Ok(message.len() + RESERVED_BYTES <= MESSAGE_BYTES_MAX)
+}
 
 /// Publishes the route table.
 pub struct Publisher(pub AppState);

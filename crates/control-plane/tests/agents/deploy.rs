@@ -296,3 +296,41 @@ async fn a_restart_in_the_middle_changes_nothing(pool: PgPool) {
     worker.stop_job().await;
     platform.stop().await;
 }
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_app_that_the_route_table_cannot_hold_is_refused(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.finish(&job, deployed(20_001)).await;
+    // Many others, in service as they are.
+    let mut connection = pool::acquire(&platform.state.pool).await.unwrap();
+    for statement in [
+        "SET session_replication_role = replica",
+        "CREATE TEMPORARY TABLE others AS
+         SELECT n, ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid AS id FROM generate_series(1, 9000) n",
+        "INSERT INTO instances SELECT (jsonb_populate_record(i, jsonb_build_object(
+             'id', o.id, 'deployment_id', o.id, 'memory_bytes', 0, 'cpu_millis', 0))).*
+         FROM instances i, others o",
+        "INSERT INTO apps SELECT (jsonb_populate_record(a, jsonb_build_object(
+             'id', o.id, 'name', 'a' || lpad(o.n::text, 62, 'x'), 'routed_deployment_id', o.id))).*
+         FROM apps a, others o",
+        "RESET session_replication_role",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await.unwrap();
+    }
+    drop(connection);
+    platform.create_app("one-more").await;
+    let id = platform.deploy("one-more").await;
+    let job = worker.deploy_job().await;
+    worker.finish(&job, deployed(20_002)).await;
+    let failed = platform.reaches(id, Failed).await;
+    let message = failed.message.unwrap();
+    assert!(
+        message.starts_with("The platform serves as many apps as one route table can hold."),
+        "{message}"
+    );
+    platform.stop().await;
+}
