@@ -159,7 +159,7 @@ pub(crate) struct WorkerList {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) name: String,
-    pub(crate) connected: bool,
+    pub(crate) state: String,
     pub(crate) address: String,
     pub(crate) memory_bytes: u64,
     pub(crate) memory_bytes_used: u64,
@@ -191,4 +191,11 @@ pub(crate) struct Edge {
     pub(crate) connected: bool,
     pub(crate) address: String,
     pub(crate) acked_generation: u64,
+}
+
+impl Edge {
+    /// In the words that a worker's has.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.connected { "connected" } else { "away" }
+    }
 }

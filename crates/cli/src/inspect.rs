@@ -122,7 +122,6 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
     let proxies: EdgeList = client.read(edges.clone())?;
     workers["edges"] = edges["edges"].clone();
     output.value(&workers);
-    let state = |connected| if connected { "connected" } else { "away" }.to_owned();
     let mut rows: Vec<Vec<String>> = list
         .workers
         .into_iter()
@@ -139,7 +138,7 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
             );
             let load = format!("{}, {memory}, {cpus}", count(worker.instances, "instance"));
             let draining = if worker.draining { ", draining" } else { "" };
-            let state = state(worker.connected) + draining;
+            let state = worker.state + draining;
             let used = worker.usage.map_or(String::new(), |usage| {
                 format!(
                     "{}, {}, disk {} of {}{}",
@@ -155,7 +154,8 @@ pub(crate) async fn workers(client: &Client, output: Output) -> Result<(), CliEr
         .collect();
     rows.extend(proxies.edges.into_iter().map(|edge| {
         let serves = format!("serves route table {}", edge.acked_generation);
-        vec![edge.name, "proxy".to_owned(), state(edge.connected), edge.address, serves, String::new()]
+        let state = edge.state().to_owned();
+        vec![edge.name, "proxy".to_owned(), state, edge.address, serves, String::new()]
     }));
     output.table(&["HOST", "ROLE", "STATE", "ADDRESS", "PROMISED", "IN USE"], &rows);
     Ok(())

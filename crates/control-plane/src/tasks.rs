@@ -26,6 +26,7 @@ use crate::{
     scheduler::{Scheduler, leases::Leases},
     sealing,
     state::AppState,
+    workers::health::HealthWatch,
 };
 
 /// How long to wait after a failure, such as Postgres being away.
@@ -64,6 +65,7 @@ pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), Pruner(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), HealthWatch::new(state.clone()))));
     tasks
 }
 

@@ -1114,10 +1114,17 @@ export interface components {
              * @description When its agent last said anything.
              */
             observed_at?: string | null;
+            /** @description Whether it can be relied on. */
+            state: components["schemas"]["WorkerHealth"];
             usage?: components["schemas"]["WorkerUsage"] | null;
             /** @description Version of its agent. */
             version?: string | null;
         };
+        /**
+         * @description Whether a worker can be relied on.
+         * @enum {string}
+         */
+        WorkerHealth: "connected" | "silent" | "away";
         /** @description Workers, by name. */
         WorkerList: {
             workers: components["schemas"]["Worker"][];

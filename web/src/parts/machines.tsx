@@ -31,15 +31,27 @@ export function Machines() {
   );
 }
 
-function Machine(props: { role: string; machine: Worker | Edge; draining?: boolean; children: ReactNode }) {
-  const { name, connected, observed_at: observedAt, address } = props.machine;
+const HEALTH = {
+  connected: <State word="Connected" tone="good" />,
+  silent: <State word="Silent" tone="bad" />,
+  away: <State word="Away" tone="bad" />,
+};
+
+function Machine(props: {
+  role: string;
+  machine: Worker | Edge;
+  health: keyof typeof HEALTH;
+  draining?: boolean;
+  children: ReactNode;
+}) {
+  const { name, observed_at: observedAt, address } = props.machine;
   return (
     <li className="card">
       <div className="row">
         <h3>{name}</h3>
         <span className="end">
           {props.draining && <State word="Draining" tone="busy" />}
-          <State word={connected ? 'Connected' : 'Away'} tone={connected ? 'good' : 'bad'} />
+          {HEALTH[props.health]}
         </span>
       </div>
       <p className="quiet">
@@ -62,7 +74,7 @@ function Machine(props: { role: string; machine: Worker | Edge; draining?: boole
 function WorkerCard({ worker }: { worker: Worker }) {
   const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed, usage } = worker;
   return (
-    <Machine role="Worker" machine={worker} draining={worker.draining}>
+    <Machine role="Worker" machine={worker} health={worker.state} draining={worker.draining}>
       {memory > 0 && (
         <dl className="use">
           <Use of="Memory" used={used} all={memory} show={bytes} />
@@ -95,7 +107,7 @@ function Use({ of, used, all, show }: { of: string; used: number; all: number; s
 
 function EdgeCard({ edge }: { edge: Edge }) {
   return (
-    <Machine role="Edge" machine={edge}>
+    <Machine role="Edge" machine={edge} health={edge.connected ? 'connected' : 'away'}>
       <dl className="use">
         <dt>Routes</dt>
         <dd>generation {edge.acked_generation}</dd>

@@ -56,18 +56,17 @@ impl Snapshot {
     }
 
     fn lines(&self, output: Output) -> Vec<String> {
-        let state = |connected| {
-            let (style, text) =
-                if connected { (Style::Good, "connected") } else { (Style::Bad, "away     ") };
-            output.styled(style, text)
+        let state = |state: &str| {
+            let style = if state == "connected" { Style::Good } else { Style::Bad };
+            output.styled(style, &format!("{state:<9}"))
         };
         let workers = self.workers.iter().map(|worker| {
             let memory = in_mebibytes(worker.memory_bytes_used);
             let instances = count(worker.instances, "instance");
-            format!("  {:<16} {}  {instances}, {memory}", worker.name, state(worker.connected))
+            format!("  {:<16} {}  {instances}, {memory}", worker.name, state(&worker.state))
         });
         let edges = self.edges.iter().map(|edge| {
-            format!("  {:<16} {}  route table {}", edge.name, state(edge.connected), edge.acked_generation)
+            format!("  {:<16} {}  route table {}", edge.name, state(edge.state()), edge.acked_generation)
         });
         let apps = self.apps.iter().map(|app| {
             let newest = app.latest.as_ref().map_or(String::new(), |latest| format!("  #{}", latest.number));

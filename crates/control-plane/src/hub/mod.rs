@@ -162,7 +162,10 @@ impl Hub {
     /// Whether the worker or edge of this name is connected.
     #[must_use]
     pub fn is_connected(&self, name: &Label) -> bool {
-        self.links().keys().any(|node| node.name == *name)
+        let links = self.links();
+        [Role::Worker, Role::Edge]
+            .into_iter()
+            .any(|role| links.contains_key(&Node { role, name: name.clone() }))
     }
 
     /// The edges that are connected and what they serve; `declared` is how many there should be.

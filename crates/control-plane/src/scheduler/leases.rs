@@ -24,7 +24,7 @@ use crate::state::AppState;
 pub const LEASE: Duration = Duration::seconds(30);
 /// How often a worker speaks of its jobs.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
-/// A worker that missed three heartbeats gets no new instances, although its connection is open.
+/// A worker that missed three heartbeats is silent.
 pub const SILENCE_MAX: Duration = Duration::seconds(3 * HEARTBEAT_INTERVAL.whole_seconds());
 
 const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);

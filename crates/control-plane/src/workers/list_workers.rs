@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use wisehosting_store::workers;
 
+use super::health::WorkerHealth;
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -27,6 +28,8 @@ pub struct Worker {
     name: String,
     /// Whether its agent is connected now.
     connected: bool,
+    /// Whether it can be relied on.
+    state: WorkerHealth,
     /// When its agent last said anything.
     #[serde(with = "time::serde::rfc3339::option")]
     observed_at: Option<OffsetDateTime>,
@@ -101,6 +104,7 @@ pub async fn list_workers(
     let now = state.clock.now();
     let workers = workers::list(&mut db).await?.into_iter().map(|worker| Worker {
         connected: state.hub.is_connected(&worker.name),
+        state: WorkerHealth::of(state.hub.is_connected(&worker.name), worker.last_seen_at, now),
         usage: state.hub.stats().host(&worker.name, now).map(WorkerUsage::from),
         name: worker.name.into(),
         observed_at: worker.last_seen_at,

@@ -14,6 +14,7 @@ async fn declared_nodes_are_listed_and_away_until_they_connect(pool: PgPool) {
     for (node, name) in [(&workers["workers"][0], "worker-1"), (&edges["edges"][0], "proxy-1")] {
         assert_eq!(node["name"], name);
         assert_eq!(node["connected"], false);
+        assert!(node.get("state").is_none_or(|state| state == "away"), "{node}");
         assert!(node["observed_at"].is_null());
     }
     assert!(!workers.to_string().contains("api_key"));
