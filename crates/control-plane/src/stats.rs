@@ -12,6 +12,7 @@ use time::{Duration, OffsetDateTime};
 use wisehosting_domain::{
     id::InstanceId,
     name::Label,
+    placement::Share,
     usage::{self, Rates, Usage},
 };
 use wisehosting_protocol::payload::{AppStats, Heartbeat, HostStats};
@@ -27,7 +28,7 @@ pub struct Stats(Arc<Mutex<HashMap<Label, WorkerStats>>>);
 
 #[derive(Debug, Default)]
 struct WorkerStats {
-    load: Option<(OffsetDateTime, Load)>,
+    load: Option<(OffsetDateTime, Share)>,
     told: Option<(OffsetDateTime, HostStats)>,
     observed_at_ms: u64,
     instances: HashMap<InstanceId, Track>,
@@ -39,20 +40,11 @@ struct Track {
     history: VecDeque<Point>,
 }
 
-/// Memory and processor time in use on a whole host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Memory.
-    pub memory_bytes: u64,
-    /// Processor time, in thousandths of a core.
-    pub cpu_millis: u32,
-}
-
 /// What a worker's host uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostNow {
-    /// From its heartbeat.
-    pub load: Load,
+    /// In use on the whole host, from its heartbeat.
+    pub load: Share,
     /// Its disk and its traffic in the mesh, once it has told them.
     pub told: Option<HostStats>,
 }
@@ -82,7 +74,7 @@ pub struct Point {
 impl Stats {
     /// A worker said how used its host is.
     pub fn heartbeat(&self, worker: &Label, heartbeat: &Heartbeat, now: OffsetDateTime) {
-        let load = Load { memory_bytes: heartbeat.memory_bytes_used, cpu_millis: heartbeat.cpu_millis_used };
+        let load = Share { memory_bytes: heartbeat.memory_bytes_used, cpu_millis: heartbeat.cpu_millis_used };
         self.lock().entry(worker.clone()).or_default().load = Some((now, load));
     }
 
@@ -207,7 +199,7 @@ mod tests {
             Heartbeat { memory_bytes_used: 5, cpu_millis_used: 6, instances: 0, running_jobs: Vec::new() };
         stats.heartbeat(&label("a"), &heartbeat, NOW);
         tell(&stats, 10, &[(id(1), 1)]);
-        let load = Load { memory_bytes: 5, cpu_millis: 6 };
+        let load = Share { memory_bytes: 5, cpu_millis: 6 };
         let told = Some(HostStats::default());
         assert_eq!(stats.host(&label("a"), NOW + AGE_MAX), Some(HostNow { load, told }));
         assert_eq!(stats.host(&label("a"), NOW + AGE_MAX + Duration::SECOND), None);

@@ -1,8 +1,18 @@
 //! Which worker gets an instance: the least used one that fits.
 //!
-//! Memory is a promise and must fit; processor time is shared and only counts towards how used a worker is.
+//! Memory is a promise and must fit; processor time is shared. How used a worker is, is what its machine measures, with what is
+//! about to begin there.
 
 use crate::{limits::Limits, name::Label};
+
+/// An amount of memory and processor time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Processor time in thousandths of a core.
+    pub cpu_millis: u32,
+}
 
 /// What a worker has, and what the instances on it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,14 +21,14 @@ pub struct Worker {
     pub name: Label,
     /// Whether its agent is connected now.
     pub connected: bool,
-    /// Memory for instances.
-    pub memory_bytes: u64,
-    /// Processor time for instances, in thousandths of a core.
-    pub cpu_millis: u32,
-    /// Sum of the memory limits of its instances.
-    pub memory_bytes_used: u64,
-    /// Sum of the CPU limits of its instances.
-    pub cpu_millis_used: u32,
+    /// What it has for instances.
+    pub capacity: Share,
+    /// Sum of the limits of its instances.
+    pub promised: Share,
+    /// As much of that as belongs to instances that are not up yet.
+    pub starting: Share,
+    /// What its machine uses now; none if it has not said so lately.
+    pub load: Option<Share>,
 }
 
 /// Why no worker was chosen. Both can pass: the job stays queued.
@@ -49,18 +59,21 @@ pub fn place<'a>(
     }
     connected
         .filter(|worker| {
-            worker.memory_bytes_used.saturating_add(limits.memory_bytes()) <= worker.memory_bytes
+            worker.promised.memory_bytes.saturating_add(limits.memory_bytes()) <= worker.capacity.memory_bytes
         })
         .min_by_key(|worker| (Some(&worker.name) != preferred, use_after(worker, limits), &worker.name))
         .ok_or(NoPlace::NoMemory(limits.memory_bytes()))
 }
 
-/// The scarcer of memory and processor time once `limits` are added, in millionths.
+/// The scarcer of memory and processor time once `limits` are added, in millionths. What is starting is not in the load yet, or
+/// an idle worker would get all of many deploys.
 fn use_after(worker: &Worker, limits: &Limits) -> u128 {
-    let share = |used: u128, all: u128| used * 1_000_000 / all.max(1);
-    let memory = u128::from(worker.memory_bytes_used) + u128::from(limits.memory_bytes());
-    let cpu = u128::from(worker.cpu_millis_used) + u128::from(limits.cpu_millis());
-    share(memory, worker.memory_bytes.into()).max(share(cpu, worker.cpu_millis.into()))
+    let (used, starting) =
+        worker.load.map_or((worker.promised, Share::default()), |load| (load, worker.starting));
+    let share = |amounts: [u128; 3], all: u128| amounts.iter().sum::<u128>() * 1_000_000 / all.max(1);
+    let memory = [used.memory_bytes, starting.memory_bytes, limits.memory_bytes()].map(u128::from);
+    let cpu = [used.cpu_millis, starting.cpu_millis, limits.cpu_millis()].map(u128::from);
+    share(memory, worker.capacity.memory_bytes.into()).max(share(cpu, worker.capacity.cpu_millis.into()))
 }
 
 #[cfg(test)]
@@ -73,11 +86,15 @@ mod tests {
         Worker {
             name: name.parse().expect("label"),
             connected: true,
-            memory_bytes: 4 * GIB,
-            cpu_millis: 4_000,
-            memory_bytes_used: memory_used,
-            cpu_millis_used: cpu_used,
+            capacity: Share { memory_bytes: 4 * GIB, cpu_millis: 4_000 },
+            promised: Share { memory_bytes: memory_used, cpu_millis: cpu_used },
+            starting: Share::default(),
+            load: None,
         }
+    }
+
+    fn loaded(worker: Worker, memory_bytes: u64, cpu_millis: u32) -> Worker {
+        Worker { load: Some(Share { memory_bytes, cpu_millis }), ..worker }
     }
 
     fn chosen(workers: &[Worker], memory_bytes: u64) -> Result<String, NoPlace> {
@@ -89,6 +106,22 @@ mod tests {
     fn the_least_used_worker_is_chosen() {
         let workers = [worker("a", 2 * GIB, 0), worker("b", GIB, 0), worker("c", 0, 3_500)];
         assert_eq!(chosen(&workers, GIB), Ok("b".to_owned()));
+    }
+
+    #[test]
+    fn what_is_measured_says_more_than_what_is_promised() {
+        let idle = loaded(worker("idle", 3 * GIB, 3_000), GIB / 2, 100);
+        let busy = loaded(worker("busy", 0, 0), GIB / 2, 3_900);
+        assert_eq!(chosen(&[idle.clone(), busy.clone()], GIB), Ok("idle".to_owned()));
+        assert_eq!(chosen(&[idle, busy], 2 * GIB), Ok("busy".to_owned()), "a promise must fit");
+    }
+
+    #[test]
+    fn many_deploys_at_once_do_not_all_go_to_the_idle_one() {
+        let starting = Share { memory_bytes: 2 * GIB, cpu_millis: 2_000 };
+        let idle = Worker { starting, ..loaded(worker("idle", 2 * GIB, 2_000), 0, 0) };
+        let used = loaded(worker("used", GIB, 1_000), GIB, 1_000);
+        assert_eq!(chosen(&[idle, used], GIB), Ok("used".to_owned()));
     }
 
     #[test]

@@ -6,15 +6,22 @@ use nix::sys::statvfs::statvfs;
 use std::{fs, path::Path, sync::Mutex, thread};
 use wisehosting_protocol::payload::Capacity;
 
-/// What the host has.
+/// One part in so many of the memory is the host's own: for its system, its agent and the engine.
+const HOST_PART: u64 = 10;
+
+/// What the host has for instances.
 #[must_use]
 pub fn capacity() -> Capacity {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     Capacity {
-        memory_bytes: kib(&memory, "MemTotal:") * 1_024,
+        memory_bytes: without_host_part(kib(&memory, "MemTotal:") * 1_024),
         cpu_millis: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
     }
+}
+
+fn without_host_part(memory_bytes: u64) -> u64 {
+    memory_bytes - memory_bytes / HOST_PART
 }
 
 /// Memory in use on the whole host, in bytes.
@@ -103,7 +110,12 @@ mod tests {
     #[test]
     fn memory_is_read_by_name() {
         assert_eq!(kib("MemTotal:       16384 kB\nMemFree: 1 kB\n", "MemTotal:"), 16_384);
-        assert!(capacity().memory_bytes > memory_bytes());
+        assert!(memory_bytes() > 0 && capacity().memory_bytes > 0);
+    }
+
+    #[test]
+    fn a_tenth_of_the_memory_is_the_hosts_own() {
+        assert_eq!(without_host_part(10 << 30), 9 << 30);
     }
 
     #[test]

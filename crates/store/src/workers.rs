@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use time::OffsetDateTime;
 use wisehosting_domain::{id::JobId, name::Label};
 
+pub use wisehosting_domain::placement::Share;
+
 /// A worker and how used it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
@@ -24,19 +26,12 @@ pub struct Worker {
     pub capacity: Share,
     /// Sum of the limits of its instances.
     pub used: Share,
+    /// As much of that as belongs to instances that are not up yet.
+    pub starting: Share,
     /// Instances that count against it.
     pub instances: i64,
     /// Whether it is being emptied: an operator said so, or the configuration does not name it any more.
     pub draining: bool,
-}
-
-/// An amount of memory and processor time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// Memory.
-    pub memory_bytes: u64,
-    /// Processor time in thousandths of a core.
-    pub cpu_millis: u32,
 }
 
 struct Row {
@@ -48,6 +43,8 @@ struct Row {
     cpu_millis: i32,
     memory_bytes_used: i64,
     cpu_millis_used: i64,
+    memory_bytes_starting: i64,
+    cpu_millis_starting: i64,
     instances: i64,
     draining: bool,
 }
@@ -67,6 +64,10 @@ impl Row {
             used: Share {
                 memory_bytes: self.memory_bytes_used.try_into().map_err(inconsistent(operation))?,
                 cpu_millis: self.cpu_millis_used.try_into().map_err(inconsistent(operation))?,
+            },
+            starting: Share {
+                memory_bytes: self.memory_bytes_starting.try_into().map_err(inconsistent(operation))?,
+                cpu_millis: self.cpu_millis_starting.try_into().map_err(inconsistent(operation))?,
             },
             instances: self.instances,
             draining: self.draining,
@@ -162,6 +163,10 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Worker>, StoreError> {
         r#"SELECT w.name, host(w.address) AS "address!", w.version, w.last_seen_at, w.memory_bytes, w.cpu_millis,
                   coalesce(sum(i.memory_bytes), 0)::bigint AS "memory_bytes_used!",
                   coalesce(sum(i.cpu_millis), 0)::bigint AS "cpu_millis_used!",
+                  coalesce(sum(i.memory_bytes) FILTER (WHERE i.state = 'starting'), 0)::bigint
+                      AS "memory_bytes_starting!",
+                  coalesce(sum(i.cpu_millis) FILTER (WHERE i.state = 'starting'), 0)::bigint
+                      AS "cpu_millis_starting!",
                   count(i.id) AS "instances!",
                   w.removed_at IS NOT NULL OR w.draining_at IS NOT NULL AS "draining!"
            FROM workers w

@@ -29,6 +29,7 @@ use wisehosting_store::{
 use crate::{
     hub::{job_failed, job_message},
     state::AppState,
+    workers::health::WorkerHealth,
 };
 
 /// A job that nobody told of is seen after this long.
@@ -79,7 +80,7 @@ impl Scheduler {
         let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
             return Ok(false);
         };
-        match self.choose(&mut transaction, &connected, &job, now).await? {
+        match self.choose(&mut transaction, &job, now).await? {
             Ok(worker) => {
                 assign(&mut transaction, &mut job, worker, now).await?;
                 match job_message(&job, &self.state.secrets.keys) {
@@ -109,7 +110,6 @@ impl Scheduler {
     async fn choose(
         &self,
         conn: &mut PgConnection,
-        connected: &[Label],
         job: &Job,
         now: OffsetDateTime,
     ) -> Result<Result<Label, String>, StoreError> {
@@ -120,12 +120,26 @@ impl Scheduler {
             .await?
             .into_iter()
             .filter(|worker| !worker.draining)
-            .map(|worker| candidate(worker, connected, now))
+            .map(|worker| self.candidate(worker, now))
             .collect();
         let image_at = job.content.image.as_ref().map(|image| &image.worker);
         let chosen =
             place(&workers, &job.content.settings.limits, image_at).map(|worker| worker.name.clone());
         Ok(chosen.map_err(|reason| reason.to_string()))
+    }
+
+    fn candidate(&self, worker: workers::Worker, now: OffsetDateTime) -> placement::Worker {
+        let connected = self.state.hub.is_connected(&worker.name);
+        let health = WorkerHealth::of(connected, worker.last_seen_at, now);
+        let load = self.state.hub.stats().host(&worker.name, now).map(|host| host.load);
+        placement::Worker {
+            name: worker.name,
+            connected: health == WorkerHealth::Connected,
+            capacity: worker.capacity,
+            promised: worker.used,
+            starting: worker.starting,
+            load,
+        }
     }
 
     fn send(&self, job: &Job, message: Option<payload::Job>) {
@@ -134,20 +148,6 @@ impl Scheduler {
         if self.state.hub.send(worker, message).is_err() {
             tracing::warn!(job.id = %job.id, worker.name = %worker, "the worker has just gone; it gets the job when it is back");
         }
-    }
-}
-
-/// A worker whose machine hangs, or that the network has cut off, keeps its connection for a while: it must also have
-/// been heard of lately.
-fn candidate(worker: workers::Worker, connected: &[Label], now: OffsetDateTime) -> placement::Worker {
-    let heard = worker.last_seen_at.is_some_and(|seen| now - seen <= leases::SILENCE_MAX);
-    placement::Worker {
-        connected: heard && connected.contains(&worker.name),
-        name: worker.name,
-        memory_bytes: worker.capacity.memory_bytes,
-        cpu_millis: worker.capacity.cpu_millis,
-        memory_bytes_used: worker.used.memory_bytes,
-        cpu_millis_used: worker.used.cpu_millis,
     }
 }
 
