@@ -142,6 +142,38 @@ pub async fn observe(
     .transpose()
 }
 
+/// Its container will not run again: another instance has to serve, see [`restless`](crate::rollout::restless).
+///
+/// # Errors
+/// The database is away.
+pub async fn lost(conn: &mut PgConnection, id: InstanceId, now: OffsetDateTime) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE instances SET lost_at = $2 WHERE id = $1", id.0, now)
+        .execute(conn)
+        .await
+        .map_err(doing("note a lost instance"))
+        .map(|_| ())
+}
+
+/// The instances that were given to a worker before `since` and serve as far as is known.
+///
+/// # Errors
+/// The database is away.
+pub async fn serving_on(
+    conn: &mut PgConnection,
+    worker: &Label,
+    since: OffsetDateTime,
+) -> Result<Vec<InstanceId>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM instances WHERE worker = $1 AND state = 'healthy' AND NOT stopped AND created_at < $2",
+        worker.as_str(),
+        since
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing("list what serves on a worker"))?;
+    Ok(ids.into_iter().map(InstanceId).collect())
+}
+
 /// The app of an instance of this worker.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod edge;
 mod endpoint;
 mod job;
 mod job_result;
+mod roll_call;
 mod session;
 mod worker;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
-    id::JobId,
+    id::{InstanceId, JobId},
     name::Label,
     state::{InstanceState, JobState},
 };
@@ -27,7 +27,7 @@ use wisehosting_store::{
     workers::{self, Share},
 };
 
-use super::{Membership, conversation::Unhandled, job, job_result};
+use super::{Membership, conversation::Unhandled, job, job_result, roll_call::RollCall};
 use crate::{logs, scheduler::leases, sealing::Unreadable, state::AppState};
 
 /// The messages of one worker's connection.
@@ -36,12 +36,14 @@ pub(super) struct WorkerAgent {
     membership: Membership,
     /// When it last said that it is alive.
     heard_at: OffsetDateTime,
+    /// Until it has had the time to name all that it has.
+    roll_call: Option<RollCall>,
 }
 
 impl WorkerAgent {
     pub(super) fn new(state: AppState, membership: Membership) -> Self {
         let heard_at = state.clock.now();
-        Self { state, membership, heard_at }
+        Self { state, membership, heard_at, roll_call: Some(RollCall::begin(heard_at)) }
     }
 
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
@@ -51,10 +53,14 @@ impl WorkerAgent {
             AgentMessage::JobAck(job) => self.job_ack(job.job_id).await?,
             AgentMessage::JobStatus(status) => self.job_status(status).await?,
             AgentMessage::JobResult(result) => {
+                self.names(result.instance_id);
                 let ack = job_result::store(&self.state, self.name(), result).await?;
                 self.membership.send(ack).await;
             }
-            AgentMessage::AppStatus(status) => self.app_status(status).await?,
+            AgentMessage::AppStatus(status) => {
+                self.names(status.instance_id);
+                self.app_status(status).await?;
+            }
             AgentMessage::Violation(violation) => self.violation(violation).await?,
             AgentMessage::RuntimeLog(log) => self.runtime_log(log).await?,
             AgentMessage::BuildLog(log) => self.build_log(log).await?,
@@ -139,12 +145,41 @@ impl WorkerAgent {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let lease = now + leases::LEASE;
         workers::heartbeat(&mut connection, self.name(), &heartbeat.running_jobs, now, lease).await?;
+        drop(connection);
         if now - self.heard_at > leases::SILENCE_MAX {
             // Jobs may have waited for it.
             self.state.signals.jobs.notify_one();
         }
         self.heard_at = now;
+        self.end_roll_call(heartbeat.instances).await
+    }
+
+    /// What the worker has not named by now is gone.
+    async fn end_roll_call(&mut self, running: u32) -> Result<(), StoreError> {
+        let Some(roll_call) = &mut self.roll_call else { return Ok(()) };
+        if !roll_call.heartbeat(running) {
+            return Ok(());
+        }
+        let mut connection = pool::acquire(&self.state.pool).await?;
+        let mut gone =
+            instances::serving_on(&mut connection, &self.membership.node.name, roll_call.since).await?;
+        drop(connection);
+        gone.retain(|id| !roll_call.has(*id));
+        for instance_id in gone {
+            tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance is gone from its worker");
+            let observed_at_ms = self.state.clock.now_ms();
+            let gone =
+                AppStatus { instance_id, running: false, exit_code: None, stopped: true, observed_at_ms };
+            self.app_status(&gone).await?;
+        }
+        self.roll_call = None;
         Ok(())
+    }
+
+    fn names(&mut self, instance_id: InstanceId) {
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.name(instance_id);
+        }
     }
 
     async fn job_ack(&self, id: JobId) -> Result<(), StoreError> {
@@ -166,7 +201,7 @@ impl WorkerAgent {
         pool::commit(transaction).await
     }
 
-    async fn app_status(&mut self, status: &AppStatus) -> Result<(), StoreError> {
+    async fn app_status(&self, status: &AppStatus) -> Result<(), StoreError> {
         let (now, instance_id) = (self.state.clock.now(), status.instance_id);
         let seen = Observation {
             running: status.running,
@@ -187,13 +222,28 @@ impl WorkerAgent {
         if status.running && before.is_some_and(|before| before.state == InstanceState::Failed) {
             job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
-        let mut lines = Vec::new();
-        if status.stopped && before.is_some_and(|before| !before.stopped) {
-            let code = status.exit_code.map_or(String::new(), |code| format!(" with exit status {code}"));
-            let text = format!("The program has ended{code} and does not run");
-            lines.push(NewLine { at: seen.observed_at, stream: runtime_log::Stream::System, text });
+        let fell = before.filter(|before| status.stopped && !before.stopped);
+        // Nothing is there that could run again.
+        let lost =
+            fell.is_some_and(|before| before.state == InstanceState::Healthy) && status.exit_code.is_none();
+        if lost {
+            instances::lost(&mut transaction, instance_id, now).await?;
         }
-        turn.store(transaction, instance_id, lines).await
+        let line = fell.map(|_| {
+            let text = match status.exit_code {
+                Some(code) => format!("The program has ended with exit status {code} and does not run"),
+                None if lost => {
+                    "The container is gone or cannot be started: the app is deployed again".to_owned()
+                }
+                None => "The program has ended and does not run".to_owned(),
+            };
+            NewLine { at: seen.observed_at, stream: runtime_log::Stream::System, text }
+        });
+        turn.store(transaction, instance_id, line.into_iter().collect()).await?;
+        if lost {
+            self.state.signals.rollout.notify_one();
+        }
+        Ok(())
     }
 
     async fn violation(&mut self, violation: &Violation) -> Result<(), StoreError> {

@@ -29,7 +29,7 @@ impl Platform {
         self.state.signals.rollout.notify_one();
     }
 
-    async fn is_at_rest(&self) -> bool {
+    pub(crate) async fn is_at_rest(&self) -> bool {
         rollout::restless(&mut pool::acquire(&self.state.pool).await.unwrap()).await.unwrap().is_empty()
     }
 }

@@ -5,7 +5,8 @@ use wisehosting_domain::{
     id::{DeploymentId, InstanceId},
     state::{DeploymentState, ViolationKind},
 };
-use wisehosting_protocol::payload::{AppStatus, Violation};
+use wisehosting_node::clock::Clock as _;
+use wisehosting_protocol::payload::{AppStatus, Heartbeat, Outcome, Violation, Work};
 use wisehosting_store::{
     MIGRATOR, deployments, pool,
     violations::{self, Down},
@@ -13,7 +14,7 @@ use wisehosting_store::{
 
 use crate::{
     agent::{Agent, deployed},
-    platform::{Platform, USER},
+    platform::{Platform, USER, label},
 };
 
 impl Platform {
@@ -103,5 +104,84 @@ async fn what_is_stored_is_also_said_even_if_postgres_refuses_it_at_first(pool: 
     platform.accept_lines().await;
     worker.is_heard().await;
     assert_eq!(platform.log_texts("hello").await, ["It used too much."]);
+    platform.stop().await;
+}
+
+/// A heartbeat of a worker on which so many run; returns when it was carried out. `number` is another each time.
+async fn beat(platform: &Platform, worker: &mut Agent, number: u64, instances: u32) {
+    let running_jobs = Vec::new();
+    worker.send(Heartbeat { memory_bytes_used: number, cpu_millis_used: 0, instances, running_jobs }).await;
+    // It may be overtaken by what is sent after it.
+    platform
+        .eventually(async || {
+            let host = platform.state.hub.stats().host(&label("worker-1"), platform.clock.now());
+            if host.is_some_and(|host| host.load.memory_bytes == number) {
+                Ok(())
+            } else {
+                Err(format!("{host:?}"))
+            }
+        })
+        .await;
+    worker.is_heard().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn what_a_worker_that_is_back_does_not_name_is_replaced(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    let (id, instance_id) = live(&platform, &mut worker, &mut edge).await;
+    let named = AppStatus { instance_id, running: true, exit_code: None, stopped: false, observed_at_ms: 1 };
+    for (number, is_named) in [(10, true), (20, false)] {
+        drop(worker);
+        worker = Agent::worker(&platform, "worker-1").await;
+        if is_named {
+            worker.send(named.clone()).await;
+        }
+        for early in 1..=3 {
+            beat(&platform, &mut worker, number + early, 0).await;
+        }
+        assert!(!platform.instance(id).await.stopped, "it still has time");
+        beat(&platform, &mut worker, number + 4, 1).await;
+        assert!(!platform.instance(id).await.stopped, "it has one, and may not know yet which");
+        beat(&platform, &mut worker, number + 5, 0).await;
+        assert_eq!(platform.instance(id).await.stopped, !is_named);
+    }
+    assert_eq!(platform.down().await[0].deployment_id, id);
+
+    // The same, anew, without anybody asking for it.
+    let job = worker.deploy_job().await;
+    let Work::Deploy(deploy) = &job.work else { unreachable!() };
+    assert_eq!(deploy.image_id.as_deref(), Some("sha256:00"));
+    worker.finish(&job, deployed(20_002)).await;
+    let table = edge.table().await;
+    edge.serves(table.generation).await;
+    platform.reaches(deploy.deployment_id, DeploymentState::Live).await;
+    assert!(platform.down().await.is_empty());
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_instance_whose_container_is_removed_is_replaced_once(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    let (id, instance_id) = live(&platform, &mut worker, &mut edge).await;
+    let gone =
+        AppStatus { instance_id, running: false, exit_code: None, stopped: true, observed_at_ms: 5_000 };
+    worker.send(gone.clone()).await;
+    worker.is_heard().await;
+    assert_eq!(
+        platform.log_texts("hello").await,
+        ["The container is gone or cannot be started: the app is deployed again"]
+    );
+    let job = worker.deploy_job().await;
+    worker.finish(&job, Outcome::Failed { message: "the repository is gone".to_owned() }).await;
+    worker.send(gone).await;
+    worker.is_heard().await;
+    platform.eventually(async || if platform.is_at_rest().await { Ok(()) } else { Err(String::new()) }).await;
+    assert_eq!(platform.deployment(id).await.state, DeploymentState::Live);
+    let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM deployments");
+    assert_eq!(count.fetch_one(&platform.state.pool).await.unwrap(), 2, "its owner must look at it");
     platform.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What goes wrong, and how it ends.
 
-use wisehosting_containers::{Container, ContainerState};
+use futures_util::FutureExt as _;
+use wisehosting_containers::{Container, ContainerState, Engine as _};
 use wisehosting_store::workers;
 
 use crate::{
@@ -17,7 +18,7 @@ impl World<'_> {
             return;
         }
         let worker = usize::try_from(self.random.below(self.machines.len() as u64)).expect("few");
-        match self.random.below(11) {
+        match self.random.below(12) {
             0 | 1 => statements::arm_kill(self.random.between(1, 16)),
             2 | 3 => {
                 if self.machines[worker].program.is_some() {
@@ -34,6 +35,7 @@ impl World<'_> {
             }
             8 => self.repeat_message(),
             9 => self.end_program(worker),
+            10 => self.remove_container(worker),
             _ => self.drain(worker),
         }
         self.plan_in(500, 9_000, Event::Fault);
@@ -111,6 +113,17 @@ impl World<'_> {
             self.history.note(format!("a program of {} crashes", Self::name(worker)));
             engine.fake.crash(&container.id, 1);
         }
+    }
+
+    /// Somebody removes a container by hand.
+    fn remove_container(&mut self, worker: NodeId) {
+        let engine = self.machines[worker].engine.clone();
+        if engine.is_away() {
+            return;
+        }
+        let Some(container) = self.random.choose(&engine.all()).cloned() else { return };
+        self.history.note(format!("a container of {} is removed", Self::name(worker)));
+        let _ = engine.fake.remove(&container.id).now_or_never();
     }
 
     /// An operator empties a worker, or lets it take apps again.

@@ -8,8 +8,9 @@ use crate::{engine::LABEL_INSTANCE, user::Intent, world::World};
 
 /// Longest time from the last fault to the end of all that follows from it.
 const REST_WITHIN_MS: u64 = 900_000;
-/// How long nothing must be left to do before it counts: longer than a message is on its way, than a look takes place.
-const REST_MS: u64 = 11_000;
+/// How long nothing must be left to do before it counts: longer than a message is on its way, than it takes until a worker
+/// that is back must have named what it has.
+const REST_MS: u64 = 45_000;
 
 /// Everything that waits for somebody.
 const OPEN: &str = "
@@ -19,6 +20,8 @@ const OPEN: &str = "
         WHERE state NOT IN ('live', 'superseded', 'stopped', 'failed', 'cancelled')
     UNION ALL SELECT 'an instance is ' || i.state FROM instances i JOIN deployments d ON d.id = i.deployment_id
         WHERE i.state IN ('starting', 'draining', 'stopping') OR i.state = 'healthy' AND d.state <> 'live'
+    UNION ALL SELECT 'an instance is to be replaced' FROM instances_to_move i JOIN deployments d ON d.id = i.deployment_id
+        WHERE d.state = 'live'
     UNION ALL SELECT 'an app is being deleted' FROM apps WHERE deleted_at IS NOT NULL
     UNION ALL SELECT 'an app is being stopped' FROM apps WHERE stopped_at IS NOT NULL AND routed_deployment_id IS NOT NULL";
 
@@ -26,6 +29,12 @@ const OPEN: &str = "
 const OVERDUE: &str = "
     SELECT kind || ' job of ' || worker FROM jobs WHERE state = 'running' AND lease_expires_at < to_timestamp($1)";
 const OVERDUE_AFTER_MS: u64 = 30_000;
+
+/// Instances that need not run, and why: they broke a limit, or their replacement failed.
+const NEED_NOT_RUN: &str = "
+    SELECT instance_id::text, kind FROM violations
+    UNION ALL SELECT i.id::text, 'lost' FROM instances i JOIN deployments d ON d.repeats = i.deployment_id
+        WHERE i.stopped AND d.created_at >= i.lost_at AND d.state IN ('failed', 'cancelled')";
 
 /// An app as it is stored.
 struct StoredApp {
@@ -154,12 +163,11 @@ impl World<'_> {
         Ok(Some(instance.clone()))
     }
 
-    /// Nothing is left, nothing is missing, and what broke a limit is known.
+    /// Nothing is left, and nothing is missing.
     fn check_containers(&mut self, serving: &BTreeSet<String>) -> Result<(), String> {
         let site = &mut *self.site;
-        let query = "SELECT instance_id::text, kind FROM violations";
-        let broken: BTreeMap<String, String> =
-            site.ground.wait(site.database.pairs(query)).into_iter().collect();
+        let need_not_run: BTreeMap<String, String> =
+            site.ground.wait(site.database.pairs(NEED_NOT_RUN)).into_iter().collect();
         let containers = self.machines.iter().flat_map(|machine| machine.engine.all());
         let found: Vec<String> =
             containers.map(|container| container.labels[LABEL_INSTANCE].clone()).collect();
@@ -168,7 +176,7 @@ impl World<'_> {
         }
         for instance in serving {
             let runs = self.machines.iter().any(|machine| machine.engine.runs(instance));
-            if !runs && !broken.contains_key(instance) {
+            if !runs && !need_not_run.contains_key(instance) {
                 return Err(format!("instance {instance} is to serve and does not run"));
             }
         }
