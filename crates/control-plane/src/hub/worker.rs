@@ -209,17 +209,18 @@ impl WorkerAgent {
             stopped: status.stopped,
             observed_at: time_of(status.observed_at_ms),
         };
+        let has_container = status.running || status.exit_code.is_some();
         let Some(turn) = logs::Turn::take(&self.state, self.name(), instance_id).await? else {
-            if status.running {
-                tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance of a removed app runs: stopping it");
+            if has_container {
+                tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance of a removed app is there: stopping it");
                 self.membership.send(job::stop_unknown(instance_id)).await;
             }
             return Ok(());
         };
         let mut transaction = pool::begin(&self.state.pool).await?;
         let before = instances::observe(&mut transaction, self.name(), instance_id, seen).await?;
-        // Left behind by a deploy that failed: its worker starts it again and again until it is told to stop it.
-        if status.running && before.is_some_and(|before| before.state == InstanceState::Failed) {
+        // Left behind by a deploy that failed: its worker keeps it until it is told to stop it.
+        if has_container && before.is_some_and(|before| before.state == InstanceState::Failed) {
             job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
         let fell = before.filter(|before| status.stopped && !before.stopped);
