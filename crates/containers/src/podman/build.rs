@@ -38,7 +38,7 @@ pub(super) async fn run(
         .forcerm(true)
         .build();
     // Whatever ends this function early, a step that still runs ends with it.
-    let cgroup = BuildCgroup::new(&podman.build_slice, &podman.builds, build);
+    let mut cgroup = BuildCgroup::new(&podman.build_slice, &podman.builds, build);
     let docker = with_podman_options(podman.docker()?, build, &cgroup);
     let body = bollard::body_try_stream(context::stream(build.context.clone()));
     let mut answers = docker.build_image(options, None, Some(body));
@@ -48,12 +48,14 @@ pub(super) async fn run(
         let answer = answer.map_err(|e| explained(failed(podman, e), build, &lines, &cgroup))?;
         image = image.or_else(|| image_id(&answer));
         if let Some(detail) = answer.error_detail {
+            cgroup.ended();
             lines.finish().await;
             let error = step_error(&detail.message.unwrap_or_default());
             return Err(explained(error, build, &lines, &cgroup));
         }
         lines.push(answer.stream.as_deref().unwrap_or_default()).await;
     }
+    cgroup.ended();
     lines.finish().await;
     match image {
         Some(image) => podman.image(&image).await?.ok_or_else(|| EngineError::NoSuchImage(image).into()),

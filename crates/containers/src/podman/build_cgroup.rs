@@ -44,6 +44,8 @@ impl Live {
 pub(super) struct BuildCgroup {
     groups: Groups,
     live: Live,
+    /// Whether Podman is known to begin no more steps.
+    has_ended: bool,
 }
 
 /// The groups of a build.
@@ -76,7 +78,12 @@ impl BuildCgroup {
     pub(super) fn left_by(slice: &str, live: &Live, build: &str) -> Self {
         let name = build_slice::group_of(build);
         let dir = build_slice::counting().join(slice).join(&name);
-        Self { groups: Groups { slice: slice.to_owned(), name, dir }, live: live.clone() }
+        Self { groups: Groups { slice: slice.to_owned(), name, dir }, live: live.clone(), has_ended: false }
+    }
+
+    /// Podman has ended the build.
+    pub(super) fn ended(&mut self) {
+        self.has_ended = true;
     }
 
     /// Whether the build has had as many processes as it may.
@@ -98,6 +105,9 @@ impl Drop for BuildCgroup {
         names.remove(&self.groups.name);
         self.groups.end();
         drop(names);
+        if self.has_ended {
+            return;
+        }
         let (groups, live) = (self.groups.clone(), self.live.clone());
         let watching =
             thread::Builder::new().name("late-steps".to_owned()).spawn(move || groups.end_late(&live));

@@ -5,10 +5,10 @@
 //! place in the list differs from the one it had before its last inspection. One that cannot be inspected hides no other:
 //! of it is answered what the list says.
 
-use super::{Podman, answers};
+use super::{ANSWER_TIMEOUT_S, Podman, answers};
 use crate::engine::{Container, ContainerId, ContainerState, Engine as _, EngineError, ImageId};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, client::conn::http1, header::HOST};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
@@ -16,8 +16,9 @@ use std::{
     error::Error,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// What was found of each container, and the entry of the list that it belongs to.
@@ -119,19 +120,20 @@ async fn get<T: DeserializeOwned>(
     operation: &'static str,
     address: &str,
 ) -> Result<T, EngineError> {
-    let away =
-        |source: Box<dyn Error + Send + Sync>| EngineError::Away { socket: podman.socket.clone(), source };
-    let stream = UnixStream::connect(&podman.socket).await.map_err(|e| away(e.into()))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|e| away(e.into()))?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = Request::get(format!("/v4.0.0/libpod/{address}")).header(HOST, "podman");
-    let request = request.body(Empty::<&[u8]>::new()).map_err(|e| away(e.into()))?;
-    let answer = sender.send_request(request).await.map_err(|e| away(e.into()))?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(|e| away(e.into()))?.to_bytes();
+    let away = |source| EngineError::Away { socket: podman.socket.clone(), source };
+    let answer = timeout(Duration::from_secs(ANSWER_TIMEOUT_S), ask(podman, address)).await;
+    let (status, body) = answer.map_err(|late| away(late.into()))?.map_err(away)?;
     if !status.is_success() {
         return Err(answers::refused(operation, &body));
     }
     serde_json::from_slice(&body).map_err(|e| answers::not_understood(operation, &e))
+}
+
+async fn ask(podman: &Podman, address: &str) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
+    let stream = UnixStream::connect(&podman.socket).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get(format!("/v4.0.0/libpod/{address}")).header(HOST, "podman");
+    let answer = sender.send_request(request.body(Empty::<&[u8]>::new())?).await?;
+    Ok((answer.status(), answer.into_body().collect().await?.to_bytes()))
 }
