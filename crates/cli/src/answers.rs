@@ -191,6 +191,48 @@ pub(crate) struct Edge {
     pub(crate) connected: bool,
     pub(crate) address: String,
     pub(crate) acked_generation: u64,
+    pub(crate) current: bool,
+}
+
+/// The mesh as it is known now.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Mesh {
+    pub(crate) mtu: Option<u32>,
+    pub(crate) nodes: Vec<MeshNode>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct MeshNode {
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) address: String,
+    pub(crate) connected: bool,
+    pub(crate) tunnel: Option<MeshTunnel>,
+    pub(crate) told: Option<MeshTold>,
+}
+
+/// Between the control plane and a node, as the control plane sees it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MeshTunnel {
+    pub(crate) handshake_age_ms: Option<u64>,
+}
+
+/// What a node says of the mesh.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MeshTold {
+    pub(crate) current: bool,
+    pub(crate) mtu: u32,
+    pub(crate) links: Vec<MeshLink>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct MeshLink {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) handshake_age_ms: Option<u64>,
+    pub(crate) round_trip_us: Option<u64>,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
 }
 
 impl Edge {

@@ -72,6 +72,16 @@ pub(crate) enum Command {
     Stats(Stats),
     /// List the workers and the proxies.
     Workers,
+    /// Look at the mesh between the machines.
+    Mesh {
+        #[command(subcommand)]
+        command: MeshCommand,
+    },
+    /// Find out what is wrong: walk from the control plane to each machine, or to an app, and name the hop that fails.
+    Doctor {
+        /// The app whose way is walked.
+        app: Option<String>,
+    },
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -195,6 +205,12 @@ pub(crate) struct Begin {
     /// Leave as soon as it is queued.
     #[arg(long)]
     pub(crate) no_follow: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum MeshCommand {
+    /// Show how each machine reaches the others: directly or by the control plane, and how fast.
+    Status,
 }
 
 #[derive(Debug, Args)]

@@ -9,9 +9,11 @@ mod client;
 mod connection;
 mod control;
 mod deploy;
+mod doctor;
 mod error;
 mod inspect;
 mod logs;
+mod mesh;
 mod output;
 mod sizes;
 mod stats;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::{
-    arguments::{Arguments, Command},
+    arguments::{Arguments, Command, MeshCommand},
     client::Client,
     error::CliError,
     output::Output,
@@ -61,6 +63,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Logs(options) => logs::logs(&connect()?, &options, output).await,
         Command::Stats(options) => stats::stats(&connect()?, &options, output).await,
         Command::Workers => inspect::workers(&connect()?, output).await,
+        Command::Mesh { command: MeshCommand::Status } => mesh::status(&connect()?, output).await,
+        Command::Doctor { app } => doctor::doctor(&connect()?, app.as_deref(), output).await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "wisehosting", &mut std::io::stdout());

@@ -11,8 +11,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    apps, auth, deployments, error, events, health, hub, logs, middleware, nodes::token_endpoints, openapi,
-    routes::traefik, state::AppState, web, workers,
+    apps, auth, deployments, error, events, health, hub, logs, mesh, middleware, nodes::token_endpoints,
+    openapi, routes::traefik, state::AppState, web, workers,
 };
 
 /// The REST API.
@@ -44,9 +44,10 @@ pub(crate) fn api() -> OpenApiRouter<AppState> {
         // /v1/apps/{name}/logs, /v1/logs
         .routes(routes!(logs::get_logs::get_runtime_log))
         .routes(routes!(logs::get_logs::get_runtime_logs))
-        // /v1/workers, /v1/edges, /v1/events
+        // /v1/workers, /v1/edges, /v1/mesh, /v1/events
         .routes(routes!(workers::list_workers::list_workers))
         .routes(routes!(workers::list_edges::list_edges))
+        .routes(routes!(mesh::get_mesh::get_mesh))
         .routes(routes!(events::stream_changes::stream_changes))
 }
 

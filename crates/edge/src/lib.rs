@@ -37,7 +37,7 @@ use wisehosting_node::{
     config::ConfigError,
     descriptors,
     listen::PassedSockets,
-    mesh::{Member, Mesh, PathTiming, PeerSets},
+    mesh::{Member, Mesh, PathTiming, PeerSets, report},
     service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
@@ -76,6 +76,9 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     }
     let (channel, events) =
         channel::spawn(config.identity()?, Arc::new(SystemClock), register, sets, shutdown.clone())?;
+    if let Some(mesh) = &mesh {
+        tokio::spawn(report(mesh.sight(), channel.clone()));
+    }
     service_manager::ready();
     let pulse = door.pulse();
     tokio::spawn(service_manager::keep_alive(move || pulse.clone().felt()));

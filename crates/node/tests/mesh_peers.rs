@@ -15,10 +15,14 @@ use wisehosting_network::{
     WireGuardInterface,
 };
 use wisehosting_node::{
+    channel::memory::{self, FarEnd},
     config,
-    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets, Sight},
+    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets, Sight, report},
 };
-use wisehosting_protocol::payload::{MeshPeer, MeshPeers};
+use wisehosting_protocol::{
+    message::AgentMessage,
+    payload::{MeshLink, MeshPath, MeshPeer, MeshPeers},
+};
 
 const HUB: u8 = 1;
 const WORKER: u8 = 11;
@@ -163,6 +167,19 @@ async fn wire(a: &Host, b: &Host, name: &str, network: &str) {
     }
 }
 
+/// What a host says of the other, once it goes this way.
+async fn said_of(other: &Host, path: MeshPath, far_end: &mut FarEnd) -> MeshLink {
+    let name = other.named().name;
+    loop {
+        let sent = timeout(PATIENCE, far_end.sent.recv()).await.expect("it says nothing").unwrap();
+        let AgentMessage::MeshStatus(status) = sent else { panic!("{sent:?}") };
+        assert_eq!((status.generation, status.mtu), (Some(1), 1420));
+        if let Some(link) = status.links.into_iter().find(|link| link.name == name && link.path == path) {
+            return link;
+        }
+    }
+}
+
 fn set(generation: u64, hub: &Host, peers: &[&Host]) -> MeshPeers {
     let peers = peers.iter().map(|peer| peer.named()).collect();
     MeshPeers { generation, hub: hub.public_key.to_string(), peers }
@@ -191,11 +208,24 @@ async fn goes_by_the_hub_then_directly_and_back(backend: Backend) {
     worker.sees(&proxy, |direct| direct == Some(false)).await;
     let mut connection = proxy.connect(ECHO, PATIENCE).await.unwrap();
     echo(&mut connection).await;
+    let (channel, _events, mut far_end) = memory::channel();
+    proxy
+        .runtime
+        .run({
+            let sight = proxy.mesh.as_ref().unwrap().sight();
+            async move { drop(tokio::spawn(report(sight, channel))) }
+        })
+        .await;
+    let said = said_of(&worker, MeshPath::Hub, &mut far_end).await;
+    assert_eq!(said.handshake_age_ms, None, "there is no wire between them");
+    assert!(said.round_trip_us.is_some(), "the worker is there");
 
     wire(&worker, &proxy, "direct", "203.0.113").await;
     proxy.sees(&worker, |direct| direct == Some(true)).await;
     worker.sees(&proxy, |direct| direct == Some(true)).await;
     echo(&mut connection).await;
+    let said = said_of(&worker, MeshPath::Direct, &mut far_end).await;
+    assert!(said.handshake_age_ms.is_some() && said.received_bytes > 0, "{said:?}");
     let own_peer = |sight: &Sight| {
         let peer = sight.peers.iter().find(|peer| peer.public_key == worker.public_key);
         peer.and_then(|peer| peer.status.clone()).is_some_and(|status| status.rx_bytes > MEBIBYTE as u64)

@@ -5,7 +5,7 @@
 
 use crate::payload::{
     AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers,
-    Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
+    MeshStatus, Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
 use serde::Serialize;
 
@@ -137,6 +137,8 @@ messages! {
         RoutesAck(RoutesAck) = "routes_ack", Latest;
         /// Older tables have no requests left.
         RoutesDrained(RoutesDrained) = "routes_drained", Latest;
+        /// What the mesh looks like from here.
+        MeshStatus(MeshStatus) = "mesh_status", Latest;
         /// A message could not be used.
         Error(ErrorReport) = "error", Kept;
     }

@@ -452,6 +452,46 @@ pub struct MeshPeer {
     pub endpoint: Option<SocketAddr>,
 }
 
+/// Agent to hub: what it sees of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshStatus {
+    /// The generation of the [`MeshPeers`] in force; none before the first.
+    pub generation: Option<u64>,
+    /// Largest packet inside its tunnels, in bytes.
+    pub mtu: u32,
+    /// Its ways to others.
+    pub links: Vec<MeshLink>,
+}
+
+/// A node's way to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshLink {
+    /// What it calls the other one.
+    pub name: Label,
+    /// Which way its packets go.
+    pub path: MeshPath,
+    /// Since the last handshake between the two; none if there was none.
+    pub handshake_age_ms: Option<u64>,
+    /// A packet there and back; none if it did not come back.
+    pub round_trip_us: Option<u64>,
+    /// What came from it directly.
+    pub received_bytes: u64,
+    /// What went to it directly.
+    pub sent_bytes: u64,
+}
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeshPath {
+    /// From one to the other.
+    Direct,
+    /// By the control plane.
+    Hub,
+}
+
 /// Either way: what the other side sent could not be used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -55,7 +55,7 @@ use wisehosting_containers::{BuildBounds, Engine, Podman};
 use wisehosting_node::{
     channel::{self, ChannelHandle, Event},
     clock::{Clock, SystemClock},
-    mesh::{Member, Mesh, PathTiming, PeerSets},
+    mesh::{Member, Mesh, PathTiming, PeerSets, Sight, report},
     service_manager, shutdown,
 };
 use wisehosting_protocol::payload::Register;
@@ -92,7 +92,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             Some(mesh) => Some(Mesh::start(mesh, member).await?),
             None => None,
         };
-        let result = shutdown.run_until_cancelled(serve(config, sets, shutdown.clone())).await;
+        let sight = mesh.as_ref().map(Mesh::sight);
+        let served = serve(config, sight, sets, shutdown.clone());
+        let result = shutdown.run_until_cancelled(served).await;
         if let Some(mesh) = mesh {
             mesh.stop().await;
         }
@@ -100,7 +102,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     })
 }
 
-async fn serve(config: &Config, sets: PeerSets, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    sight: Option<watch::Receiver<Sight>>,
+    sets: PeerSets,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let identity = config.identity()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let channel: Arc<OnceLock<ChannelHandle>> = Arc::default();
@@ -115,6 +122,9 @@ async fn serve(config: &Config, sets: PeerSets, shutdown: CancellationToken) -> 
     let mesh = config.mesh.as_ref().map(|mesh| mesh.interface.to_string());
     let stats = Stats::new(host.clone(), worker.instances.running(), mesh);
     let (handle, events) = channel::spawn(identity, clock, worker.register(), sets, shutdown)?;
+    if let Some(sight) = sight {
+        tokio::spawn(report(sight, handle.clone()));
+    }
     // It is set once: this is the only place.
     let _ = channel.set(handle);
     let written = stats.written();

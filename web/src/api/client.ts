@@ -15,6 +15,8 @@ export type DeploymentSummary = Schemas['DeploymentSummary'];
 export type Edge = Schemas['Edge'];
 export type Instance = Schemas['Instance'];
 export type Me = Schemas['Me'];
+export type MeshLink = Schemas['LinkNow'];
+export type MeshNode = Schemas['MeshNode'];
 export type RuntimeLog = Schemas['RuntimeLog'];
 export type RuntimeLogLine = Schemas['RuntimeLogLine'];
 export type SetLogin = Schemas['SetLogin'];
@@ -89,4 +91,5 @@ export const api = {
   cancel: (id: string) => body(client.POST('/v1/deployments/{id}/cancel', { params: { path: { id } } })),
   workers: async () => (await body(client.GET('/v1/workers'))).workers,
   edges: async () => (await body(client.GET('/v1/edges'))).edges,
+  mesh: async () => (await body(client.GET('/v1/mesh'))).nodes,
 };

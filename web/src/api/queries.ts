@@ -26,6 +26,7 @@ export const keys = {
   deployment: (id: string) => ['deployments', id],
   workers: ['workers'],
   edges: ['edges'],
+  mesh: ['mesh'],
 } as const;
 
 /** What to ask for again after a change. A key stands for all that begin with it. */

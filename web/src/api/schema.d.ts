@@ -325,6 +325,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/mesh": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the mesh: each node, and its ways to the others. */
+        get: operations["get_mesh"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/openapi.json": {
         parameters: {
             query?: never;
@@ -670,6 +687,8 @@ export interface components {
             address: string;
             /** @description Whether its agent is connected now. */
             connected: boolean;
+            /** @description Whether that is the newest there is. */
+            current: boolean;
             /**
              * @description Its name.
              * @example proxy-1
@@ -909,6 +928,39 @@ export interface components {
              */
             pids?: number | null;
         };
+        /** @description A node's way to another one. */
+        LinkNow: {
+            /**
+             * Format: int64
+             * @description Since the last handshake with it, directly; none if there was none.
+             */
+            handshake_age_ms?: number | null;
+            /**
+             * @description What it calls the other one.
+             * @example proxy-1
+             */
+            name: string;
+            /**
+             * @description `direct`, or `hub`: by the control plane.
+             * @example direct
+             */
+            path: string;
+            /**
+             * Format: int64
+             * @description What came from it directly.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description A packet there and back; none if it did not come back.
+             */
+            round_trip_us?: number | null;
+            /**
+             * Format: int64
+             * @description What went to it directly.
+             */
+            sent_bytes: number;
+        };
         /** @description That there is a login for the app's repository. */
         Login: {
             /**
@@ -934,6 +986,55 @@ export interface components {
              * @description Which user.
              */
             id: string;
+        };
+        /** @description A node of the mesh. */
+        MeshNode: {
+            /**
+             * @description Its address inside the mesh.
+             * @example 10.50.0.11
+             */
+            address: string;
+            /** @description Whether its agent is connected now. */
+            connected: boolean;
+            /**
+             * @description Its name.
+             * @example worker-1
+             */
+            name: string;
+            /**
+             * @description `worker` or `edge`.
+             * @example worker
+             */
+            role: string;
+            told?: components["schemas"]["NodeTold"] | null;
+            tunnel?: components["schemas"]["Tunnel"] | null;
+        };
+        /** @description The mesh as it is known now. */
+        MeshView: {
+            /**
+             * Format: int32
+             * @description Largest packet inside the tunnels of the control plane, in bytes; none if something else makes its interface.
+             */
+            mtu?: number | null;
+            /** @description Workers, then edges. */
+            nodes: components["schemas"]["MeshNode"][];
+        };
+        /** @description What a node says of the mesh. */
+        NodeTold: {
+            /** @description Whether it speaks with those that it was named last. */
+            current: boolean;
+            /** @description The ways to others. */
+            links: components["schemas"]["LinkNow"][];
+            /**
+             * Format: int32
+             * @description Largest packet inside its tunnels, in bytes.
+             */
+            mtu: number;
+            /**
+             * Format: date-time
+             * @description When.
+             */
+            observed_at: string;
         };
         /** @description What the instances of apps wrote. */
         RuntimeLog: {
@@ -998,6 +1099,26 @@ export interface components {
             duration_ms?: number | null;
             /** @description Which state. */
             state: components["schemas"]["DeploymentState"];
+        };
+        /** @description A tunnel to a node. */
+        Tunnel: {
+            /** @description Where the node is. */
+            endpoint?: string | null;
+            /**
+             * Format: int64
+             * @description Since the last handshake; none if there was none.
+             */
+            handshake_age_ms?: number | null;
+            /**
+             * Format: int64
+             * @description What came from it.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description What went to it.
+             */
+            sent_bytes: number;
         };
         /** @description Settings to change; one that is absent stays as it is. */
         UpdateApp: {
@@ -2094,6 +2215,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Not signed in. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    get_mesh: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All declared nodes. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MeshView"];
                 };
             };
             /** @description Not signed in. */

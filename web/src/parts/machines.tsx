@@ -1,9 +1,9 @@
 // The platform's own machines: whether they are connected, since when not, and how used.
 import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
-import { api, type Edge, type Worker } from '../api/client';
+import { api, type Edge, type MeshLink, type MeshNode, type Worker } from '../api/client';
 import { keys, USAGE_MS } from '../api/queries';
-import { bytes, cores } from '../format';
+import { ago, bytes, cores } from '../format';
 import { Notice } from './notice';
 import { State } from './state';
 import { Ago } from './time';
@@ -11,17 +11,19 @@ import { Ago } from './time';
 export function Machines() {
   const workers = useQuery({ queryKey: keys.workers, queryFn: api.workers, refetchInterval: USAGE_MS });
   const edges = useQuery({ queryKey: keys.edges, queryFn: api.edges });
-  const error = workers.error ?? edges.error;
+  const mesh = useQuery({ queryKey: keys.mesh, queryFn: api.mesh, refetchInterval: USAGE_MS });
+  const inMesh = (name: string) => mesh.data?.find((node) => node.name === name);
+  const error = workers.error ?? edges.error ?? mesh.error;
   return (
     <section aria-labelledby="machines">
       <h2 id="machines">Machines</h2>
       {error && <Notice error={error} />}
       <ul className="machines">
         {workers.data?.map((worker) => (
-          <WorkerCard key={worker.name} worker={worker} />
+          <WorkerCard key={worker.name} worker={worker} node={inMesh(worker.name)} />
         ))}
         {edges.data?.map((edge) => (
-          <EdgeCard key={edge.name} edge={edge} />
+          <EdgeCard key={edge.name} edge={edge} node={inMesh(edge.name)} />
         ))}
       </ul>
       {workers.data?.length === 0 && (
@@ -71,7 +73,7 @@ function Machine(props: {
   );
 }
 
-function WorkerCard({ worker }: { worker: Worker }) {
+function WorkerCard({ worker, node }: { worker: Worker; node: MeshNode | undefined }) {
   const { memory_bytes: memory, memory_bytes_used: used, cpu_millis: cpu, cpu_millis_used: cpuUsed, usage } = worker;
   return (
     <Machine role="Worker" machine={worker} health={worker.state} draining={worker.draining}>
@@ -88,6 +90,7 @@ function WorkerCard({ worker }: { worker: Worker }) {
           {usage.disk_limits_held && ', which holds limits'}
         </p>
       )}
+      <Ways node={node} />
     </Machine>
   );
 }
@@ -105,13 +108,39 @@ function Use({ of, used, all, show }: { of: string; used: number; all: number; s
   );
 }
 
-function EdgeCard({ edge }: { edge: Edge }) {
+function EdgeCard({ edge, node }: { edge: Edge; node: MeshNode | undefined }) {
   return (
     <Machine role="Edge" machine={edge} health={edge.connected ? 'connected' : 'away'}>
       <dl className="use">
         <dt>Routes</dt>
         <dd>generation {edge.acked_generation}</dd>
       </dl>
+      <Ways node={node} />
     </Machine>
   );
+}
+
+/** How the machine reaches the others. */
+function Ways({ node }: { node: MeshNode | undefined }) {
+  if (!node?.connected || !node.told?.links.length) return null;
+  return (
+    <ul aria-label={`How ${node.name} reaches others`}>
+      {node.told.links.map((link) => (
+        <li key={link.name} className="quiet">
+          {way(link)}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function way(link: MeshLink): string {
+  const trip = link.round_trip_us;
+  const parts = [
+    `To ${link.name} ${link.path === 'direct' ? 'directly' : 'by the control plane'}`,
+    ...(trip == null ? [] : [`${(trip / 1_000).toFixed(2)} ms`]),
+    ...(link.handshake_age_ms == null ? [] : [`handshake ${ago(link.handshake_age_ms)}`]),
+    `${bytes(link.received_bytes)} received, ${bytes(link.sent_bytes)} sent`,
+  ];
+  return parts.join(', ');
 }

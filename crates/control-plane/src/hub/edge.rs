@@ -35,6 +35,10 @@ impl EdgeAgent {
                     self.state.signals.rollout.notify_one();
                 }
             }
+            AgentMessage::MeshStatus(status) => {
+                let (name, now) = (&self.membership.node.name, self.state.clock.now());
+                self.state.hub.mesh().told(name, status.clone(), now);
+            }
             AgentMessage::Error(error) => {
                 tracing::warn!(edge.name = %self.membership.node.name, message = error.message, "an edge reports");
             }

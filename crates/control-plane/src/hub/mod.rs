@@ -37,7 +37,7 @@ use wisehosting_protocol::{
     timing::Timing,
 };
 
-use crate::{nodes::Role, stats::Stats};
+use crate::{mesh::MeshBook, nodes::Role, stats::Stats};
 
 /// Messages that wait for one node.
 const QUEUE_LEN: usize = 256;
@@ -58,6 +58,7 @@ struct Inner {
     table: watch::Sender<Option<Arc<RouteTable>>>,
     /// What workers are told of the mesh, and what edges are.
     peers: [PeersOut; 2],
+    mesh: MeshBook,
     stats: Stats,
 }
 
@@ -139,6 +140,12 @@ impl Hub {
         &self.0.stats
     }
 
+    /// What nodes say of the mesh.
+    #[must_use]
+    pub fn mesh(&self) -> &MeshBook {
+        &self.0.mesh
+    }
+
     /// Queues a message for a worker. One whose queue is full is cut off.
     ///
     /// # Errors
@@ -183,6 +190,12 @@ impl Hub {
         Edges { declared, connected: connected.collect() }
     }
 
+    /// The generation of the newest table; none before the first.
+    #[must_use]
+    pub fn published(&self) -> Option<u64> {
+        self.0.table.borrow().as_ref().map(|table| table.generation)
+    }
+
     /// Hands a table to every edge; says whether it is news.
     pub fn publish(&self, table: RouteTable) -> bool {
         self.0.table.send_if_modified(|current| {
@@ -209,6 +222,12 @@ impl Hub {
             true
         });
         news
+    }
+
+    /// The generation of what agents of a role were told last; none before the first.
+    #[must_use]
+    pub fn named(&self, role: Role) -> Option<u64> {
+        self.peers_of(role).borrow().as_ref().map(|peers| peers.generation)
     }
 
     fn peers_of(&self, role: Role) -> &PeersOut {

@@ -67,6 +67,10 @@ impl WorkerAgent {
             AgentMessage::AppStats(stats) => {
                 self.state.hub.stats().told(self.name(), stats, self.state.clock.now());
             }
+            AgentMessage::MeshStatus(status) => {
+                let (name, now) = (&self.membership.node.name, self.state.clock.now());
+                self.state.hub.mesh().told(name, status.clone(), now);
+            }
             AgentMessage::Error(error) => {
                 tracing::warn!(worker.name = %self.name(), message = error.message, "a worker reports");
             }

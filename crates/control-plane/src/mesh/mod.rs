@@ -4,6 +4,11 @@
 //! interface, by name; and where the node was heard from last, which that interface shows. A node whose key is not
 //! declared here is told to nobody.
 
+mod book;
+pub mod get_mesh;
+
+pub use book::MeshBook;
+
 use std::collections::BTreeMap;
 
 use tokio::sync::watch;
@@ -28,6 +33,7 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
                 tracing::info!(node.role = %to, generation, "telling nodes of the mesh of each other");
             }
         }
+        state.hub.mesh().saw(seen);
         if sight.changed().await.is_err() {
             return;
         }

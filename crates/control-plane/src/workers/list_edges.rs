@@ -36,6 +36,8 @@ pub struct Edge {
     version: Option<String>,
     /// The newest generation of the route table that it serves.
     acked_generation: u64,
+    /// Whether that is the newest there is.
+    current: bool,
 }
 
 /// List the edges, by name.
@@ -50,6 +52,7 @@ pub async fn list_edges(
     State(state): State<AppState>,
     SignedIn { mut db, .. }: SignedIn,
 ) -> Result<Json<EdgeList>, Problem> {
+    let newest = state.hub.published();
     let edges = edges::list(&mut db).await?.into_iter().map(|edge| Edge {
         connected: state.hub.is_connected(&edge.name),
         name: edge.name.into(),
@@ -57,6 +60,7 @@ pub async fn list_edges(
         address: edge.address.to_string(),
         version: edge.version,
         acked_generation: edge.acked_generation,
+        current: newest.is_none_or(|newest| newest == edge.acked_generation),
     });
     Ok(Json(EdgeList { edges: edges.collect() }))
 }

@@ -101,7 +101,7 @@ impl Raw {
         self.connection.seal(message, [7; 16], SystemClock.now_ms())
     }
 
-    async fn send(&mut self, message: &AgentMessage) {
+    pub(crate) async fn send(&mut self, message: &AgentMessage) {
         let text = self.seal(message);
         self.send_text(text).await;
     }

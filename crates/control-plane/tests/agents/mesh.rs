@@ -10,7 +10,10 @@ use wisehosting_node::{
     config,
     mesh::{MeshConfig, PeerSight, PeerStatus, Sight},
 };
-use wisehosting_protocol::{message::HubMessage, payload::MeshPeers};
+use wisehosting_protocol::{
+    message::HubMessage,
+    payload::{MeshLink, MeshPath, MeshPeers, MeshStatus},
+};
 use wisehosting_store::MIGRATOR;
 
 use crate::{
@@ -53,8 +56,9 @@ fn heard(endpoint: &str, age_s: u64) -> Sight {
         ..PeerStatus::default()
     };
     let public_key = PROXY.parse().unwrap();
-    let peer = PeerSight { name: label("proxy-1"), public_key, direct: true, status: Some(status) };
-    Sight { generation: None, peers: vec![peer] }
+    let peer =
+        PeerSight { name: label("proxy-1"), public_key, address: None, direct: true, status: Some(status) };
+    Sight { peers: vec![peer], ..Sight::default() }
 }
 
 async fn told(raw: &mut Raw) -> MeshPeers {
@@ -95,6 +99,24 @@ async fn agents_are_told_of_each_other_and_of_where_they_went(pool: PgPool) {
     let set = told(&mut edge).await;
     let names: Vec<&str> = set.peers.iter().map(|peer| peer.name.as_str()).collect();
     assert_eq!(names, ["worker-1"], "no stranger, none without a key");
+
+    let links = vec![MeshLink {
+        name: label("worker-1"),
+        path: MeshPath::Hub,
+        handshake_age_ms: None,
+        round_trip_us: Some(420),
+        received_bytes: 1,
+        sent_bytes: 2,
+    }];
+    edge.send(&MeshStatus { generation: Some(set.generation), mtu: 1420, links: links.clone() }.into()).await;
+    let mesh = platform.state.hub.mesh();
+    let told = || mesh.read().1.remove(&label("proxy-1")).map(|told| told.status.links);
+    while told().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(told(), Some(links));
+    assert_eq!(mesh.read().0.peers[0].name, label("proxy-1"), "what its own interface shows");
+    assert_eq!(platform.state.hub.named(Role::Edge), Some(set.generation));
     assert_eq!(platform.state.hub.name_peers(Role::Edge, HUB.parse().unwrap(), set.peers, 0), None);
     telling.abort();
     platform.stop().await;

@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use crate::{client::Client, server::Server};
 
 /// What a stranger may ask for, because it is nobody's own.
-const OF_EVERYBODY: [&str; 11] = [
+const OF_EVERYBODY: [&str; 12] = [
     "get /healthz",
     "get /v1/openapi.json",
     "post /v1/session",
@@ -20,6 +20,7 @@ const OF_EVERYBODY: [&str; 11] = [
     "get /v1/logs",
     "get /v1/workers",
     "get /v1/edges",
+    "get /v1/mesh",
 ];
 /// What has no end, and says in its own test that it shows nobody else's.
 const STREAMS: [&str; 1] = ["get /v1/events"];

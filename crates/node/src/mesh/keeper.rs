@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::name::Label;
 use wisehosting_network::{
-    Backend, Interface, Netlink, NetworkError, PathTiming, PeerPath, PeerStatus, PublicKey,
+    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, PeerPath, PeerStatus, PublicKey,
     WireGuardInterface, end_relay, relay,
 };
 use wisehosting_protocol::payload::MeshPeers;
@@ -224,15 +224,17 @@ impl Keeper {
         let declared = self.declared.peers.iter().zip(&self.names).map(|(peer, name)| PeerSight {
             name: name.clone(),
             public_key: peer.public_key,
+            address: peer.networks().into_iter().find(is_one_host).map(|network| network.addr()),
             direct: true,
             status: shown.get(&peer.public_key).cloned(),
         });
-        let mut sight = Sight { generation: None, peers: declared.collect() };
+        let mut sight = Sight { generation: None, mtu: self.declared.mtu, peers: declared.collect() };
         if let Role::Node(Follower { set: Some(set), paths, .. }) = &self.role {
             sight.generation = Some(set.generation);
             sight.peers.extend(set.nodes.iter().map(|node| PeerSight {
                 name: node.name.clone(),
                 public_key: node.public_key,
+                address: Some(node.address.addr()),
                 direct: paths.get(&node.public_key).is_some_and(|path| path.is_direct()),
                 status: shown.get(&node.public_key).cloned(),
             }));
@@ -296,6 +298,10 @@ impl Follower {
             let _ = socket.send_to(&[0], (node.address.addr(), DISCARD_PORT));
         }
     }
+}
+
+fn is_one_host(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
 }
 
 /// What was said last. A file that cannot be used must not keep a node out of the mesh: the control plane says it again.

@@ -10,13 +10,15 @@ mod config;
 mod file;
 mod keeper;
 mod peers;
+mod report;
 
 pub use config::{MeshConfig, MeshPeer};
+pub use report::report;
 pub use wisehosting_network::{PathTiming, PeerPath, PeerStatus, PublicKey};
 
 use crate::config::ConfigError;
 use keeper::Keeper;
-use std::{error::Error, iter, path::PathBuf, sync::Arc};
+use std::{error::Error, iter, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wisehosting_domain::name::Label;
@@ -70,6 +72,8 @@ impl PeerSets {
 pub struct Sight {
     /// Of the set of nodes in force; none before the first.
     pub generation: Option<u64>,
+    /// Largest packet inside the tunnels, in bytes.
+    pub mtu: u32,
     /// Everybody it talks to.
     pub peers: Vec<PeerSight>,
 }
@@ -81,6 +85,8 @@ pub struct PeerSight {
     pub name: Label,
     /// Who it is.
     pub public_key: PublicKey,
+    /// Its address in the mesh, if it has one of its own.
+    pub address: Option<IpAddr>,
     /// Whether packets to it go to it, not to the hub.
     pub direct: bool,
     /// What the interface shows of its own peer; none if that is not there.

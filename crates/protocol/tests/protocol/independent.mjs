@@ -96,6 +96,18 @@ const PAYLOADS = {
     }),
     routes_ack: object({ generation: number, problems: list(object({ instance_id: text, message: text })) }),
     routes_drained: object({ generation: number }),
+    mesh_status: object({
+      generation: orNull(number),
+      mtu: number,
+      links: list(object({
+        name: text,
+        path: oneOf('direct', 'hub'),
+        handshake_age_ms: orNull(number),
+        round_trip_us: orNull(number),
+        received_bytes: number,
+        sent_bytes: number,
+      })),
+    }),
     error: object({ message: text }),
   },
   hub: {

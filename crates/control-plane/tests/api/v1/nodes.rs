@@ -1,4 +1,4 @@
-//! `/v1/workers`, `/v1/edges`
+//! `/v1/workers`, `/v1/edges`, `/v1/mesh`
 
 use sqlx::PgPool;
 
@@ -17,5 +17,9 @@ async fn declared_nodes_are_listed_and_away_until_they_connect(pool: PgPool) {
         assert!(node.get("state").is_none_or(|state| state == "away"), "{node}");
         assert!(node["observed_at"].is_null());
     }
+    let mesh = user.get("/v1/mesh").await.expect(200);
+    let names: Vec<_> = mesh["nodes"].as_array().unwrap().iter().map(|node| node["name"].clone()).collect();
+    assert!(names.contains(&"worker-1".into()) && names.contains(&"proxy-1".into()), "{mesh}");
+    assert!(mesh["nodes"][0]["told"].is_null() && mesh["nodes"][0]["tunnel"].is_null(), "{mesh}");
     assert!(!workers.to_string().contains("api_key"));
 }
