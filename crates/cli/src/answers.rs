@@ -66,6 +66,8 @@ pub(crate) struct InstanceUsage {
     pub(crate) received_bytes_per_s: Option<u64>,
     pub(crate) sent_bytes_per_s: Option<u64>,
     pub(crate) disk_bytes: Option<u64>,
+    pub(crate) disk_read_bytes_per_s: Option<u64>,
+    pub(crate) disk_written_bytes_per_s: Option<u64>,
 }
 
 /// A limit that was broken.

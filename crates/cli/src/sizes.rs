@@ -125,6 +125,14 @@ pub(crate) fn in_rough_bits_per_s(bytes: u64) -> String {
     }
 }
 
+/// Bytes in a second for people, rounded down.
+pub(crate) fn in_rough_bytes_per_s(bytes: u64) -> String {
+    match UNITS[..3].iter().rev().find(|(_, size)| bytes >= *size) {
+        Some((name, size)) => format!("{} {name}/s", bytes / size),
+        None => format!("{bytes} B/s"),
+    }
+}
+
 /// Thousandths of a core for people.
 pub(crate) fn in_cores(millis: u32) -> String {
     let cores = f64::from(millis) / 1000.0;
@@ -198,6 +206,11 @@ mod tests {
             (12_500_000, "100 mbit/s"),
         ] {
             assert_eq!(in_rough_bits_per_s(bytes), shown);
+        }
+        for (bytes, shown) in
+            [(0, "0 B/s"), (2_047, "1 KiB/s"), (5 << 20, "5 MiB/s"), (3 << 40, "3072 GiB/s")]
+        {
+            assert_eq!(in_rough_bytes_per_s(bytes), shown);
         }
         assert_eq!([in_cores(0), in_cores(250), in_cores(1_000)], ["0 cores", "0.25 cores", "1 core"]);
     }

@@ -10,7 +10,7 @@ use crate::{
     client::{Client, segment},
     error::CliError,
     output::{Output, print},
-    sizes::{in_cores, in_mebibytes, in_rough_bits_per_s},
+    sizes::{in_cores, in_mebibytes, in_rough_bits_per_s, in_rough_bytes_per_s},
 };
 
 /// As often as there is something new.
@@ -59,7 +59,19 @@ fn show_instances(instances: &[InstanceStats], output: Output) {
         output.line("no instance runs");
         return;
     }
-    let head = ["INSTANCE", "WORKER", "STATE", "CPU", "MEMORY", "PROCESSES", "RECEIVES", "SENDS", "DISK"];
+    let head = [
+        "INSTANCE",
+        "WORKER",
+        "STATE",
+        "CPU",
+        "MEMORY",
+        "PROCESSES",
+        "RECEIVES",
+        "SENDS",
+        "DISK",
+        "READS",
+        "WRITES",
+    ];
     output.table(&head, &instances.iter().map(instance_row).collect::<Vec<_>>());
 }
 
@@ -83,5 +95,7 @@ fn instance_row(instance: &InstanceStats) -> Vec<String> {
         or_unknown(usage.and_then(|usage| usage.received_bytes_per_s).map(in_rough_bits_per_s)),
         or_unknown(usage.and_then(|usage| usage.sent_bytes_per_s).map(in_rough_bits_per_s)),
         or_unknown(usage.and_then(|usage| usage.disk_bytes).map(in_mebibytes)),
+        or_unknown(usage.and_then(|usage| usage.disk_read_bytes_per_s).map(in_rough_bytes_per_s)),
+        or_unknown(usage.and_then(|usage| usage.disk_written_bytes_per_s).map(in_rough_bytes_per_s)),
     ]
 }

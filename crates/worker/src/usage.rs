@@ -70,6 +70,8 @@ impl UsageReader {
                 received_bytes: link.map_or(0, |link| link.sent_bytes),
                 sent_bytes: link.map_or(0, |link| link.received_bytes),
                 disk_bytes: written.get(&running.container).copied(),
+                disk_read_bytes: used.disk_read_bytes,
+                disk_written_bytes: used.disk_written_bytes,
             };
             Some(InstanceStats { instance_id: running.instance, usage })
         };

@@ -828,6 +828,16 @@ export interface components {
             disk_bytes?: number | null;
             /**
              * Format: int64
+             * @description Read from disks in a second; none, too, where its worker's kernel does not count it.
+             */
+            disk_read_bytes_per_s?: number | null;
+            /**
+             * Format: int64
+             * @description Written to disks in a second, as that.
+             */
+            disk_written_bytes_per_s?: number | null;
+            /**
+             * Format: int64
              * @description Memory, without what the kernel keeps of files and can take back at once.
              */
             memory_bytes: number;

@@ -24,6 +24,10 @@ pub struct ContainerUsage {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub processes: u32,
+    /// Read from disks since its start, in bytes; none where the kernel does not count it.
+    pub disk_read_bytes: Option<u64>,
+    /// Written to disks since its start, as that.
+    pub disk_written_bytes: Option<u64>,
 }
 
 /// Reads control groups, and remembers where they are.
@@ -38,7 +42,7 @@ pub struct Cgroups {
 #[derive(Debug)]
 enum Tree {
     /// A hierarchy for each controller.
-    Version1 { cpuacct: PathBuf, memory: PathBuf, pids: PathBuf },
+    Version1 { blkio: PathBuf, cpuacct: PathBuf, memory: PathBuf, pids: PathBuf },
     /// One for all.
     Version2(PathBuf),
 }
@@ -56,6 +60,7 @@ impl Cgroups {
         } else {
             let hierarchy = |controller| hierarchy(mount, controller);
             Tree::Version1 {
+                blkio: hierarchy("blkio"),
                 cpuacct: hierarchy("cpuacct"),
                 memory: hierarchy("memory"),
                 pids: hierarchy("pids"),
@@ -121,22 +126,31 @@ impl Tree {
 
     fn read(&self, group: &Path) -> io::Result<ContainerUsage> {
         match self {
-            Self::Version1 { cpuacct, memory, pids } => {
+            Self::Version1 { blkio, cpuacct, memory, pids } => {
                 let memory = memory.join(group);
+                let blkio = blkio.join(group).join("blkio.throttle.io_service_bytes_recursive");
+                let disks = fs::read_to_string(blkio).ok();
+                let disks = disks.as_deref();
                 Ok(ContainerUsage {
                     cpu_us: number(&cpuacct.join(group).join("cpuacct.usage"))? / 1_000,
                     memory_bytes: number(&memory.join("memory.usage_in_bytes"))?
                         .saturating_sub(field(&memory.join("memory.stat"), "total_inactive_file")?),
                     processes: count(&pids.join(group).join("pids.current"))?,
+                    disk_read_bytes: disks.map(|text| sum_after(text, "Read")),
+                    disk_written_bytes: disks.map(|text| sum_after(text, "Write")),
                 })
             }
             Self::Version2(mount) => {
                 let group = mount.join(group);
+                let disks = fs::read_to_string(group.join("io.stat")).ok().map(|text| text.replace('=', " "));
+                let disks = disks.as_deref();
                 Ok(ContainerUsage {
                     cpu_us: field(&group.join("cpu.stat"), "usage_usec")?,
                     memory_bytes: number(&group.join("memory.current"))?
                         .saturating_sub(field(&group.join("memory.stat"), "inactive_file")?),
                     processes: count(&group.join("pids.current"))?,
+                    disk_read_bytes: disks.map(|text| sum_after(text, "rbytes")),
+                    disk_written_bytes: disks.map(|text| sum_after(text, "wbytes")),
                 })
             }
         }
@@ -180,6 +194,13 @@ fn count(file: &Path) -> io::Result<u32> {
     number(file).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// The sum of the numbers that follow this word: there is one for each disk.
+fn sum_after(text: &str, name: &str) -> u64 {
+    let words = text.split_whitespace();
+    let pairs = words.clone().zip(words.skip(1));
+    pairs.filter(|(word, _)| *word == name).filter_map(|(_, number)| number.parse::<u64>().ok()).sum()
+}
+
 /// The number in the line `<name> <number>`.
 fn field(file: &Path, name: &str) -> io::Result<u64> {
     let text = fs::read_to_string(file)?;
@@ -199,7 +220,7 @@ mod tests {
     const ID: &str = "013f2daf078ea6fb2f574b055f475e4a919234b6cff7190d9b6cea925940294f";
 
     /// From a machine with version 1, where Podman drives the groups itself.
-    const VERSION_1: [(&str, &str); 4] = [
+    const VERSION_1: [(&str, &str); 5] = [
         ("cpu,cpuacct/libpod_parent/libpod-ID/cpuacct.usage", "1234567890\n"),
         ("memory/libpod_parent/libpod-ID/memory.usage_in_bytes", "5246976\n"),
         (
@@ -209,10 +230,15 @@ mod tests {
              total_inactive_anon 0\ntotal_active_anon 811008\ntotal_inactive_file 1556480\ntotal_active_file 2625536\n",
         ),
         ("pids/libpod_parent/libpod-ID/pids.current", "2\n"),
+        (
+            "blkio/libpod_parent/libpod-ID/blkio.throttle.io_service_bytes_recursive",
+            "254:0 Read 4096\n254:0 Write 8192\n254:0 Sync 12288\n254:0 Async 0\n254:0 Discard 0\n254:0 Total 12288\n\
+             7:0 Read 1\n7:0 Write 2\nTotal 12291\n",
+        ),
     ];
 
     /// From a machine with version 2, where systemd makes the groups and crun one of its own inside.
-    const VERSION_2: [(&str, &str); 6] = [
+    const VERSION_2: [(&str, &str); 7] = [
         ("cgroup.controllers", "cpuset cpu io memory pids\n"),
         (
             "machine.slice/libpod-ID.scope/cpu.stat",
@@ -226,6 +252,10 @@ mod tests {
              inactive_file 1048576\nactive_file 1507328\nunevictable 0\n",
         ),
         ("machine.slice/libpod-ID.scope/pids.current", "3\n"),
+        (
+            "machine.slice/libpod-ID.scope/io.stat",
+            "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n7:0 rbytes=1 wbytes=2 rios=1 wios=1\n",
+        ),
         ("machine.slice/libpod-ID.scope/container/memory.current", "1\n"),
     ];
 
@@ -241,7 +271,16 @@ mod tests {
     }
 
     fn usage(cpu_us: u64, memory_bytes: u64, processes: u32) -> HashMap<ContainerId, ContainerUsage> {
-        HashMap::from([(ContainerId::new(ID), ContainerUsage { cpu_us, memory_bytes, processes })])
+        HashMap::from([(
+            ContainerId::new(ID),
+            ContainerUsage {
+                cpu_us,
+                memory_bytes,
+                processes,
+                disk_read_bytes: Some(4_097),
+                disk_written_bytes: Some(8_194),
+            },
+        )])
     }
 
     #[test]
@@ -250,6 +289,15 @@ mod tests {
         assert_eq!(version_1.read(&[ContainerId::new(ID)]), usage(1_234_567, 5_246_976 - 1_556_480, 2));
         let (_mount, mut version_2) = mounted(&VERSION_2);
         assert_eq!(version_2.read(&[ContainerId::new(ID)]), usage(987_654, 3_145_728 - 1_048_576, 3));
+    }
+
+    #[test]
+    fn what_is_not_counted_is_not_told() {
+        let (mount, mut version_2) = mounted(&VERSION_2);
+        let group = mount.path().join("machine.slice").join(format!("libpod-{ID}.scope"));
+        fs::remove_file(group.join("io.stat")).expect("removed");
+        let id = ContainerId::new(ID);
+        assert_eq!(version_2.read(std::slice::from_ref(&id))[&id].disk_read_bytes, None);
     }
 
     #[test]

@@ -84,6 +84,10 @@ pub struct InstanceUsage {
     sent_bytes: u64,
     /// What it has written to its own disk and not removed; it is counted every minute at most.
     disk_bytes: Option<u64>,
+    /// Read from disks in a second; none, too, where its worker's kernel does not count it.
+    disk_read_bytes_per_s: Option<u64>,
+    /// Written to disks in a second, as that.
+    disk_written_bytes_per_s: Option<u64>,
 }
 
 /// What an instance used at a time.
@@ -111,6 +115,8 @@ impl From<InstanceNow> for InstanceUsage {
             received_bytes: usage.received_bytes,
             sent_bytes: usage.sent_bytes,
             disk_bytes: usage.disk_bytes,
+            disk_read_bytes_per_s: rates.and_then(|rates| rates.disk_read_bytes_per_s),
+            disk_written_bytes_per_s: rates.and_then(|rates| rates.disk_written_bytes_per_s),
         }
     }
 }

@@ -41,7 +41,13 @@ async fn what_a_worker_says_is_kept_and_made_into_rates(pool: PgPool) {
     platform.eventually(async || seen(None)).await;
     // Only the newest waits, so the second is sent when the first has arrived.
     worker.send(told(3_000, 500_000)).await;
-    let rates = Rates { cpu_millis: 250, received_bytes_per_s: 0, sent_bytes_per_s: 0 };
+    let rates = Rates {
+        cpu_millis: 250,
+        received_bytes_per_s: 0,
+        sent_bytes_per_s: 0,
+        disk_read_bytes_per_s: None,
+        disk_written_bytes_per_s: None,
+    };
     platform.eventually(async || seen(Some(rates))).await;
     let host = stats.host(&label("worker-1"), platform.clock.now()).expect("its heartbeat came first");
     assert_eq!((host.load.memory_bytes, host.load.cpu_millis), (5, 6));

@@ -48,7 +48,7 @@ const deploy = {
 }
 const usage = object({
   cpu_us: number, memory_bytes: number, processes: number, received_bytes: number, sent_bytes: number,
-  disk_bytes: orNull(number),
+  disk_bytes: orNull(number), disk_read_bytes: orNull(number), disk_written_bytes: orNull(number),
 })
 
 /** What the payload of each type takes. */

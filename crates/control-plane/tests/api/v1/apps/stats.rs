@@ -62,6 +62,8 @@ async fn an_app_shows_what_its_instances_use(pool: PgPool) {
         received_bytes: 100,
         sent_bytes: 200,
         disk_bytes: None,
+        disk_read_bytes: None,
+        disk_written_bytes: Some(0),
     };
     tell(&server, 1_000, id, first);
     let later = Usage {
@@ -70,6 +72,7 @@ async fn an_app_shows_what_its_instances_use(pool: PgPool) {
         received_bytes: 1_100,
         sent_bytes: 20_200,
         disk_bytes: Some(7),
+        disk_written_bytes: Some(30_000),
         ..first
     };
     tell(&server, 1_010, id, later);
@@ -85,6 +88,8 @@ async fn an_app_shows_what_its_instances_use(pool: PgPool) {
     assert_eq!((&usage["received_bytes_per_s"], &usage["sent_bytes_per_s"]), (&json!(100), &json!(2_000)));
     assert_eq!((&usage["cpu_us"], &usage["processes"]), (&json!(3_500_000), &json!(2)));
     assert_eq!(usage["disk_bytes"], 7);
+    let disk = (&usage["disk_read_bytes_per_s"], &usage["disk_written_bytes_per_s"]);
+    assert_eq!(disk, (&json!(null), &json!(3_000)));
     let history = shown["history"].as_array().unwrap();
     assert_eq!(history.len(), 1);
     assert_eq!((&history[0]["cpu_millis"], &history[0]["memory_bytes"]), (&json!(250), &json!(6 << 20)));
