@@ -1,6 +1,6 @@
 //! An edge: it keeps the table that it serves, whatever becomes of its connection.
 
-use wisehosting_domain::routes::RouteTable;
+use wisehosting_domain::routes::{RouteTable, Upstream};
 use wisehosting_protocol::payload::{RouteProblem, RoutesAck};
 
 use crate::worker::Machine;
@@ -10,6 +10,8 @@ pub(crate) struct EdgeModel {
     pub(crate) serving: Option<RouteTable>,
     /// The newest table that it was sent.
     pub(crate) received: Option<RouteTable>,
+    /// Since when it hears the control plane without a break.
+    pub(crate) hears_since_ms: Option<u64>,
 }
 
 impl EdgeModel {
@@ -21,8 +23,7 @@ impl EdgeModel {
             self.serving = Some(table);
         }
         let serving = self.serving.as_ref()?;
-        let upstreams = serving.routes.values().flat_map(|route| &route.upstreams);
-        let silent = upstreams.filter(|upstream| {
+        let silent = upstreams(serving).filter(|upstream| {
             let instance = upstream.instance_id.to_string();
             !machines.iter().any(|machine| machine.engine.runs(&instance))
         });
@@ -33,10 +34,19 @@ impl EdgeModel {
         Some(RoutesAck { generation: serving.generation, problems: problems.collect() })
     }
 
+    /// Whether requests are taken to this instance.
+    pub(crate) fn has(&self, instance: &str) -> bool {
+        self.serving.iter().flat_map(upstreams).any(|upstream| upstream.instance_id.to_string() == instance)
+    }
+
     /// The instances that requests for a host name are taken to.
     pub(crate) fn leads_to(&self, app: &str) -> Vec<String> {
         let routes = self.serving.iter().flat_map(|table| table.routes.values());
         let routes = routes.filter(|route| route.app.as_str() == app);
         routes.flat_map(|route| &route.upstreams).map(|upstream| upstream.instance_id.to_string()).collect()
     }
+}
+
+fn upstreams(table: &RouteTable) -> impl Iterator<Item = &Upstream> {
+    table.routes.values().flat_map(|route| &route.upstreams)
 }

@@ -35,11 +35,14 @@ struct Shared {
     /// Builds that run, by their app.
     builds: BTreeMap<String, usize>,
     broken: Vec<String>,
+    /// The instances whose programs were asked to end, until somebody looks.
+    asked_to_end: Vec<String>,
 }
 
 impl SimulatedEngine {
     pub(crate) fn new(random: Random) -> Self {
-        let shared = Shared { random, away: false, builds: BTreeMap::new(), broken: Vec::new() };
+        let (broken, asked_to_end) = Default::default();
+        let shared = Shared { random, away: false, builds: BTreeMap::new(), broken, asked_to_end };
         Self { fake: FakeEngine::default(), shared: Arc::new(Mutex::new(shared)) }
     }
 
@@ -60,6 +63,11 @@ impl SimulatedEngine {
     /// What was asked of it that nobody may ask.
     pub(crate) fn broken(&self) -> Option<String> {
         self.shared().broken.first().cloned()
+    }
+
+    /// The instances whose running programs were asked to end since the last look.
+    pub(crate) fn asked_to_end(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared().asked_to_end)
     }
 
     /// All containers, as who stands before the machine sees them.
@@ -209,7 +217,14 @@ impl Engine for SimulatedEngine {
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let slow = self.shared().random.once_in(4);
+        let all = self.all();
+        let running = all.iter().find(|c| c.id == *id && c.state == ContainerState::Running);
+        let instance = running.map(|container| container.labels[LABEL_INSTANCE].clone());
+        let slow = {
+            let mut shared = self.shared();
+            shared.asked_to_end.extend(instance);
+            shared.random.once_in(4)
+        };
         self.pass(if slow { 10_000 } else { 200 }).await;
         self.fake.stop(id, grace).await?;
         self.answer(()).await

@@ -1,10 +1,15 @@
-//! What must be true when the faults have stopped and nothing is left to do.
+//! What must be true: of stops, always; of all else, when the faults have stopped and nothing is left to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
-use crate::{engine::LABEL_INSTANCE, user::Intent, world::World};
+use crate::{
+    engine::LABEL_INSTANCE,
+    history::NodeId,
+    user::Intent,
+    world::{EDGE_FOLLOWS_MS, EDGE_PLACE, World},
+};
 
 /// Longest time from the last fault to the end of all that follows from it.
 const REST_WITHIN_MS: u64 = 900_000;
@@ -46,6 +51,19 @@ struct StoredApp {
 }
 
 impl World<'_> {
+    /// No program is asked to end while visitors are led to it, unless the edge cannot know better.
+    pub(crate) fn check_stops(&mut self) -> Result<(), String> {
+        let hears = self.control_plane.is_some() && self.is_heard(EDGE_PLACE);
+        let since_ms = if hears { self.edge.hears_since_ms.or(Some(self.history.now_ms)) } else { None };
+        self.edge.hears_since_ms = since_ms;
+        let knows = since_ms.is_some_and(|since_ms| self.history.now_ms - since_ms > EDGE_FOLLOWS_MS);
+        let mut asked = self.machines.iter().flat_map(|machine| machine.engine.asked_to_end());
+        match asked.find(|instance| knows && self.edge.has(instance)) {
+            Some(instance) => Err(format!("instance {instance} is asked to end, and visitors are led to it")),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the run is over.
     pub(crate) fn check(&mut self) -> Result<bool, String> {
         if !self.phase.is_calm {
@@ -84,11 +102,13 @@ impl World<'_> {
     /// The nodes that the control plane does not hear.
     fn away(&mut self) -> Vec<String> {
         let nodes = 0..self.network.places.len();
-        let away = nodes.filter(|node| {
-            let open = self.network.open_link(*node).map(|(id, _)| id);
-            open.is_none_or(|id| self.network.links[&id].is_cut)
-        });
-        away.map(|node| format!("{} is away", Self::name(node))).collect()
+        let away: Vec<NodeId> = nodes.filter(|node| !self.is_heard(*node)).collect();
+        away.into_iter().map(|node| format!("{} is away", Self::name(node))).collect()
+    }
+
+    fn is_heard(&mut self, node: NodeId) -> bool {
+        let open = self.network.open_link(node).map(|(id, _)| id);
+        open.is_some_and(|id| !self.network.links[&id].is_cut)
     }
 
     fn check_leases(&mut self) -> Result<(), String> {

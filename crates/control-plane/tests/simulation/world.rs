@@ -31,6 +31,8 @@ use crate::{
     worker::{Machine, at},
 };
 
+/// The longest time from a new route table to an edge that hears of it and serves it.
+pub(crate) const EDGE_FOLLOWS_MS: u64 = 10_000;
 /// What a message that finds the database away waits.
 const STORE_RETRY_MS: u64 = 500;
 const CHECK_MS: u64 = 5_000;
@@ -88,7 +90,8 @@ impl<'a> World<'a> {
         let machine =
             |(name, address): &(&str, &str)| Machine::new(name, address, &mut random, all_good.clone());
         let machines = WORKERS.iter().map(machine).collect();
-        let faults_end_ms = random.between(15_000, 60_000);
+        // Some last long enough for a job to be given up again and again.
+        let faults_end_ms = random.between(15_000, 60_000) * if random.once_in(4) { 5 } else { 1 };
         site.ground.clock.0.store(0, Ordering::Relaxed);
         site.ground.wait(site.database.empty());
         let (due_ms, rest_since_ms, is_calm) = (BTreeMap::new(), None, false);
@@ -131,6 +134,7 @@ impl<'a> World<'a> {
             self.happen(event)?;
             self.take_from_hub();
             self.hear_calls();
+            self.check_stops()?;
             if let Some(broken) = self.machines.iter().find_map(|machine| machine.engine.broken()) {
                 return Err(broken);
             }
