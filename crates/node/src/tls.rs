@@ -8,7 +8,7 @@ pub fn install_provider() {
     let _ = ring::default_provider().install_default();
 }
 
-/// [`client_config_with`] the host's certificate authorities.
+/// TLS 1.3 with the host's certificate authorities, HTTP/1.1 only.
 ///
 /// # Errors
 /// The host has no usable certificate authority.

@@ -35,7 +35,7 @@ pub trait Outside: Send + Sync + 'static {
         dir: &'a Path,
     ) -> Waiting<'a, Result<Commit, GitError>>;
 
-    /// As [`Probe::wait`].
+    /// Tries until it is answered well; after `limit`, says what the last attempt came to.
     fn probe<'a>(&'a self, probe: &'a Probe, limit: Duration) -> Waiting<'a, Result<(), Unhealthy>>;
 
     /// Removes a workspace. Where this is not waited for, dropping removes it.

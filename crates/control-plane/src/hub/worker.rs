@@ -199,7 +199,8 @@ impl WorkerAgent {
         let job = jobs::lock(&mut transaction, self.name(), status.job_id).await?;
         if let Some(job) = job.filter(|job| job.state == JobState::Running) {
             let now = self.state.clock.now();
-            jobs::must_end(&mut transaction, job.id, now + leases::DEPLOY_MAX).await?;
+            let deadline = now + leases::DEPLOY_MAX + leases::DEPLOY_GRACE;
+            jobs::must_end(&mut transaction, job.id, deadline).await?;
             deployment_state::advance(&mut transaction, job.deployment_id, status.state, now).await?;
         }
         pool::commit(transaction).await

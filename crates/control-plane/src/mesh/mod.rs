@@ -44,7 +44,7 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
 fn known(config: &Config, role: Role, sight: &Sight) -> Vec<MeshPeer> {
     let declared: BTreeMap<&Label, _> =
         config.mesh.iter().flat_map(|mesh| &mesh.peers).map(|peer| (&peer.name, peer)).collect();
-    let nodes = nodes::addresses(config, role).into_iter();
+    let nodes = nodes::addresses(config, role);
     let peers = nodes.filter_map(|(name, address)| {
         let peer = declared.get(name)?;
         let seen = sight.peers.iter().find(|seen| seen.public_key == peer.public_key);

@@ -25,14 +25,13 @@ struct Declared<'a> {
     key_hash: [u8; 32],
 }
 
-fn declared(config: &Config, role: Role) -> Vec<Declared<'_>> {
+fn declared(config: &Config, role: Role) -> impl Iterator<Item = Declared<'_>> {
     let workers = config.workers.iter().map(|w| (Role::Worker, &w.name, w.address, w.api_key_sha256));
     let edges = config.edges.iter().map(|e| (Role::Edge, &e.name, e.address, e.api_key_sha256));
     workers
         .chain(edges)
-        .filter(|(of, ..)| *of == role)
+        .filter(move |(of, ..)| *of == role)
         .map(|(_, name, address, hash)| Declared { name, address, key_hash: hash.0 })
-        .collect()
 }
 
 /// Stores what the configuration says of nodes and names.
@@ -42,7 +41,7 @@ fn declared(config: &Config, role: Role) -> Vec<Declared<'_>> {
 pub async fn declare(state: &AppState) -> Result<(), StoreError> {
     let now = state.clock.now();
     let nodes = |role| {
-        let nodes = declared(&state.config, role).into_iter();
+        let nodes = declared(&state.config, role);
         nodes.map(|node| DeclaredNode { name: node.name.clone(), address: node.address }).collect::<Vec<_>>()
     };
     let mut transaction = pool::begin(&state.pool).await?;
@@ -53,9 +52,8 @@ pub async fn declare(state: &AppState) -> Result<(), StoreError> {
 }
 
 /// The declared nodes of a role, each with its address inside the mesh.
-#[must_use]
-pub fn addresses(config: &Config, role: Role) -> Vec<(&Label, IpAddr)> {
-    declared(config, role).into_iter().map(|node| (node.name, node.address)).collect()
+pub fn addresses(config: &Config, role: Role) -> impl Iterator<Item = (&Label, IpAddr)> {
+    declared(config, role).map(|node| (node.name, node.address))
 }
 
 /// The node of this role that has this API key. Takes the same time for every key.
@@ -73,6 +71,6 @@ fn by_api_key(config: &Config, role: Role, api_key: &str) -> Option<Label> {
 /// The key that signs the channel of a declared node.
 #[must_use]
 pub fn signing_key(config: &Config, role: Role, name: &Label) -> Option<SigningKey> {
-    let node = declared(config, role).into_iter().find(|node| node.name == name)?;
+    let node = declared(config, role).find(|node| node.name == name)?;
     SigningKey::from_hex(&hex::encode(node.key_hash)).ok()
 }

@@ -36,6 +36,8 @@ const RETURN: Duration = Duration::seconds(30);
 
 /// How long a deploy may take, from the first step that its worker tells of.
 pub const DEPLOY_MAX: Duration = Duration::minutes(15);
+/// Its worker ends it after that, and says what it was at. One that has not done so by then is given up.
+pub const DEPLOY_GRACE: Duration = Duration::minutes(1);
 /// How long a deploy may be with its worker before that: it waits for the builds before it.
 const WAIT_MAX: Duration = Duration::hours(2);
 

@@ -105,7 +105,8 @@ async fn a_deploy_that_never_ends_fails_although_its_worker_is_well(pool: PgPool
     worker.status(&job, Cloning).await;
     platform.beats(10, &mut leases, &mut worker, &job).await;
     worker.status(&job, Building).await;
-    platform.beats(5, &mut leases, &mut worker, &job).await;
+    // A minute more than the worker was given, which is to say itself that it took too long.
+    platform.beats(6, &mut leases, &mut worker, &job).await;
     assert_eq!(platform.deployment(id).await.state, Building);
     assert_eq!(platform.after(1, &mut leases, id).await, Failed);
     let message =
