@@ -2,7 +2,7 @@
 //!
 //! Invariant: of a way, nothing is said beyond its first hop that fails, since nothing is known there.
 
-use crate::answers::{App, Edge, InstanceStats, Mesh, MeshNode};
+use crate::answers::{App, Edge, InstanceStats, Mesh, MeshNode, Worker};
 use serde::Serialize;
 
 /// After this long without a new handshake a session has ended, so that packets wait for the next one.
@@ -11,6 +11,7 @@ const HANDSHAKE_AGE_MAX_MS: u64 = 180_000;
 /// What is known.
 pub(crate) struct Facts {
     pub(crate) mesh: Mesh,
+    pub(crate) workers: Vec<Worker>,
     pub(crate) edges: Vec<Edge>,
     /// The app whose way is walked, if one is.
     pub(crate) app: Option<AppFacts>,
@@ -53,7 +54,13 @@ pub(crate) fn diagnose(facts: &Facts) -> Vec<Finding> {
         node.role == "edge" || workers.as_ref().is_none_or(|workers| workers.contains(&node.name.as_str()))
     };
     let nodes: Vec<&MeshNode> = facts.mesh.nodes.iter().filter(needed).collect();
-    let mut findings: Vec<Finding> = nodes.iter().map(|node| to_node(node, facts.mesh.mtu)).collect();
+    let is_silent =
+        |name: &str| facts.workers.iter().any(|worker| worker.name == name && worker.state == "silent");
+    let to_node = |node: &&MeshNode| match is_silent(&node.name) {
+        true => silent(&node.name),
+        false => to_node(node, facts.mesh.mtu),
+    };
+    let mut findings: Vec<Finding> = nodes.iter().map(to_node).collect();
     findings
         .extend(nodes.iter().filter(|node| node.role == "edge").flat_map(|edge| to_workers(edge, &nodes)));
     if let Some(app) = &facts.app {
@@ -61,6 +68,14 @@ pub(crate) fn diagnose(facts: &Facts) -> Vec<Finding> {
         findings.extend(facts.edges.iter().filter(|edge| edge.connected).map(to_routes));
     }
     findings
+}
+
+fn silent(worker: &str) -> Finding {
+    Finding::bad(
+        &format!("control plane -> {worker}"),
+        "it is connected and says nothing",
+        "Its agent hangs, or its machine or the network does. systemd restarts an agent that hangs, within two minutes.",
+    )
 }
 
 fn to_node(node: &MeshNode, mtu: Option<u32>) -> Finding {

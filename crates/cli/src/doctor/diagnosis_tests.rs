@@ -23,6 +23,10 @@ fn all_is_well() -> Value {
             "mtu": 1420,
             "nodes": [node("worker-1", "worker", "proxy-1"), node("proxy-1", "edge", "worker-1")],
         },
+        "workers": [{
+            "name": "worker-1", "state": "connected", "address": "10.50.0.11", "memory_bytes": 1, "memory_bytes_used": 1,
+            "cpu_millis": 1, "cpu_millis_used": 1, "instances": 1, "draining": false, "usage": null
+        }],
         "edges": [{
             "name": "proxy-1", "connected": true, "address": "10.50.0.30", "acked_generation": 4, "current": true
         }],
@@ -48,6 +52,7 @@ fn found(facts: &Value) -> Vec<Finding> {
     });
     diagnose(&Facts {
         mesh: serde_json::from_value(facts["mesh"].clone()).unwrap(),
+        workers: serde_json::from_value(facts["workers"].clone()).unwrap(),
         edges: serde_json::from_value(facts["edges"].clone()).unwrap(),
         app: Some(AppFacts { app: serde_json::from_value(app).unwrap(), instances: instances.collect() }),
     })
@@ -78,6 +83,7 @@ fn the_first_hop_that_fails_is_named_with_its_repair() {
             "its tunnel works",
             "journalctl",
         ),
+        ("/workers/0/state", json!("silent"), "control plane -> worker-1", "says nothing", "restarts"),
         ("/mesh/nodes/0/told/mtu", json!(1380), "control plane -> worker-1", "packets of 1380", "mesh.mtu"),
         ("/mesh/nodes/1/told/current", json!(false), "control plane -> proxy-1", "named last", "log"),
         (

@@ -3,7 +3,7 @@
 mod diagnosis;
 
 use crate::{
-    answers::{App, AppStats, EdgeList, Mesh},
+    answers::{App, AppStats, EdgeList, Mesh, WorkerList},
     client::{Client, segment},
     error::CliError,
     output::{Output, Style},
@@ -13,6 +13,7 @@ use serde_json::json;
 
 pub(crate) async fn doctor(client: &Client, app: Option<&str>, output: Output) -> Result<(), CliError> {
     let mesh: Mesh = client.read(client.get("/v1/mesh").await?)?;
+    let WorkerList { workers } = client.read(client.get("/v1/workers").await?)?;
     let EdgeList { edges } = client.read(client.get("/v1/edges").await?)?;
     let app = match app {
         Some(name) => {
@@ -23,7 +24,7 @@ pub(crate) async fn doctor(client: &Client, app: Option<&str>, output: Output) -
         }
         None => None,
     };
-    let findings = diagnose(&Facts { mesh, edges, app });
+    let findings = diagnose(&Facts { mesh, workers, edges, app });
     output.value(&json!({ "findings": findings }));
     for finding in &findings {
         show(finding, output);
