@@ -28,8 +28,8 @@ use answers::Failure;
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     models::{
-        ContainerCreateBody, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, NetworkCreateRequest,
-        PortBinding,
+        ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, Ipam, IpamConfig,
+        NetworkCreateRequest, PortBinding,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
@@ -96,6 +96,12 @@ impl Podman {
 
     fn failure(&self, operation: &'static str, error: bollard::errors::Error) -> Failure {
         answers::failure(operation, &self.socket, error)
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<ContainerInspectResponse, EngineError> {
+        let found = self.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
+        let found = answers::with_stopped_as_exited(found);
+        found.map_err(|e| self.failure("inspect a container", e).about(id).into())
     }
 
     async fn create(&self, docker: &Docker, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
@@ -237,12 +243,7 @@ impl Engine for Podman {
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Container, EngineError> {
-        let found = self.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
-        let found = answers::with_stopped_as_exited(found);
-        match found.map_err(|e| self.failure("inspect a container", e)) {
-            Ok(found) => Ok(answers::container(found)),
-            Err(failure) => Err(failure.about(id).into()),
-        }
+        self.inspect(id).await.map(answers::container)
     }
 
     async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {

@@ -12,11 +12,16 @@ use crate::{
     engine::{ContainerId, ContainerState, EngineError},
     log::{LogBatch, LogPosition},
 };
-use bollard::query_parameters::{InspectContainerOptions, WaitContainerOptions};
 use file::LogFile;
-use futures_util::StreamExt;
 pub(super) use rotations::Rotations;
-use std::{io, path::PathBuf, pin::pin, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    pin::pin,
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -25,6 +30,8 @@ use tokio::{
 
 /// How long lines are gathered, and how often a log is looked at.
 const GATHER: Duration = Duration::from_millis(200);
+/// How often to ask the engine whether a container runs whose process is out of sight.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(
     podman: &Podman,
@@ -82,18 +89,33 @@ async fn read(mut log: LogFile) -> Result<(LogFile, LogBatch), EngineError> {
 }
 
 async fn path(podman: &Podman, id: &ContainerId) -> Result<PathBuf, EngineError> {
-    let found = podman.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
-    let found = super::answers::with_stopped_as_exited(found);
-    let found = found.map_err(|e| podman.failure("inspect a container", e).about(id))?;
-    let path = found.log_path.filter(|path| !path.is_empty());
+    let path = podman.inspect(id).await?.log_path.filter(|path| !path.is_empty());
     path.map(PathBuf::from).ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))
 }
 
-/// Waits until the container does not run, or until the engine cannot say.
+/// Waits until the container does not run, or until the engine cannot say. Podman's own way to wait keeps a processor busy for
+/// as long as a container runs; the kernel tells for nothing.
 async fn ended(podman: &Podman, id: &ContainerId) {
-    if let Ok(docker) = podman.docker() {
-        docker.wait_container(id.as_str(), None::<WaitContainerOptions>).next().await;
+    while let Ok(found) = podman.inspect(id).await
+        && let Some(state) = found.state.filter(|state| state.running == Some(true))
+    {
+        let Some(process) = process(id, state.pid.unwrap_or_default()) else {
+            sleep(LOOK).await;
+            continue;
+        };
+        // What is read of a process that has ended is an error, also if another one has its number meanwhile.
+        while process.read_at(&mut [0], 0).is_ok() {
+            sleep(GATHER).await;
+        }
+        // The engine hears of it, and of the last lines, a moment later.
+        sleep(GATHER).await;
     }
+}
+
+/// The container's process, if the engine counts processes as we do: then its control group has the container's name.
+fn process(id: &ContainerId, pid: i64) -> Option<File> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    groups.contains(id.as_str()).then(|| File::open(format!("/proc/{pid}/comm")).ok())?
 }
 
 async fn is_running(podman: &Podman, id: &ContainerId) -> bool {
