@@ -28,10 +28,11 @@ struct Declared<'a> {
 fn declared(config: &Config, role: Role) -> impl Iterator<Item = Declared<'_>> {
     let workers = config.workers.iter().map(|w| (Role::Worker, &w.name, w.address, w.api_key_sha256));
     let edges = config.edges.iter().map(|e| (Role::Edge, &e.name, e.address, e.api_key_sha256));
-    workers
-        .chain(edges)
-        .filter(move |(of, ..)| *of == role)
-        .map(|(_, name, address, hash)| Declared { name, address, key_hash: hash.0 })
+    workers.chain(edges).filter(move |(of, ..)| *of == role).map(|(_, name, address, hash)| Declared {
+        name,
+        address,
+        key_hash: hash.0,
+    })
 }
 
 /// Stores what the configuration says of nodes and names.
