@@ -34,10 +34,10 @@ const SCARCE_BYTES: u64 = 32 * 1024 * 1024;
 const RESERVE_PAUSE: Duration = Duration::from_secs(600);
 /// Layers of builds are kept this long while there is room, since they make the next build of an app faster.
 const LAYERS_KEPT: Duration = Duration::from_secs(14 * 24 * 3_600);
-/// Longest time for one thing that is asked of the engine: whoever waits for room waits for it.
-const ENGINE_MAX: Duration = Duration::from_secs(60);
 /// How often older ones are looked for.
 const LAYERS_EVERY: Duration = Duration::from_secs(3_600);
+/// Longest time for one thing that is asked of the engine: whoever waits for room waits for it.
+const ENGINE_MAX: Duration = Duration::from_secs(60);
 
 /// How much room there must be.
 #[derive(Clone, Debug)]
