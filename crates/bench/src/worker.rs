@@ -1,9 +1,13 @@
 //! The simulated worker: the real channel, and containers that exist in its reports only.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wisehosting_domain::id::JobId;
 use wisehosting_node::{
@@ -14,7 +18,7 @@ use wisehosting_node::{
 };
 use wisehosting_protocol::{
     message::HubMessage,
-    payload::{Capacity, Job, JobRef, JobResult, Outcome, Register, Work},
+    payload::{Capacity, Heartbeat, Job, JobRef, JobResult, Outcome, Register, Work},
 };
 
 use crate::platform::{Platform, WORKER};
@@ -88,7 +92,7 @@ impl Worker {
     }
 }
 
-/// Takes what the control plane sends: deploys are passed on, stops are done.
+/// Takes what the control plane sends: deploys are passed on, stops are done. Sends heartbeats.
 async fn work(
     mut events: mpsc::Receiver<Event>,
     channel: ChannelHandle,
@@ -96,9 +100,22 @@ async fn work(
     stopped: mpsc::UnboundedSender<JobId>,
 ) {
     let mut stopping = None;
-    while let Some(event) = events.recv().await {
+    // Until the control plane says how often; one that is silent is given no job.
+    let mut heartbeat = interval(Duration::from_secs(10));
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = heartbeat.tick() => {
+                let _ = channel.send(idle()).await;
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let received_at = Instant::now();
         match event {
+            Event::Connected(told) => {
+                heartbeat = interval(Duration::from_millis(told.heartbeat_interval_ms));
+            }
             Event::Message(HubMessage::Job(job)) => {
                 let _ = channel.send(JobRef { job_id: job.job_id }).await;
                 match job.work {
@@ -116,6 +133,11 @@ async fn work(
             _ => {}
         }
     }
+}
+
+/// The heartbeat of a host on which nothing runs.
+fn idle() -> Heartbeat {
+    Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() }
 }
 
 fn result(job: &Job, outcome: Outcome) -> JobResult {
