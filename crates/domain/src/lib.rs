@@ -3,6 +3,7 @@
 //! Everything here is a total function of its arguments: no I/O, no clock, no randomness, no async. What needs
 //! one of these takes it as a parameter, so that every decision of the platform can be tested as a table.
 
+pub mod certificate;
 pub mod id;
 pub mod limits;
 pub mod login;

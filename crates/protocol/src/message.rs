@@ -4,8 +4,9 @@
 //! refused even if everything else about it were right.
 
 use crate::payload::{
-    AppStats, AppStatus, BuildLog, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers,
-    MeshStatus, Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
+    AppStats, AppStatus, BuildLog, Certificate, CertificateGet, CertificateOrder, Certificates,
+    ChallengesShown, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers, MeshStatus,
+    Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
 };
 use serde::Serialize;
 
@@ -137,6 +138,14 @@ messages! {
         RoutesAck(RoutesAck) = "routes_ack", Latest;
         /// Older tables have no requests left.
         RoutesDrained(RoutesDrained) = "routes_drained", Latest;
+        /// Keep this certificate.
+        Certificate(Certificate) = "certificate", Kept;
+        /// Give me a certificate.
+        CertificateGet(CertificateGet) = "certificate_get", Kept;
+        /// An order of a certificate reached a step.
+        CertificateOrder(CertificateOrder) = "certificate_order", Kept;
+        /// These challenges are shown.
+        ChallengesShown(ChallengesShown) = "challenges_shown", Latest;
         /// What the mesh looks like from here.
         MeshStatus(MeshStatus) = "mesh_status", Latest;
         /// A message could not be used.
@@ -159,6 +168,10 @@ messages! {
         RuntimeLogAck(RuntimeLogAck) = "runtime_log_ack", Kept;
         /// Serve this table.
         Routes(Routes) = "routes", Latest;
+        /// What is known of certificates.
+        Certificates(Certificates) = "certificates", Latest;
+        /// Keep this certificate.
+        Certificate(Certificate) = "certificate", Kept;
         /// Speak with these nodes.
         MeshPeers(MeshPeers) = "mesh_peers", Latest;
         /// A message could not be used.

@@ -1,6 +1,12 @@
 //! The payloads. Unknown fields are refused in all of them. A field that may be null may be left out, too, and both mean
 //! the same.
 
+mod certificates;
+
+pub use certificates::{
+    Certificate, CertificateGet, CertificateOrder, Certificates, ChallengesShown, Order, OrderStep, Validity,
+};
+
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, Unexpected},

@@ -70,7 +70,11 @@ impl<E: Engine> Agent<E> {
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");
             }
-            HubMessage::Registered(_) | HubMessage::Routes(_) | HubMessage::MeshPeers(_) => {
+            HubMessage::Registered(_)
+            | HubMessage::Routes(_)
+            | HubMessage::Certificates(_)
+            | HubMessage::Certificate(_)
+            | HubMessage::MeshPeers(_) => {
                 tracing::warn!("the control plane sent a message that is not for a worker");
             }
         }

@@ -51,6 +51,10 @@ const usage = object({
   disk_bytes: orNull(number), disk_read_bytes: orNull(number), disk_written_bytes: orNull(number),
 })
 
+const validity = object({ not_before_ms: number, not_after_ms: number })
+const certificate = object({ host: text, validity, chain: text, key: text })
+const challenge = { kind: oneOf('http-01', 'tls-alpn-01'), token: text, key_authorization: text }
+
 /** What the payload of each type takes. */
 const PAYLOADS = {
   agent: {
@@ -96,6 +100,14 @@ const PAYLOADS = {
     }),
     routes_ack: object({ generation: number, problems: list(object({ instance_id: text, message: text })) }),
     routes_drained: object({ generation: number }),
+    certificate,
+    certificate_get: object({ host: text }),
+    certificate_order: object({
+      host: text,
+      order_id: text,
+      step: kindOf('step', { begin: { held_not_before_ms: orNull(number) }, challenge, failed: {} }),
+    }),
+    challenges_shown: object({ tokens: list(text) }),
     mesh_status: object({
       generation: orNull(number),
       mtu: number,
@@ -128,6 +140,12 @@ const PAYLOADS = {
         routes: byName(object({ app: text, upstreams: list(object({ instance_id: text, address: text })) })),
       }),
     }),
+    certificates: object({
+      stored: byName(validity),
+      orders: byName(object({ order_id: text, challenge: orNull(object(challenge)), shown: boolean })),
+      held_back: list(text),
+    }),
+    certificate,
     mesh_peers: object({
       generation: number,
       hub: text,
