@@ -74,7 +74,12 @@ impl WorkerAgent {
             AgentMessage::Error(error) => {
                 tracing::warn!(worker.name = %self.name(), message = error.message, "a worker reports");
             }
-            AgentMessage::RoutesAck(_) | AgentMessage::RoutesDrained(_) => return Err(Unhandled::WrongRole),
+            AgentMessage::RoutesAck(_)
+            | AgentMessage::RoutesDrained(_)
+            | AgentMessage::Certificate(_)
+            | AgentMessage::CertificateGet(_)
+            | AgentMessage::CertificateOrder(_)
+            | AgentMessage::ChallengesShown(_) => return Err(Unhandled::WrongRole),
         }
         Ok(())
     }
