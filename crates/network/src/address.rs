@@ -17,7 +17,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`, `NotPermitted`.
     pub async fn add_address(&self, name: &str, address: IpNet) -> Result<(), NetworkError> {
-        let index = self.require_link("add an address to", name).await?.index;
+        let index = self.index("add an address to", name)?;
         let request = self.handle.address().add(index, address.addr(), address.prefix_len()).replace();
         request.execute().await.map_err(|error| NetworkError::from_netlink("add an address to", name, error))
     }
@@ -45,7 +45,7 @@ impl Netlink {
     }
 
     async fn address_messages(&self, name: &str) -> Result<Vec<AddressMessage>, NetworkError> {
-        let index = self.require_link("read the addresses of", name).await?.index;
+        let index = self.index("read the addresses of", name)?;
         let answers = self.handle.address().get().set_link_index_filter(index).execute();
         answers
             .try_collect()

@@ -93,7 +93,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface` if either is missing.
     pub async fn set_bridge(&self, name: &str, bridge: &str) -> Result<(), NetworkError> {
-        let bridge_index = self.require_link("find bridge", bridge).await?.index;
+        let bridge_index = self.index("find bridge", bridge)?;
         self.change_link("add to the bridge", name, |change| change.controller(bridge_index)).await
     }
 
@@ -140,13 +140,14 @@ impl Netlink {
     /// # Errors
     /// `NotPermitted`.
     pub async fn delete_link(&self, name: &str) -> Result<(), NetworkError> {
-        let Some(link) = self.link(name).await? else { return Ok(()) };
-        match self.handle.link().del(link.index).execute().await {
-            Ok(()) => Ok(()),
-            Err(error) => match NetworkError::from_netlink("delete", name, error) {
-                NetworkError::NoSuchInterface { .. } => Ok(()),
-                other => Err(other),
-            },
+        let deleted = match self.index("delete", name) {
+            Ok(index) => self.handle.link().del(index).execute().await,
+            Err(NetworkError::NoSuchInterface { .. }) => return Ok(()),
+            Err(other) => return Err(other),
+        };
+        match deleted.map_err(|error| NetworkError::from_netlink("delete", name, error)) {
+            Err(NetworkError::NoSuchInterface { .. }) => Ok(()),
+            other => other,
         }
     }
 
@@ -188,16 +189,6 @@ impl Netlink {
         }
     }
 
-    pub(crate) async fn require_link(
-        &self,
-        operation: &'static str,
-        name: &str,
-    ) -> Result<Link, NetworkError> {
-        self.link(name)
-            .await?
-            .ok_or_else(|| NetworkError::NoSuchInterface { operation, interface: name.to_owned() })
-    }
-
     pub(crate) async fn add_link(
         &self,
         operation: &'static str,
@@ -214,8 +205,7 @@ impl Netlink {
         name: &str,
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetworkError> {
-        let link = self.require_link(operation, name).await?;
-        let message = change(LinkUnspec::new_with_index(link.index)).build();
+        let message = change(LinkUnspec::new_with_index(self.index(operation, name)?)).build();
         let changed = self.handle.link().change(message).execute().await;
         changed.map_err(|error| NetworkError::from_netlink(operation, name, error))
     }

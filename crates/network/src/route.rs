@@ -22,7 +22,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`, `NotPermitted`, or `Failed` if the link is down or another one has a route for this network.
     pub async fn add_route(&self, name: &str, destination: IpNet) -> Result<(), NetworkError> {
-        let index = self.require_link("add a route to", name).await?.index;
+        let index = self.index("add a route to", name)?;
         let message = link_route(destination, index);
         let Err(error) = self.handle.route().add(message).execute().await else { return Ok(()) };
         let error = NetworkError::from_netlink("add a route to", name, error);
@@ -50,7 +50,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`, `NotPermitted`.
     pub async fn delete_route(&self, name: &str, destination: IpNet) -> Result<(), NetworkError> {
-        let index = self.require_link("delete a route of", name).await?.index;
+        let index = self.index("delete a route of", name)?;
         let mut message = link_route(destination, index);
         // These match any route.
         message.header.protocol = RouteProtocol::Unspec;
@@ -65,7 +65,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`.
     pub async fn routes(&self, name: &str) -> Result<Vec<IpNet>, NetworkError> {
-        let index = self.require_link("read the routes of", name).await?.index;
+        let index = self.index("read the routes of", name)?;
         let mut networks = Vec::new();
         for request in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]

@@ -28,7 +28,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`, `NotPermitted`, `NotSupported` by a kernel without `tbf`.
     pub async fn set_token_bucket(&self, name: &str, bucket: TokenBucket) -> Result<(), NetworkError> {
-        let index = self.require_link("shape", name).await?.index;
+        let index = self.index("shape", name)?;
         let mut message = TcMessage::with_index(to_signed(index));
         bucket.write(&mut message);
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
@@ -57,7 +57,7 @@ impl Netlink {
         if self.token_bucket(name).await?.is_none() {
             return Ok(());
         }
-        let index = self.require_link("stop shaping", name).await?.index;
+        let index = self.index("stop shaping", name)?;
         let mut request = self.handle.qdisc().del(to_signed(index));
         request.message_mut().header.parent = TcHandle::ROOT;
         let Err(error) = request.execute().await else { return Ok(()) };
@@ -71,7 +71,7 @@ impl Netlink {
     /// # Errors
     /// `NoSuchInterface`.
     pub async fn token_bucket(&self, name: &str) -> Result<Option<TokenBucket>, NetworkError> {
-        let index = to_signed(self.require_link("read the shaping of", name).await?.index);
+        let index = to_signed(self.index("read the shaping of", name)?);
         let mut answers = std::pin::pin!(self.handle.qdisc().get().index(index).execute());
         let mut found = None;
         // The kernel gives those of all links, whatever is asked for; an answer that is not read would be a later one's.
