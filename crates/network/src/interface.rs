@@ -77,8 +77,8 @@ impl WireGuardInterface {
             if ops.is_empty() {
                 return Ok(done);
             }
-            for op in &ops {
-                self.apply(op, desired).await?;
+            for alike in ops.chunk_by(|a, b| matches!((a, b), (Op::SetPeer(_), Op::SetPeer(_)))) {
+                self.apply(alike, desired).await?;
             }
             done.extend(ops);
         }
@@ -118,31 +118,26 @@ impl WireGuardInterface {
         Ok(())
     }
 
-    async fn apply(&mut self, op: &Op, desired: &Interface) -> Result<(), NetworkError> {
+    /// Carries out one operation, or any number that set peers in one go.
+    async fn apply(&mut self, ops: &[Op], desired: &Interface) -> Result<(), NetworkError> {
         let name = self.name.as_str();
-        match op {
+        match &ops[0] {
             Op::SetMtu(mtu) => self.netlink.set_mtu(name, *mtu).await,
             Op::RemoveAddress(address) => self.netlink.delete_address(name, *address).await,
             Op::AddAddress(address) => self.netlink.add_address(name, *address).await,
             Op::SetUp => self.netlink.set_up(name).await,
             Op::RemoveRoute(network) => self.netlink.delete_route(name, *network).await,
             Op::AddRoute(network) => self.netlink.add_route(name, *network).await,
-            Op::SetIdentity | Op::RemovePeer(_) | Op::SetPeer(_) => self.apply_to_device(op, desired).await,
-        }
-    }
-
-    async fn apply_to_device(&mut self, op: &Op, desired: &Interface) -> Result<(), NetworkError> {
-        let Some(device) = &self.device else {
-            return Err(NetworkError::NoSuchInterface {
-                operation: "configure",
-                interface: self.name.to_string(),
-            });
-        };
-        match op {
-            Op::RemovePeer(key) => device.remove_peer(*key).await,
-            Op::SetPeer(peer) => device.set_peer(peer).await,
-            _ => {
-                let set = device.set_identity(desired).await;
+            Op::RemovePeer(key) => self.device()?.remove_peer(*key).await,
+            Op::SetPeer(_) => {
+                let peers = ops.iter().filter_map(|op| match op {
+                    Op::SetPeer(peer) => Some(peer.clone()),
+                    _ => None,
+                });
+                self.device()?.set_peers(peers.collect()).await
+            }
+            Op::SetIdentity => {
+                let set = self.device()?.set_identity(desired).await;
                 if set.is_err() {
                     // It is unusable; the next call begins with a new one.
                     self.discard().await?;
@@ -150,5 +145,12 @@ impl WireGuardInterface {
                 set
             }
         }
+    }
+
+    fn device(&self) -> Result<&dyn Device, NetworkError> {
+        self.device.as_deref().ok_or_else(|| NetworkError::NoSuchInterface {
+            operation: "configure",
+            interface: self.name.to_string(),
+        })
     }
 }

@@ -90,9 +90,10 @@ impl Device for KernelDevice {
         self.call("set key and port of", move |api| api.configure_interface(&configuration)).boxed()
     }
 
-    fn set_peer<'a>(&'a self, peer: &'a Peer) -> BoxFuture<'a, Result<(), NetworkError>> {
-        let peer = wire_peer(peer);
-        self.call("set a peer of", move |api| api.configure_peer(&peer)).boxed()
+    fn set_peers(&self, peers: Vec<Peer>) -> BoxFuture<'_, Result<(), NetworkError>> {
+        let set =
+            move |api: &WGApi<Kernel>| peers.iter().try_for_each(|peer| api.configure_peer(&wire_peer(peer)));
+        self.call("set peers of", set).boxed()
     }
 
     fn remove_peer(&self, key: PublicKey) -> BoxFuture<'_, Result<(), NetworkError>> {

@@ -80,8 +80,8 @@ pub(crate) trait Device: Send + Sync {
     /// Takes key and port from the description. May forget everything else; after an error the device is unusable.
     fn set_identity<'a>(&'a self, desired: &'a Interface) -> BoxFuture<'a, Result<(), NetworkError>>;
 
-    /// Adds a peer, or changes it in place without ending its session. Without an endpoint the one in use is kept.
-    fn set_peer<'a>(&'a self, peer: &'a Peer) -> BoxFuture<'a, Result<(), NetworkError>>;
+    /// Adds peers, or changes them in place without ending their sessions. Without an endpoint the one in use is kept.
+    fn set_peers(&self, peers: Vec<Peer>) -> BoxFuture<'_, Result<(), NetworkError>>;
 
     /// Forgets a peer.
     fn remove_peer(&self, key: PublicKey) -> BoxFuture<'_, Result<(), NetworkError>>;

@@ -100,11 +100,13 @@ impl Device for UserspaceDevice {
         .boxed()
     }
 
-    fn set_peer<'a>(&'a self, peer: &'a Peer) -> BoxFuture<'a, Result<(), NetworkError>> {
-        let written = self.write("set a peer of", async move |device| {
-            let key = x25519::PublicKey::from(*peer.public_key.as_bytes());
-            if !device.modify_peer(&key, |existing| change(existing, peer)).await {
-                device.add_peer(new_peer(key, peer));
+    fn set_peers(&self, peers: Vec<Peer>) -> BoxFuture<'_, Result<(), NetworkError>> {
+        let written = self.write("set peers of", async move |device| {
+            for peer in &peers {
+                let key = x25519::PublicKey::from(*peer.public_key.as_bytes());
+                if !device.modify_peer(&key, |existing| change(existing, peer)).await {
+                    device.add_peer(new_peer(key, peer));
+                }
             }
         });
         written.boxed()
