@@ -186,25 +186,14 @@ fn is_host_address(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
-    fn peer(number: u8, allowed_ips: &[&str]) -> Peer {
-        Peer {
-            public_key: PublicKey::from_bytes([number; 32]),
-            endpoint: None,
-            allowed_ips: allowed_ips.iter().map(|text| text.parse().unwrap()).collect(),
-            keepalive_s: None,
-        }
+    fn peer(number: u8, networks: &[&str]) -> Peer {
+        testing::peer(PublicKey::from_bytes([number; 32]), networks)
     }
 
     fn interface(peers: Vec<Peer>) -> Interface {
-        Interface {
-            name: "wh0".parse().unwrap(),
-            addresses: vec!["10.50.0.11/24".parse().unwrap()],
-            mtu: 1420,
-            private_key: PrivateKey::generate(),
-            listen_port: NonZeroU16::new(51821).unwrap(),
-            peers,
-        }
+        testing::interface(11, PrivateKey::generate(), peers)
     }
 
     #[test]

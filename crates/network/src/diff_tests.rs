@@ -7,8 +7,8 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::PrivateKey;
 use crate::observed::ObservedDevice;
+use crate::{PrivateKey, testing};
 
 const PRIVATE_KEY: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
 
@@ -125,14 +125,7 @@ proptest! {
 }
 
 fn interface(peers: Vec<Peer>) -> Interface {
-    Interface {
-        name: "wh0".parse().unwrap(),
-        addresses: vec!["10.50.0.11/24".parse().unwrap()],
-        mtu: 1420,
-        private_key: PRIVATE_KEY.parse().unwrap(),
-        listen_port: NonZeroU16::new(51821).unwrap(),
-        peers,
-    }
+    testing::interface(11, PRIVATE_KEY.parse().unwrap(), peers)
 }
 
 fn built(desired: &Interface) -> Observed {
@@ -145,10 +138,9 @@ fn built(desired: &Interface) -> Observed {
 
 fn control_plane() -> Peer {
     Peer {
-        public_key: key(1),
         endpoint: Some("198.51.100.1:51821".parse().unwrap()),
-        allowed_ips: vec!["10.50.0.1/32".parse().unwrap()],
         keepalive_s: NonZeroU16::new(25),
+        ..testing::peer(key(1), &["10.50.0.1/32"])
     }
 }
 

@@ -16,6 +16,8 @@ mod observed;
 mod path;
 pub mod route;
 pub mod shaping;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wireguard;
 
 pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceName, Peer};

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use wisehosting_network::testing::{self, wire};
 use wisehosting_network::{
     ForwardTable, Forwards, ForwardsOp, NamespaceRuntime, Netlink, NetworkNamespace, ObservedForwards,
-    Protocol, VethEnd,
+    Protocol,
 };
 
 const PUBLIC: &str = "203.0.113.1";
@@ -33,8 +33,8 @@ struct Hosts {
 impl Hosts {
     async fn new() -> Self {
         let [client, gateway, server] = [(); 3].map(|()| NetworkNamespace::create().unwrap());
-        join((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
-        join((&server, "wh0", "10.50.0.2/24"), (&gateway, "wh0", "10.50.0.1/24")).await;
+        wire((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
+        wire((&server, "wh0", "10.50.0.2/24"), (&gateway, "wh0", "10.50.0.1/24")).await;
         let gateway_address = PUBLIC.parse().unwrap();
         Netlink::inside(&client).unwrap().add_default_route(gateway_address).await.unwrap();
         let runtime = NamespaceRuntime::new(&gateway).unwrap();
@@ -100,25 +100,12 @@ impl Hosts {
     }
 
     fn nft(&self, arguments: &[&str]) -> String {
-        let output = self.gateway.run(|| Command::new("nft").args(arguments).output().unwrap()).unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        testing::nft(&self.gateway, &arguments.join(" "))
     }
 
     async fn routing(&self) -> Vec<(String, Option<bool>)> {
         let links = Netlink::inside(&self.gateway).unwrap().links().await.unwrap();
         links.into_iter().map(|link| (link.name, link.routes_ipv4)).collect()
-    }
-}
-
-async fn join(a: (&NetworkNamespace, &str, &str), b: (&NetworkNamespace, &str, &str)) {
-    let netlink = Netlink::inside(a.0).unwrap();
-    let end = VethEnd { name: a.1, namespace: a.0 };
-    netlink.add_veth(end, VethEnd { name: b.1, namespace: b.0 }).await.unwrap();
-    for (namespace, name, address) in [a, b] {
-        let netlink = Netlink::inside(namespace).unwrap();
-        netlink.add_address(name, address.parse().unwrap()).await.unwrap();
-        netlink.set_up(name).await.unwrap();
     }
 }
 

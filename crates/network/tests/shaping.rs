@@ -8,9 +8,10 @@ use std::thread;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use wisehosting_network::testing::{pattern, wire};
 use wisehosting_network::{
-    Netlink, NetworkError, NetworkNamespace, ShapingOp, Side, TokenBucket, VethEnd, diff_shaping,
-    observe_shaping, shape,
+    Netlink, NetworkError, NetworkNamespace, ShapingOp, Side, TokenBucket, diff_shaping, observe_shaping,
+    shape,
 };
 
 const CONTAINER: &str = "192.0.2.2:7000";
@@ -28,15 +29,7 @@ impl Pair {
         let netlink = Netlink::inside(&host).unwrap();
         // So that the numbers of the two ends differ.
         netlink.add_bridge("br0").await.unwrap();
-        let inside = VethEnd { name: "eth0", namespace: &container };
-        netlink.add_veth(VethEnd { name: "veth0", namespace: &host }, inside).await.unwrap();
-        let inside = Netlink::inside(&container).unwrap();
-        for (netlink, name, address) in
-            [(&netlink, "veth0", "192.0.2.1/24"), (&inside, "eth0", "192.0.2.2/24")]
-        {
-            netlink.add_address(name, address.parse().unwrap()).await.unwrap();
-            netlink.set_up(name).await.unwrap();
-        }
+        wire((&host, "veth0", "192.0.2.1/24"), (&container, "eth0", "192.0.2.2/24")).await;
         Self { host, container, netlink }
     }
 
@@ -135,7 +128,7 @@ async fn a_transfer_arrives_whole_in_both_directions() {
         stream.read_to_end(&mut received).unwrap();
         stream.write_all(&received).unwrap();
     });
-    let sent: Vec<u8> = (0..1 << 20).map(|position: u32| (position % 251) as u8).collect();
+    let sent = pattern(1 << 20);
 
     let mut stream = pair.host.run(|| TcpStream::connect(CONTAINER).unwrap()).unwrap();
     stream.write_all(&sent).unwrap();

@@ -10,17 +10,16 @@ mod contract;
 mod node;
 
 use std::fs::{self, Permissions};
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Once;
 
+use wisehosting_network::testing::{interface, kernel_has_wireguard};
 use wisehosting_network::{
-    Backend, BackendChoice, Netlink, NetworkError, NetworkNamespace, Op, PrivateKey, WireGuardInterface,
+    Backend, BackendChoice, Netlink, NetworkError, Op, PrivateKey, WireGuardInterface,
 };
 
-use node::{Underlay, interface};
+use node::Underlay;
 
 /// Gives each part of the contract two tests, one a backend.
 macro_rules! contract {
@@ -37,7 +36,7 @@ macro_rules! contract {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    if crate::kernel_has_wireguard().await {
+                    if wisehosting_network::testing::kernel_has_wireguard().await {
                         crate::contract::$name(wisehosting_network::Backend::Kernel).await;
                     }
                 }
@@ -56,33 +55,9 @@ contract!(
     repairs_what_others_changed,
     refuses_a_name_that_is_taken,
     recovers_when_a_port_becomes_free,
+    follows_a_peer_that_moves,
+    stays_reachable_behind_a_gateway_that_forgets,
 );
-
-static SAID: Once = Once::new();
-
-/// Prints a line that the test runner does not swallow.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// If not, says so. It is the one thing that may go untested: a test cannot give a kernel what it was built without.
-async fn kernel_has_wireguard() -> bool {
-    let netlink = NetworkNamespace::create().unwrap();
-    let runtime = wisehosting_network::NamespaceRuntime::new(&netlink).unwrap();
-    let opened = runtime.run(async {
-        let desired = interface(1, PrivateKey::generate(), vec![]);
-        let choice = BackendChoice::Only(Backend::Kernel);
-        WireGuardInterface::new(desired.name.clone(), choice).unwrap().reconcile(&desired).await
-    });
-    match opened.await {
-        Ok(_) => true,
-        Err(NetworkError::NotSupported { .. }) => {
-            SAID.call_once(|| say("kernel backend not tested: this kernel has no WireGuard"));
-            false
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 #[tokio::test]
 async fn auto_takes_the_kernel_where_it_can_and_userspace_where_not() {

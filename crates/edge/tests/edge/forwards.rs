@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use wisehosting_network::{Netlink, NetworkNamespace, VethEnd};
+use wisehosting_network::{Netlink, NetworkNamespace, testing::wire};
 
 const PUBLIC: &str = "203.0.113.1";
 const API: &str = "10.50.0.30:8082";
@@ -45,8 +45,8 @@ impl Hosts {
     /// With this in `[ingress]`, where `{path}` is the directory.
     pub(crate) async fn with_ingress(ingress: &str) -> Self {
         let [client, gateway, server] = [(); 3].map(|()| NetworkNamespace::create().unwrap());
-        join((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
-        join((&server, "wh0", "10.50.0.11/24"), (&gateway, "wh0", "10.50.0.30/24")).await;
+        wire((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
+        wire((&server, "wh0", "10.50.0.11/24"), (&gateway, "wh0", "10.50.0.30/24")).await;
         Netlink::inside(&gateway).unwrap().set_loopback_up().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
@@ -152,17 +152,6 @@ dir = "{path}/state"
     fn ruleset(&self) -> String {
         let output = self.gateway.run(|| Command::new("nft").args(["list", "ruleset"]).output().unwrap());
         String::from_utf8(output.unwrap().stdout).unwrap()
-    }
-}
-
-async fn join(a: (&NetworkNamespace, &str, &str), b: (&NetworkNamespace, &str, &str)) {
-    let netlink = Netlink::inside(a.0).unwrap();
-    let end = VethEnd { name: a.1, namespace: a.0 };
-    netlink.add_veth(end, VethEnd { name: b.1, namespace: b.0 }).await.unwrap();
-    for (namespace, name, address) in [a, b] {
-        let netlink = Netlink::inside(namespace).unwrap();
-        netlink.add_address(name, address.parse().unwrap()).await.unwrap();
-        netlink.set_up(name).await.unwrap();
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::time::timeout;
-use wisehosting_network::{Backend, Interface, NetworkError, Op, diff};
+use wisehosting_network::testing::{nft, pattern, wire};
+use wisehosting_network::{Backend, Interface, Netlink, NetworkError, NetworkNamespace, Op, diff};
 
 use crate::node::{Node, Underlay};
 
@@ -25,7 +26,7 @@ async fn pair(backend: Backend) -> (Node, Node) {
 pub(crate) async fn carries_a_transfer(backend: Backend) {
     let (a, b) = pair(backend).await;
     assert_eq!(a.backend().await, Some(backend));
-    let sent: Vec<u8> = (0..MEBIBYTE).map(|position| (position % 251) as u8).collect();
+    let sent = pattern(MEBIBYTE);
 
     let back = a.connect("10.50.0.2:7000").await.unwrap().echo(&sent).await.unwrap();
 
@@ -207,6 +208,72 @@ pub(crate) async fn recovers_when_a_port_becomes_free(backend: Backend) {
     b.reconcile(b.interface(vec![a.peer()])).await.unwrap();
     b.serve_echo(7000).await;
     a.connect("10.50.0.2:7000").await.unwrap().echo(b"hello").await.unwrap();
+    a.close().await;
+    b.close().await;
+}
+
+pub(crate) async fn follows_a_peer_that_moves(backend: Backend) {
+    let (a, b) = pair(backend).await;
+    a.serve_echo(7000).await;
+    let mut connection = a.connect("10.50.0.2:7000").await.unwrap();
+    connection.echo(b"before").await.unwrap();
+
+    b.netlink.delete_address("eth0", network("198.51.100.2/24")).await.unwrap();
+    b.netlink.add_address("eth0", network("198.51.100.77/24")).await.unwrap();
+    let mut moved = b.interface(vec![a.peer()]);
+    moved.listen_port = NonZeroU16::new(51999).unwrap();
+    b.reconcile(moved).await.unwrap();
+
+    b.connect("10.50.0.1:7000").await.unwrap().echo(b"from elsewhere").await.unwrap();
+    assert_eq!(connection.echo(b"after").await.unwrap(), b"after");
+    let endpoint = a.observe().await.device.peers[&b.private_key.public_key()].endpoint;
+    assert_eq!(endpoint, Some("198.51.100.77:51999".parse().unwrap()));
+    a.close().await;
+    b.close().await;
+}
+
+/// Of a masquerading gateway, which forgets a flow after two seconds of silence and lets nobody in from outside.
+pub(crate) async fn stays_reachable_behind_a_gateway_that_forgets(backend: Backend) {
+    let underlay = Underlay::new().await;
+    let a = underlay.node(1, backend).await;
+    let (gateway, inside) = (underlay.host(9).await, NetworkNamespace::create().unwrap());
+    wire((&gateway, "inner", "192.0.2.1/24"), (&inside, "eth0", "192.0.2.2/24")).await;
+    let b = underlay.node_in(inside, 2, backend).await;
+    b.netlink.add_default_route("192.0.2.1".parse().unwrap()).await.unwrap();
+    for link in ["inner", "eth0"] {
+        Netlink::inside(&gateway).unwrap().set_ipv4_routing(link, true).await.unwrap();
+    }
+    nft(&gateway, "add table ip nat");
+    nft(&gateway, "add chain ip nat out { type nat hook postrouting priority srcnat; }");
+    nft(&gateway, "add rule ip nat out oifname eth0 masquerade");
+    nft(&gateway, "add chain ip nat through { type filter hook forward priority filter; }");
+    nft(&gateway, "add rule ip nat through iifname inner udp dport 51821 counter");
+    for setting in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+        let path = format!("/proc/sys/net/netfilter/{setting}");
+        gateway.run(|| std::fs::write(path, "2").unwrap()).unwrap();
+    }
+    let mut hidden = b.peer();
+    (hidden.endpoint, hidden.keepalive_s) = (None, None);
+    a.reconcile(a.interface(vec![hidden])).await.unwrap();
+    a.serve_echo(7000).await;
+    let mut outside = a.peer();
+    outside.keepalive_s = NonZeroU16::new(1);
+    b.reconcile(b.interface(vec![outside])).await.unwrap();
+    b.serve_echo(7000).await;
+    b.connect("10.50.0.1:7000").await.unwrap().echo(b"before").await.unwrap();
+
+    // Nobody says anything but that he is there, for several times as long as the gateway remembers.
+    let packets = || {
+        let listed = nft(&gateway, "list chain ip nat through");
+        let (_, rest) = listed.split_once("packets ").unwrap();
+        rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = packets();
+    while packets() < before + 6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    a.connect("10.50.0.2:7000").await.unwrap().echo(b"after").await.unwrap();
     a.close().await;
     b.close().await;
 }

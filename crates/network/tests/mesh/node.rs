@@ -3,19 +3,15 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use wisehosting_network::testing::{self, PATIENCE};
 use wisehosting_network::{
     Backend, BackendChoice, Interface, NamespaceRuntime, Netlink, NetworkError, NetworkNamespace, Observed,
     Op, Peer, PrivateKey, VethEnd, WireGuardInterface,
 };
-
-/// Longer than any handshake takes, also one whose first packet was lost (that is tried again after 5 s).
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A bridge that joins the hosts.
 pub(crate) struct Underlay(NetworkNamespace);
@@ -27,8 +23,8 @@ impl Underlay {
         Self(namespace)
     }
 
-    /// A host with the address 198.51.100.`number`.
-    pub(crate) async fn node(&self, number: u8, choice: impl Into<BackendChoice>) -> Node {
+    /// A namespace with the address 198.51.100.`number`.
+    pub(crate) async fn host(&self, number: u8) -> NetworkNamespace {
         let namespace = NetworkNamespace::create().unwrap();
         let port = format!("port{number}");
         let switch = Netlink::inside(&self.0).unwrap();
@@ -40,6 +36,22 @@ impl Underlay {
         netlink.set_up("eth0").await.unwrap();
         let address = format!("198.51.100.{number}/24");
         netlink.add_address("eth0", address.parse().unwrap()).await.unwrap();
+        namespace
+    }
+
+    /// A host with the address 198.51.100.`number`.
+    pub(crate) async fn node(&self, number: u8, choice: impl Into<BackendChoice>) -> Node {
+        self.node_in(self.host(number).await, number, choice).await
+    }
+
+    /// A host in a namespace, whose way to the others is the namespace's own matter.
+    pub(crate) async fn node_in(
+        &self,
+        namespace: NetworkNamespace,
+        number: u8,
+        choice: impl Into<BackendChoice>,
+    ) -> Node {
+        let netlink = Netlink::inside(&namespace).unwrap();
         let runtime = NamespaceRuntime::new(&namespace).unwrap();
         let choice = choice.into();
         let interface = runtime.run(async move { live_interface(choice) }).await;
@@ -108,33 +120,22 @@ impl Node {
 
     /// How the others see this host: as the peer with its address in the mesh.
     pub(crate) fn peer(&self) -> Peer {
+        let address = format!("10.50.0.{}/32", self.number);
         Peer {
-            public_key: self.private_key.public_key(),
             endpoint: Some(SocketAddr::from(([198, 51, 100, self.number], 51821))),
-            allowed_ips: vec![format!("10.50.0.{}/32", self.number).parse().unwrap()],
             keepalive_s: NonZeroU16::new(25),
+            ..testing::peer(self.private_key.public_key(), &[&address])
         }
     }
 
     /// This host's interface with these peers.
     pub(crate) fn interface(&self, peers: Vec<Peer>) -> Interface {
-        interface(self.number, self.private_key.clone(), peers)
+        testing::interface(self.number, self.private_key.clone(), peers)
     }
 
-    /// Listens on all addresses and sends back whatever arrives, one connection after another, for ever.
+    /// Sends back whatever arrives.
     pub(crate) async fn serve_echo(&self, port: u16) {
-        let listener = self.runtime.run(TcpListener::bind(("0.0.0.0", port))).await.unwrap();
-        let serve = async move {
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(async move {
-                        let (mut reading, mut writing) = stream.into_split();
-                        let _ = tokio::io::copy(&mut reading, &mut writing).await;
-                    });
-                }
-            });
-        };
-        self.runtime.run(serve).await;
+        testing::serve_echo(&self.runtime, port).await;
     }
 
     /// Connects from this host.
@@ -151,23 +152,7 @@ pub(crate) struct Connection(TcpStream);
 impl Connection {
     /// Sends all of it while reading it back, and gives what came back.
     pub(crate) async fn echo(&mut self, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-        let (mut reading, mut writing) = self.0.split();
-        let mut back = vec![0; bytes.len()];
-        let both = async { tokio::try_join!(writing.write_all(bytes), reading.read_exact(&mut back)) };
-        timeout(PATIENCE, both).await??;
-        Ok(back)
-    }
-}
-
-/// The interface of host `number` in the mesh 10.50.0.0/24.
-pub(crate) fn interface(number: u8, private_key: PrivateKey, peers: Vec<Peer>) -> Interface {
-    Interface {
-        name: "wh0".parse().unwrap(),
-        addresses: vec![format!("10.50.0.{number}/24").parse().unwrap()],
-        mtu: 1420,
-        private_key,
-        listen_port: NonZeroU16::new(51821).unwrap(),
-        peers,
+        testing::echo(&mut self.0, bytes).await
     }
 }
 

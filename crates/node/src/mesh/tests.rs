@@ -8,7 +8,9 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
 };
-use wisehosting_network::{BackendChoice, NamespaceRuntime, Netlink, NetworkNamespace, PrivateKey, VethEnd};
+use wisehosting_network::{
+    BackendChoice, NamespaceRuntime, Netlink, NetworkNamespace, PrivateKey, testing::wire,
+};
 
 #[derive(Debug, Deserialize)]
 struct Whole {
@@ -132,14 +134,7 @@ fn a_key_file_with_something_else_is_refused_without_showing_it() {
 /// Two hosts on one wire.
 async fn hosts() -> [NetworkNamespace; 2] {
     let hosts = [NetworkNamespace::create().unwrap(), NetworkNamespace::create().unwrap()];
-    let first = Netlink::inside(&hosts[0]).unwrap();
-    let end = |namespace| VethEnd { name: "eth0", namespace };
-    first.add_veth(end(&hosts[0]), end(&hosts[1])).await.unwrap();
-    for (host, address) in hosts.iter().zip(["198.51.100.1/24", "198.51.100.2/24"]) {
-        let netlink = Netlink::inside(host).unwrap();
-        netlink.set_up("eth0").await.unwrap();
-        netlink.add_address("eth0", address.parse().unwrap()).await.unwrap();
-    }
+    wire((&hosts[0], "eth0", "198.51.100.1/24"), (&hosts[1], "eth0", "198.51.100.2/24")).await;
     hosts
 }
 
