@@ -1,11 +1,12 @@
 //! `GET /v1/mesh`: the nodes of the mesh, and the ways between them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
+use wisehosting_domain::name::Label;
 use wisehosting_node::mesh::PeerSight;
 use wisehosting_protocol::payload::{MeshLink, MeshPath};
 
@@ -102,6 +103,7 @@ pub struct LinkNow {
 )]
 pub async fn get_mesh(State(state): State<AppState>, _user: SignedIn) -> Result<Json<MeshView>, Problem> {
     let (own, mut told) = state.hub.mesh().read();
+    let own: BTreeMap<&Label, &PeerSight> = own.peers.iter().map(|peer| (&peer.name, peer)).collect();
     let mut all = Vec::new();
     for role in [Role::Worker, Role::Edge] {
         let newest = state.hub.named(role);
@@ -111,7 +113,7 @@ pub async fn get_mesh(State(state): State<AppState>, _user: SignedIn) -> Result<
                 role: role.to_string(),
                 address: address.to_string(),
                 connected: state.hub.is_connected(name),
-                tunnel: own.peers.iter().find(|peer| peer.name == *name).map(Tunnel::of),
+                tunnel: own.get(name).map(|peer| Tunnel::of(peer)),
                 told: told.remove(name).map(|told| NodeTold::of(told, newest)),
             });
         }

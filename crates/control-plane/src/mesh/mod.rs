@@ -44,15 +44,16 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
 fn known(config: &Config, role: Role, sight: &Sight) -> Vec<MeshPeer> {
     let declared: BTreeMap<&Label, _> =
         config.mesh.iter().flat_map(|mesh| &mesh.peers).map(|peer| (&peer.name, peer)).collect();
+    let seen: BTreeMap<&Label, &PeerSight> = sight.peers.iter().map(|peer| (&peer.name, peer)).collect();
     let nodes = nodes::addresses(config, role);
     let peers = nodes.filter_map(|(name, address)| {
-        let peer = declared.get(name)?;
-        let seen = sight.peers.iter().find(|seen| seen.public_key == peer.public_key);
+        let (peer, seen) = (declared.get(name)?, seen.get(name));
         Some(MeshPeer {
             name: name.clone(),
-            public_key: peer.public_key.to_string(),
+            // Of a node that changes its key, the one that it uses.
+            public_key: seen.map_or(peer.public_key, |seen| seen.public_key).to_string(),
             address,
-            endpoint: seen.and_then(heard_from).or(peer.endpoint),
+            endpoint: seen.and_then(|seen| heard_from(seen)).or(peer.endpoint),
         })
     });
     peers.collect()

@@ -1,11 +1,13 @@
 //! The sections `[mesh]` and `[[mesh.peers]]`: this host's interface, and the hosts that it talks to whatever the control
 //! plane says.
 
-use super::with_causes;
+use super::{succession::Declared, with_causes};
 use crate::{config::ConfigError, secret};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer, de};
-use std::{fmt::Display, net::SocketAddr, num::NonZeroU16, path::PathBuf, str::FromStr};
+use std::{
+    collections::BTreeMap, fmt::Display, net::SocketAddr, num::NonZeroU16, path::PathBuf, str::FromStr,
+};
 use wisehosting_domain::name::Label;
 use wisehosting_network::{
     BackendChoice, Interface, InterfaceName, InvalidInterface, IpNet, Peer, PrivateKey, PublicKey,
@@ -45,6 +47,9 @@ pub struct MeshPeer {
     /// Its public key in base64.
     #[serde(deserialize_with = "from_text")]
     pub public_key: PublicKey,
+    /// The key that it changes to: it is reached by the one of the two that it used last.
+    #[serde(default, deserialize_with = "some_from_text")]
+    pub next_public_key: Option<PublicKey>,
     /// Address and port where it can be reached; without one it must speak first.
     pub endpoint: Option<SocketAddr>,
     /// Networks behind it.
@@ -60,11 +65,11 @@ impl MeshConfig {
     /// # Errors
     /// What is wrong, naming the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.desired().map(drop)
+        self.declared().map(drop)
     }
 
     /// The interface that is described here.
-    pub(super) fn desired(&self) -> Result<Interface, ConfigError> {
+    pub(super) fn declared(&self) -> Result<Declared, ConfigError> {
         let interface = Interface {
             name: self.interface.clone(),
             addresses: vec![self.address],
@@ -73,10 +78,14 @@ impl MeshConfig {
             listen_port: self.listen_port,
             peers: self.peers.iter().map(MeshPeer::to_peer).collect(),
         };
-        interface
+        let names = self.peers.iter().map(|peer| peer.name.clone()).collect();
+        let next_keys = self.peers.iter().filter_map(|peer| Some((peer.public_key, peer.next_public_key?)));
+        let declared = Declared { interface, names, next_keys: next_keys.collect() };
+        declared
+            .in_force(&BTreeMap::new())
             .check()
             .map_err(|error| ConfigError::invalid(self.setting_of(&error), error.to_string()))?;
-        Ok(interface)
+        Ok(declared)
     }
 
     fn private_key(&self) -> Result<PrivateKey, ConfigError> {
@@ -91,6 +100,10 @@ impl MeshConfig {
     /// The setting that an error is about. Of two peers that collide it is the later one.
     fn setting_of(&self, error: &InvalidInterface) -> String {
         let peer = |key: &PublicKey, field: &str| {
+            let next = self.peers.iter().rposition(|peer| peer.next_public_key == Some(*key));
+            if let Some(position) = next {
+                return format!("mesh.peers[{position}].next_public_key");
+            }
             let position = self.peers.iter().rposition(|peer| peer.public_key == *key).unwrap_or_default();
             format!("mesh.peers[{position}].{field}")
         };
@@ -137,4 +150,12 @@ where
     T: FromStr<Err: Display>,
 {
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+fn some_from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    from_text(deserializer).map(Some)
 }

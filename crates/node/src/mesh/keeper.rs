@@ -6,10 +6,10 @@
 use super::{
     Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, file,
     peers::{self, Paths, PeerSet},
+    succession::{Declared, Shown},
     with_causes,
 };
 use std::{
-    collections::BTreeMap,
     error::Error,
     net::{Ipv4Addr, UdpSocket},
     path::PathBuf,
@@ -20,10 +20,9 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use wisehosting_domain::name::Label;
 use wisehosting_network::{
-    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, PeerPath, PeerStatus, PublicKey,
-    WireGuardInterface, end_relay, relay,
+    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, PeerPath, PublicKey, WireGuardInterface,
+    end_relay, relay,
 };
 use wisehosting_protocol::payload::MeshPeers;
 
@@ -32,15 +31,12 @@ const REPAIR_EVERY: Duration = Duration::from_secs(30);
 /// Discards what it gets, if anybody listens.
 const DISCARD_PORT: u16 = 9;
 
-/// What the interface shows of each peer.
-type Shown = BTreeMap<PublicKey, PeerStatus>;
-
 /// The interface with all that decides how it should be.
 pub(super) struct Keeper {
     interface: WireGuardInterface,
-    declared: Interface,
-    /// What the declared peers are called, in their order.
-    names: Vec<Label>,
+    declared: Declared,
+    /// The declared peers, each with the key that spoke last.
+    in_force: Interface,
     role: Role,
     /// Whether it is as it should be, as far as is known.
     settled: bool,
@@ -70,7 +66,7 @@ impl Keeper {
         config: &MeshConfig,
         member: Member,
     ) -> Result<(Self, watch::Receiver<Sight>), MeshError> {
-        let declared = config.desired()?;
+        let declared = config.declared()?;
         let mut interface = WireGuardInterface::new(config.interface.clone(), config.backend)?;
         let role = match member {
             Member::Hub => Role::Hub(Netlink::here()?),
@@ -81,10 +77,9 @@ impl Keeper {
         };
         let opened = interface.open().await;
         let (sight, sight_out) = watch::channel(Sight::default());
-        let names = config.peers.iter().map(|peer| peer.name.clone()).collect();
-        let repaired_at = Instant::now();
+        let (in_force, repaired_at) = (declared.in_force(&Shown::new()), Instant::now());
         let mut keeper =
-            Self { interface, declared, names, role, settled: false, failing: false, repaired_at, sight };
+            Self { interface, declared, in_force, role, settled: false, failing: false, repaired_at, sight };
         let looked = match opened {
             Ok(()) => keeper.look().await,
             Err(error) => Err(error),
@@ -104,7 +99,7 @@ impl Keeper {
     }
 
     pub(super) fn public_key(&self) -> PublicKey {
-        self.declared.private_key.public_key()
+        self.in_force.private_key.public_key()
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -173,13 +168,13 @@ impl Keeper {
             self.settled = false;
             if !self.failing {
                 tracing::error!(
-                    interface = %self.declared.name,
+                    interface = %self.in_force.name,
                     error = with_causes(error),
                     "cannot keep the mesh interface as it should be, trying again"
                 );
             }
         } else if self.failing {
-            tracing::info!(interface = %self.declared.name, "the mesh interface is as it should be again");
+            tracing::info!(interface = %self.in_force.name, "the mesh interface is as it should be again");
         }
         self.failing = looked.is_err();
     }
@@ -188,6 +183,7 @@ impl Keeper {
     async fn look(&mut self) -> Result<(), NetworkError> {
         let shown = self.interface.observe().await?.map(|seen| seen.device.peers).unwrap_or_default();
         let now = Instant::now();
+        self.settled &= !self.follow_keys(&shown);
         if let Role::Node(follower) = &mut self.role {
             self.settled &= !follower.decide(&shown, now);
         }
@@ -196,7 +192,7 @@ impl Keeper {
             let changes = self.interface.reconcile(&self.desired()).await?;
             if self.settled && !changes.is_empty() {
                 tracing::warn!(
-                    interface = %self.declared.name,
+                    interface = %self.in_force.name,
                     changes = changes.len(),
                     "the mesh interface was not as it should be and was repaired"
                 );
@@ -211,24 +207,39 @@ impl Keeper {
         Ok(())
     }
 
+    /// Takes the key that each declared peer used last for the peer; says whether any is another one than before.
+    fn follow_keys(&mut self, shown: &Shown) -> bool {
+        let in_force = self.declared.in_force(shown);
+        let mut changed = false;
+        for ((now, before), name) in in_force.peers.iter().zip(&self.in_force.peers).zip(&self.declared.names)
+        {
+            if now.public_key != before.public_key {
+                changed = true;
+                tracing::info!(peer.name = %name, "a host of the mesh speaks with its other key");
+            }
+        }
+        self.in_force = in_force;
+        changed
+    }
+
     fn desired(&self) -> Interface {
         match &self.role {
             Role::Node(Follower { set: Some(set), paths, timing, .. }) => {
-                peers::interface(&self.declared, set, paths, timing.keepalive_s)
+                peers::interface(&self.in_force, set, paths, timing.keepalive_s)
             }
-            _ => self.declared.clone(),
+            _ => self.in_force.clone(),
         }
     }
 
     fn seen(&self, shown: &Shown) -> Sight {
-        let declared = self.declared.peers.iter().zip(&self.names).map(|(peer, name)| PeerSight {
+        let declared = self.in_force.peers.iter().zip(&self.declared.names).map(|(peer, name)| PeerSight {
             name: name.clone(),
             public_key: peer.public_key,
             address: peer.networks().into_iter().find(is_one_host).map(|network| network.addr()),
             direct: true,
             status: shown.get(&peer.public_key).cloned(),
         });
-        let mut sight = Sight { generation: None, mtu: self.declared.mtu, peers: declared.collect() };
+        let mut sight = Sight { generation: None, mtu: self.in_force.mtu, peers: declared.collect() };
         if let Role::Node(Follower { set: Some(set), paths, .. }) = &self.role {
             sight.generation = Some(set.generation);
             sight.peers.extend(set.nodes.iter().map(|node| PeerSight {
@@ -245,7 +256,7 @@ impl Keeper {
     /// A hub sends on what is for others. One that cannot is no worse for who has a direct way.
     async fn relay(&self) {
         let Role::Hub(netlink) = &self.role else { return };
-        if let Err(error) = relay(netlink, &self.declared.name).await {
+        if let Err(error) = relay(netlink, &self.in_force.name).await {
             let error = with_causes(&error);
             tracing::warn!(
                 error,
@@ -305,7 +316,7 @@ fn is_one_host(network: &IpNet) -> bool {
 }
 
 /// What was said last. A file that cannot be used must not keep a node out of the mesh: the control plane says it again.
-fn last_set(state_dir: &std::path::Path, declared: &Interface) -> Option<PeerSet> {
+fn last_set(state_dir: &std::path::Path, declared: &Declared) -> Option<PeerSet> {
     let loaded = file::load(state_dir).map_err(Into::<Box<dyn Error + Send + Sync>>::into);
     let usable = loaded.and_then(|told| Ok(told.map(|told| peers::usable(&told, declared)).transpose()?));
     usable.unwrap_or_else(|error| {

@@ -11,6 +11,7 @@ mod file;
 mod keeper;
 mod peers;
 mod report;
+mod succession;
 
 pub use config::{MeshConfig, MeshPeer};
 pub use report::report;

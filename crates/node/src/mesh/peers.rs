@@ -1,5 +1,6 @@
 //! From the declared peers and the nodes that the control plane names to the interface as it should be. Pure.
 
+use super::succession::Declared;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -16,7 +17,8 @@ pub(super) type Paths = BTreeMap<PublicKey, PeerPath>;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PeerSet {
     pub(super) generation: u64,
-    pub(super) hub: PublicKey,
+    /// Which of the declared peers sends on what goes to nobody directly; none if it is not declared.
+    pub(super) hub: Option<usize>,
     pub(super) nodes: Vec<Node>,
 }
 
@@ -35,13 +37,14 @@ pub(super) struct Node {
 ///
 /// # Errors
 /// A key is none.
-pub(super) fn usable(set: &MeshPeers, declared: &Interface) -> Result<PeerSet, KeyError> {
-    let own_key = declared.private_key.public_key();
-    let mut keys: BTreeSet<PublicKey> = declared.peers.iter().map(|peer| peer.public_key).collect();
-    keys.insert(own_key);
-    let mut addresses: BTreeSet<IpNet> = declared.peers.iter().flat_map(Peer::networks).collect();
-    addresses.extend(declared.addresses.iter().map(|address| alone(address.addr())));
-    let is_in_mesh = |address: &IpAddr| declared.addresses.iter().any(|own| own.contains(address));
+pub(super) fn usable(set: &MeshPeers, declared: &Declared) -> Result<PeerSet, KeyError> {
+    let interface = &declared.interface;
+    let mut keys = BTreeSet::from([interface.private_key.public_key()]);
+    keys.extend(interface.peers.iter().map(|peer| peer.public_key));
+    keys.extend(declared.next_keys.values());
+    let mut addresses: BTreeSet<IpNet> = interface.peers.iter().flat_map(Peer::networks).collect();
+    addresses.extend(interface.addresses.iter().map(|address| alone(address.addr())));
+    let is_in_mesh = |address: &IpAddr| interface.addresses.iter().any(|own| own.contains(address));
     let mut nodes = Vec::new();
     for peer in &set.peers {
         let public_key = peer.public_key.parse()?;
@@ -51,20 +54,20 @@ pub(super) fn usable(set: &MeshPeers, declared: &Interface) -> Result<PeerSet, K
             nodes.push(Node { name: peer.name.clone(), public_key, address, endpoint: peer.endpoint });
         }
     }
-    Ok(PeerSet { generation: set.generation, hub: set.hub.parse()?, nodes })
+    Ok(PeerSet { generation: set.generation, hub: declared.position(set.hub.parse()?), nodes })
 }
 
-/// The interface with the declared peers and these nodes.
+/// The interface with the declared peers, as they are in force, and these nodes.
 pub(super) fn interface(
-    declared: &Interface,
+    in_force: &Interface,
     set: &PeerSet,
     paths: &Paths,
     keepalive_s: NonZeroU16,
 ) -> Interface {
-    let mut interface = declared.clone();
+    let mut interface = in_force.clone();
     let path = |node: &Node| paths.get(&node.public_key).copied();
     let by_hub = set.nodes.iter().filter(|node| !path(node).is_some_and(PeerPath::is_direct));
-    if let Some(hub) = interface.peers.iter_mut().find(|peer| peer.public_key == set.hub) {
+    if let Some(hub) = set.hub.and_then(|hub| interface.peers.get_mut(hub)) {
         hub.allowed_ips.extend(by_hub.map(|node| node.address));
     }
     let own = set.nodes.iter().filter_map(|node| {
@@ -88,28 +91,20 @@ fn alone(address: IpAddr) -> IpNet {
 mod tests {
     use super::*;
     use std::time::Instant;
-    use wisehosting_network::PrivateKey;
+    use wisehosting_network::{PrivateKey, testing};
     use wisehosting_protocol::payload::MeshPeer;
 
     fn key(number: u8) -> PublicKey {
         PublicKey::from_bytes([number; 32])
     }
 
-    /// 10.50.0.11, which declares the hub, 10.50.0.1 with key 1, and 10.50.0.12 with key 12.
-    fn declared() -> Interface {
-        let peer = |number: u8| Peer {
-            public_key: key(number),
-            endpoint: None,
-            allowed_ips: vec![format!("10.50.0.{number}/32").parse().unwrap()],
-            keepalive_s: None,
-        };
-        Interface {
-            name: "wh0".parse().unwrap(),
-            addresses: vec!["10.50.0.11/24".parse().unwrap()],
-            mtu: 1420,
-            private_key: PrivateKey::generate(),
-            listen_port: NonZeroU16::new(51821).unwrap(),
-            peers: vec![peer(1), peer(12)],
+    /// 10.50.0.11, which declares the hub, 10.50.0.1 with key 1, and 10.50.0.12 with key 12 and then key 112.
+    fn declared() -> Declared {
+        let peer = |number: u8| testing::peer(key(number), &[&format!("10.50.0.{number}/32")]);
+        Declared {
+            interface: testing::interface(11, PrivateKey::generate(), vec![peer(1), peer(12)]),
+            names: Vec::new(),
+            next_keys: BTreeMap::from([(key(12), key(112))]),
         }
     }
 
@@ -130,13 +125,14 @@ mod tests {
     fn what_is_declared_wins_and_the_rest_is_of_the_mesh() {
         let declared = declared();
         let mut own = told(0, "10.50.0.40");
-        own.public_key = declared.private_key.public_key().to_string();
+        own.public_key = declared.interface.private_key.public_key().to_string();
         let peers = vec![
             own,
             told(12, "10.50.0.41"),
             told(42, "10.50.0.12"),
             told(43, "10.50.0.11"),
             told(44, "10.60.0.1"),
+            told(112, "10.50.0.45"),
             told(30, "10.50.0.30"),
             told(30, "10.50.0.31"),
             told(31, "10.50.0.30"),
@@ -166,7 +162,8 @@ mod tests {
             (key(31), PeerPath::Direct { rx_bytes: 1, heard_at: now }),
             (key(32), PeerPath::Resting { until: now }),
         ]);
-        let interface = interface(&declared, &usable, &paths, NonZeroU16::new(5).unwrap());
+        let in_force = declared.in_force(&BTreeMap::new());
+        let interface = interface(&in_force, &usable, &paths, NonZeroU16::new(5).unwrap());
         interface.check().unwrap();
         let peers: Vec<(PublicKey, Vec<String>)> = interface
             .peers
@@ -177,10 +174,11 @@ mod tests {
         let expected = [
             (key(1), networks(&["10.50.0.1/32", "10.50.0.30/32", "10.50.0.32/32"])),
             (key(12), networks(&["10.50.0.12/32"])),
+            (key(112), networks(&[])),
             (key(30), networks(&[])),
             (key(31), networks(&["10.50.0.31/32"])),
         ];
         assert_eq!(peers, expected);
-        assert_eq!(interface.peers[2].endpoint, Some("198.51.100.30:51821".parse().unwrap()));
+        assert_eq!(interface.peers[3].endpoint, Some("198.51.100.30:51821".parse().unwrap()));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{PeerSight, Sight};
 use crate::channel::ChannelHandle;
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use std::{
     io::ErrorKind,
     net::IpAddr,
@@ -18,6 +18,8 @@ use wisehosting_protocol::payload::{MeshLink, MeshPath, MeshStatus};
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A round trip that takes longer is none to speak of.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+/// As many at a time: each takes a socket, and there may be thousands of nodes.
+const ROUND_TRIPS_MAX: usize = 64;
 /// Discards what it gets, if anybody listens.
 const DISCARD_PORT: u16 = 9;
 
@@ -40,7 +42,7 @@ fn ways(sight: &Sight) -> (Option<u64>, Vec<(Label, bool)>) {
 }
 
 async fn status(sight: &Sight) -> MeshStatus {
-    let links = join_all(sight.peers.iter().map(link)).await;
+    let links = stream::iter(&sight.peers).map(link).buffered(ROUND_TRIPS_MAX).collect().await;
     MeshStatus { generation: sight.generation, mtu: sight.mtu, links }
 }
 
