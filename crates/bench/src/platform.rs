@@ -24,7 +24,7 @@ use crate::process::{Process, free_address, own_program};
 /// Name and API key of the worker that takes jobs.
 pub const WORKER: &str = "worker-1";
 /// Name and API key of the edge.
-const EDGE: &str = "proxy-1";
+pub const EDGE: &str = "proxy-1";
 const APP: &str = "bench";
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -49,18 +49,19 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Starts them, with `crowd` declared workers beside the one that takes jobs; see [`crowd_member`].
+    /// Starts them, with `crowd` declared workers beside the one that takes jobs (see [`crowd_member`]), and with `more` in the
+    /// control plane's configuration.
     ///
     /// # Errors
     /// A program does not start, or this is not root.
-    pub async fn start(crowd: u16) -> anyhow::Result<Self> {
+    pub async fn start(crowd: u16, more: &str) -> anyhow::Result<Self> {
         ensure!(nix::unistd::getuid().is_root(), "this needs root: Postgres is started as another user");
         let folder = TempDir::with_prefix("wisehosting-bench-")?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let addresses =
             Addresses { public: free_address()?, internal: free_address()?, ingress: free_address()? };
         let (postgres, database_url) = start_postgres(folder.path())?;
-        let config = addresses.write_control_plane(folder.path(), &database_url, crowd)?;
+        let config = addresses.write_control_plane(folder.path(), &database_url, crowd, more)?;
         let control_plane = start_program("wisehosting-control-plane", &config, addresses.public)?;
         let client = wisehosting_node::http::client()?;
         while !is_healthy(&client, &addresses).await {
@@ -173,7 +174,13 @@ impl Platform {
 }
 
 impl Addresses {
-    fn write_control_plane(&self, folder: &Path, database_url: &str, crowd: u16) -> anyhow::Result<PathBuf> {
+    fn write_control_plane(
+        &self,
+        folder: &Path,
+        database_url: &str,
+        crowd: u16,
+        more: &str,
+    ) -> anyhow::Result<PathBuf> {
         let (jwt, traefik, master) = (folder.join("jwt"), folder.join("traefik"), folder.join("master"));
         fs::write(&jwt, "a secret of the benchmark, which lasts as long as it runs")?;
         fs::write(&traefik, "another")?;
@@ -216,6 +223,7 @@ api_key_sha256 = "{}"
                 "[[workers]]\nname = \"{name}\"\naddress = \"{address}\"\napi_key_sha256 = \"{key}\"\n"
             )?;
         }
+        text.push_str(more);
         write(folder.join("control-plane.toml"), &text)
     }
 

@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(rounds: usize) -> anyhow::Result<()> {
-    let platform = Platform::start(0).await?;
+    let platform = Platform::start(0, "").await?;
     let mut worker = Worker::connect(&platform)?;
     platform.create_app().await?;
     let mut measured = Measured::default();

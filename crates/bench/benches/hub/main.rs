@@ -8,28 +8,19 @@
 //! Needs root, since Postgres runs as another user, and a limit of open files above the size of the crowd.
 //! `cargo xtask bench`, or `cargo bench -p wisehosting-bench --bench hub -- [rounds]`.
 
-mod agent;
-
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use wisehosting_bench::{
-    platform::Platform, process::memory_bytes, report::Report, sample::Samples, worker::Worker,
+    agent, platform::Platform, process::memory_bytes, report::Report, sample::Samples, worker::Worker,
 };
 
-use crate::agent::Agent;
-
 const CROWD: u16 = 10_000;
-/// Open files of this program beside the crowd's connections.
-const OTHER_FILES: u64 = 500;
-/// How many of the crowd connect at the same time.
-const CONNECTING: usize = 64;
 /// For which the crowd is watched, idle and at work: several times the hub's intervals.
 const WATCHED: Duration = Duration::from_secs(45);
 /// For a job to arrive.
@@ -37,14 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> anyhow::Result<()> {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(200);
-    wisehosting_node::descriptors::raise_limit();
-    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let crowd = CROWD.min(u16::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(u16::MAX));
+    let crowd = agent::at_most(CROWD)?;
     tokio::runtime::Runtime::new()?.block_on(run(crowd, rounds))
 }
 
 async fn run(crowd: u16, rounds: usize) -> anyhow::Result<()> {
-    let platform = Platform::start(crowd).await?;
+    let platform = Platform::start(crowd, "").await?;
     platform.create_app().await?;
     let mut worker = Worker::connect(&platform)?;
     let mut report = Report::new(&format!("hub: {crowd} workers, {rounds} jobs"));
@@ -55,7 +44,11 @@ async fn run(crowd: u16, rounds: usize) -> anyhow::Result<()> {
     let memory_before = memory_bytes(platform.control_plane().id())?;
     let connecting = Instant::now();
     let (at_work, working) = watch::channel(false);
-    let agents = connect(&platform, crowd, &working).await?;
+    // Each ends when the hub closes its connection, and with the set.
+    let mut agents = JoinSet::new();
+    for agent in agent::connect(platform.internal(), crowd).await? {
+        agents.spawn(agent.run(working.clone()));
+    }
     report.figure("all connected after", format!("{:.1} s", connecting.elapsed().as_secs_f64()));
 
     let idle = Usage::over(&platform, sleep(WATCHED)).await?;
@@ -73,27 +66,6 @@ async fn run(crowd: u16, rounds: usize) -> anyhow::Result<()> {
     report.figure("of the crowd still connected", agents.len().to_string());
     print!("{report}");
     Ok(())
-}
-
-/// Connects the crowd. Each ends when the hub closes its connection, and with the set.
-async fn connect(
-    platform: &Platform,
-    crowd: u16,
-    working: &watch::Receiver<bool>,
-) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
-    let mut agents = JoinSet::new();
-    let mut connecting = JoinSet::new();
-    for number in 0..crowd {
-        if connecting.len() == CONNECTING {
-            let agent: Agent = connecting.join_next().await.context("somebody connects")???;
-            agents.spawn(agent.run(working.clone()));
-        }
-        connecting.spawn(Agent::connect(platform.internal(), number));
-    }
-    while let Some(agent) = connecting.join_next().await {
-        agents.spawn(agent??.run(working.clone()));
-    }
-    Ok(agents)
 }
 
 /// Times in milliseconds from before the request for a deployment to its job at the worker.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use wisehosting_bench::sample::Samples;
-use wisehosting_network::{IpNet, Netlink, NetworkNamespace, TokenBucket};
+use wisehosting_network::{ForwardTable, Forwards, IpNet, Netlink, NetworkNamespace, Protocol, TokenBucket};
 
 const LINK: &str = "br0";
 
@@ -24,7 +24,14 @@ pub(crate) async fn measure(rounds: usize) -> anyhow::Result<Vec<Operation>> {
     let netlink = Netlink::inside(&namespace)?;
     netlink.add_bridge(LINK).await?;
     let host = Host { namespace, netlink };
-    Ok(vec![host.address(rounds).await?, host.route(rounds).await?, host.token_bucket(rounds).await?])
+    Ok(vec![
+        host.address(rounds).await?,
+        host.route(rounds).await?,
+        host.mtu(rounds).await?,
+        host.bridge(rounds).await?,
+        host.token_bucket(rounds).await?,
+        host.forward(rounds)?,
+    ])
 }
 
 struct Host {
@@ -59,6 +66,62 @@ impl Host {
             self.netlink.delete_route(LINK, network).await?;
         }
         Ok(Operation { name: "route add (ip)", ours, program })
+    }
+
+    async fn mtu(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            self.netlink.set_mtu(LINK, 1_400).await?;
+            ours.push(begin.elapsed().as_secs_f64());
+            program.push(self.run(&["ip", "link", "set", "dev", LINK, "mtu", "1420"])?);
+        }
+        Ok(Operation { name: "mtu set (ip)", ours, program })
+    }
+
+    async fn bridge(&self, rounds: usize) -> anyhow::Result<Operation> {
+        const OTHER: &str = "br1";
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            self.netlink.add_bridge(OTHER).await?;
+            ours.push(begin.elapsed().as_secs_f64());
+            self.netlink.delete_link(OTHER).await?;
+            program.push(self.run(&["ip", "link", "add", OTHER, "up", "type", "bridge"])?);
+            self.netlink.delete_link(OTHER).await?;
+        }
+        Ok(Operation { name: "bridge add (ip)", ours, program })
+    }
+
+    /// One forward beside another. Ours looks at the table before and after.
+    fn forward(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let forwards = |ports: &[u16]| -> anyhow::Result<Forwards> {
+            let target = "10.50.0.11:80".parse()?;
+            let targets = ports.iter().map(|port| ((Protocol::Tcp, *port), target)).collect();
+            Ok(Forwards { mesh: LINK.parse()?, targets })
+        };
+        let (one, two) = (forwards(&[8_000])?, forwards(&[8_000, 8_001])?);
+        let add = ["nft", "add element ip bench forwards { 8001 : 10.50.0.11 . 80 }"];
+        let delete = ["nft", "delete element ip bench forwards { 8001 }"];
+        self.run(&["nft", "add table ip bench"])?;
+        self.run(&[
+            "nft",
+            "add map ip bench forwards { type inet_service : ipv4_addr . inet_service; elements = { 8000 : 10.50.0.11 . 80 } }",
+        ])?;
+        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        self.namespace.block_on(async || {
+            let table = ForwardTable::open()?;
+            for _ in 0..rounds {
+                table.reconcile(&one).await?;
+                let begin = Instant::now();
+                table.reconcile(&two).await?;
+                ours.push(begin.elapsed().as_secs_f64());
+                program.push(self.run(&add)?);
+                self.run(&delete)?;
+            }
+            anyhow::Ok(())
+        })??;
+        Ok(Operation { name: "forward add (nft)", ours, program })
     }
 
     async fn token_bucket(&self, rounds: usize) -> anyhow::Result<Operation> {

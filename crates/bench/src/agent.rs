@@ -1,9 +1,10 @@
-//! One of the crowd: the signed channel by the protocol crate alone, so that ten thousand fit into one process.
+//! The crowd: each of it the signed channel by the protocol crate alone, so that ten thousand fit into one process.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _, stream};
+use nix::sys::resource::{Resource, getrlimit};
 use reqwest::header::AUTHORIZATION;
 use serde_json::json;
 use tokio::{
@@ -16,24 +17,52 @@ use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
 };
-use wisehosting_bench::platform::crowd_member;
-use wisehosting_node::clock::{Clock as _, SystemClock};
+use wisehosting_node::{
+    clock::{Clock as _, SystemClock},
+    descriptors,
+};
 use wisehosting_protocol::{
     HEADER_START, HEADER_VERSION, VERSION,
     connection::AgentConnection,
     key::SigningKey,
     message::{AgentMessage, HubMessage},
-    payload::{AppStats, Capacity, Heartbeat, HostStats, Register},
+    payload::{AppStats, Capacity, Heartbeat, HostStats, MeshPeers, Register},
 };
+
+use crate::platform::crowd_member;
 
 /// First number of the hub's messages; a real agent draws it.
 const ACCEPT_START: u64 = 1_000;
 /// Nobody looks one up here.
 const MESSAGE_ID: [u8; 16] = [7; 16];
 const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// Open files of this program beside the crowd's connections.
+const OTHER_FILES: u64 = 500;
+/// How many of the crowd connect at the same time.
+const CONNECTING: usize = 64;
+
+/// As many of a crowd as this process may have connections.
+///
+/// # Errors
+/// The limit cannot be read.
+pub fn at_most(crowd: u16) -> anyhow::Result<u16> {
+    descriptors::raise_limit();
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(crowd.min(u16::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(u16::MAX)))
+}
+
+/// Connects a crowd.
+///
+/// # Errors
+/// One of it is not admitted.
+pub async fn connect(hub: SocketAddr, crowd: u16) -> anyhow::Result<Vec<Agent>> {
+    let connecting = stream::iter(0..crowd).map(|number| Agent::connect(hub, number));
+    connecting.buffer_unordered(CONNECTING).try_collect().await
+}
 
 /// A connected agent.
-pub(crate) struct Agent {
+#[derive(Debug)]
+pub struct Agent {
     socket: WebSocketStream<TcpStream>,
     connection: AgentConnection,
     heartbeat_interval: Duration,
@@ -42,7 +71,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Registers and opens the channel.
-    pub(crate) async fn connect(hub: SocketAddr, number: u16) -> anyhow::Result<Self> {
+    async fn connect(hub: SocketAddr, number: u16) -> anyhow::Result<Self> {
         let (name, address) = crowd_member(number);
         let token = token(&name, open(hub, address.into()).await?).await?;
         let mut request = format!("ws://{hub}/v1/workers/ws").into_client_request()?;
@@ -79,8 +108,26 @@ impl Agent {
         Ok(self.socket.send(Message::text(text)).await?)
     }
 
+    /// The next set of nodes of the mesh that it is told, when it was here, and the bytes of its message. Answers pings meanwhile.
+    ///
+    /// # Errors
+    /// The connection ends.
+    pub async fn next_peers(&mut self) -> anyhow::Result<(MeshPeers, Instant, usize)> {
+        while let Some(frame) = self.socket.next().await {
+            let Message::Text(text) = frame? else { continue };
+            let received_at = Instant::now();
+            if let HubMessage::MeshPeers(set) = self.connection.open(&text, SystemClock.now_ms())? {
+                return Ok((set, received_at, text.len()));
+            }
+        }
+        anyhow::bail!("the hub hung up")
+    }
+
     /// Answers pings, and sends heartbeats and figures while `working`. Ends with the connection.
-    pub(crate) async fn run(mut self, mut working: watch::Receiver<bool>) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn run(mut self, mut working: watch::Receiver<bool>) -> anyhow::Result<()> {
         let spread = self.heartbeat_interval.mul_f64(f64::from(self.number % 1_000) / 1_000.0);
         let mut ticks =
             interval_at(Instant::now() + self.heartbeat_interval + spread, self.heartbeat_interval);
