@@ -134,9 +134,10 @@ fn started_program(call: &ExprCall) -> Option<String> {
     }
 }
 
-/// Out of line test modules and integration tests cannot be told by their attributes, but by where they are.
+/// Out of line test modules, integration tests and what a feature `testing` is for cannot be told by their attributes, but by where
+/// they are.
 fn is_test_file(path: &Path) -> bool {
-    path.iter().any(|part| part == "tests" || part == "benches" || part == "tests.rs")
+    path.iter().any(|part| part == "tests" || part == "benches" || part == "tests.rs" || part == "testing.rs")
 }
 
 /// `#[cfg(test)]`, `#[test]`, `#[tokio::test]`, `#[sqlx::test(…)]`.

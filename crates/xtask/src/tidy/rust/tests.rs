@@ -67,5 +67,7 @@ fn tests_may_run_what_they_like() {
     ] {
         assert_eq!(findings("crates/a/src/lib.rs", &test), [""; 0]);
     }
-    assert_eq!(findings("crates/a/tests/links.rs", &format!("fn f() {{ {call} }}")), [""; 0]);
+    for path in ["crates/a/tests/links.rs", "crates/a/src/testing.rs"] {
+        assert_eq!(findings(path, &format!("fn f() {{ {call} }}")), [""; 0], "{path}");
+    }
 }
