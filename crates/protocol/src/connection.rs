@@ -4,6 +4,7 @@
 //! another connection, in the other direction or before a restart counts from somewhere else and is refused.
 
 use crate::{
+    MESSAGE_BYTES_MAX,
     envelope::{self, Envelope, EnvelopeError},
     key::SigningKey,
     message::{AgentMessage, DecodeError, HubMessage, Message},
@@ -55,17 +56,19 @@ impl<Out: Message, In: Message> Connection<Out, In> {
         }
     }
 
-    /// The text to send for `message`. `id` is random; `now_ms` is milliseconds since the Unix epoch.
+    /// The text to send for `message`. `id` is random; `now_ms` is milliseconds since the Unix epoch. A text over
+    /// [`MESSAGE_BYTES_MAX`] is not to be sent, and takes no number.
     pub fn seal(&mut self, message: &Out, id: [u8; 16], now_ms: u64) -> String {
         let text = envelope::seal(&self.key, message.kind(), id, self.next, now_ms, message);
-        self.next += 1;
+        self.next += u64::from(text.len() <= MESSAGE_BYTES_MAX);
         text
     }
 
     /// The message in a received text.
     ///
     /// # Errors
-    /// Why it is refused; a refused text does not move the window.
+    /// Why it is refused. Only what the other side has signed, now, takes its number, and takes it also if its message is
+    /// refused: no text is looked into twice.
     pub fn open(&mut self, text: &str, now_ms: u64) -> Result<In, OpenError> {
         if let Some(message) = self.open_plain(text, now_ms) {
             return Ok(message);

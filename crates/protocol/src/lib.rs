@@ -1,14 +1,17 @@
 //! The signed channel between the control plane and its agents, without I/O.
 //!
 //! A message travels in an [`Envelope`](envelope::Envelope) whose HMAC covers the exact bytes of its payload. A
-//! [`Connection`](connection::Connection) seals what one side sends and opens what it receives; sockets, clocks and
-//! random numbers belong to its caller.
+//! [`Connection`](connection::Connection) seals what one side sends and opens what it receives; a
+//! [`Session`](session::Session) around it knows who speaks when, how long to wait and how to end. Sockets, clocks and
+//! random numbers belong to their caller.
 
 pub mod connection;
 pub mod envelope;
+pub mod handshake;
 pub mod key;
 pub mod message;
 pub mod payload;
+pub mod session;
 pub mod timing;
 pub mod window;
 
@@ -26,6 +29,3 @@ pub const HEADER_VERSION: &str = "x-wisehosting-protocol";
 
 /// Header of the upgrade request and of its answer: the sequence number at which the *other* side must start.
 pub const HEADER_START: &str = "x-wisehosting-start";
-
-/// Status with which the hub closes a connection when a newer one of the same node took its place.
-pub const CLOSE_REPLACED: u16 = 4001;

@@ -13,8 +13,8 @@ use serde::Serialize;
 /// What becomes of a message that has to wait until the connection takes it. No queue grows without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queueing {
-    /// It is never dropped: who sends it waits for room. The hub does not wait; it ends the connection, and begins the
-    /// next one with what is still true.
+    /// It gives way to no other: who sends it waits for room, or learns that there is none. The hub does not wait; it ends
+    /// the connection, and begins the next one with what is still true.
     Kept,
     /// Only the newest of its type is worth something: it takes the place of one that still waits, and the end of the
     /// connection is the end of it.

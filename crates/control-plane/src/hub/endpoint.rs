@@ -2,6 +2,8 @@
 //!
 //! Opened by a token only, never by an API key. The two sides tell each other where to start counting.
 
+use std::error::Error;
+
 use axum::{
     extract::{State, WebSocketUpgrade},
     http::{HeaderMap, StatusCode},
@@ -9,8 +11,8 @@ use axum::{
 };
 use wisehosting_node::random;
 use wisehosting_protocol::{
-    HEADER_START, HEADER_VERSION, MESSAGE_BYTES_MAX, VERSION,
-    connection::{HubConnection, START_LIMIT},
+    HEADER_START, HEADER_VERSION, MESSAGE_BYTES_MAX,
+    handshake::{Refusal, Request},
 };
 
 use super::{Node, session};
@@ -64,13 +66,13 @@ fn open(
         return Err(wrong_credentials());
     };
     let node = Node { role, name };
-    check_version(&node, number(headers, HEADER_VERSION)?)?;
-    let send_start = number(headers, HEADER_START)?;
-    if send_start >= START_LIMIT {
-        return Err(bad_header(HEADER_START));
-    }
+    let request = Request { version: number(headers, HEADER_VERSION), start: number(headers, HEADER_START) };
     let accept_start = random::sequence_start();
-    let connection = HubConnection::new(key, send_start, accept_start);
+    let connection = request.accept(key, accept_start).map_err(|refusal| {
+        let error = &refusal as &dyn Error;
+        tracing::warn!(node.role = %node.role, node.name = %node.name, error, "refused a connection");
+        problem(refusal)
+    })?;
     let mut response = upgrade
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
@@ -82,28 +84,15 @@ fn open(
     Ok(response)
 }
 
-fn check_version(node: &Node, version: u64) -> Result<(), Problem> {
-    if version == u64::from(VERSION) {
-        return Ok(());
+fn problem(refusal: Refusal) -> Problem {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::Header(_) => Problem::new(StatusCode::BAD_REQUEST, "bad_header", message),
+        Refusal::OtherVersion(_) => Problem::new(StatusCode::UPGRADE_REQUIRED, "other_protocol", message)
+            .hint("Install the same release on this node and on the control plane."),
     }
-    tracing::warn!(node.role = %node.role, node.name = %node.name, version, "refused a connection: another protocol");
-    Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "other_protocol", other_version(version))
-        .hint("Install the same release on this node and on the control plane."))
 }
 
-fn other_version(version: u64) -> String {
-    let older = if version < u64::from(VERSION) { "agent" } else { "control plane" };
-    format!(
-        "The {older} is too old: the agent speaks version {version} of the protocol, the control plane version {VERSION}."
-    )
-}
-
-fn number(headers: &HeaderMap, name: &'static str) -> Result<u64, Problem> {
-    let value = headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok());
-    value.ok_or_else(|| bad_header(name))
-}
-
-fn bad_header(name: &'static str) -> Problem {
-    let message = format!("The header {name} is missing or is not a number.");
-    Problem::new(StatusCode::BAD_REQUEST, "bad_header", message)
+fn number(headers: &HeaderMap, name: &'static str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }

@@ -1,31 +1,27 @@
-//! The life of one connection, from the agent's `register` to its end.
+//! The life of one connection, from the agent's `register` to its end: what is said is carried out, what the hub has is
+//! sent.
 //!
-//! Reading and writing do not wait for each other. The first text that does not open ends the connection, as does
-//! silence, a node that takes nothing, and a message that cannot be stored: the agent connects again and repeats what
-//! must arrive. While the database is away nothing is read, and nobody is sent away for it.
+//! How the conversation goes is the [`HubSession`]'s to say. Reading and writing do not wait for each other. A message
+//! that cannot be stored ends the connection: the agent connects again and repeats what must arrive. While the database is
+//! away nothing is read, and nobody is sent away for it.
 
-use std::{
-    error::Error,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{error::Error, time::Duration};
 
 use axum::{
     body::Bytes,
-    extract::ws::{CloseFrame, Message, WebSocket, close_code},
+    extract::ws::{self, CloseFrame, Message},
 };
 use futures_util::{
-    SinkExt as _, StreamExt as _,
+    StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use wisehosting_node::random;
+use tokio::time::sleep;
+use wisehosting_node::channel::drive::{Broken, Driver, WebSocket};
 use wisehosting_protocol::{
-    CLOSE_REPLACED, MESSAGE_BYTES_MAX,
-    connection::{HubConnection, OpenError},
-    message::{AgentMessage, HubMessage, Message as _},
-    payload::{ErrorReport, Register},
-    timing::Timing,
+    connection::HubConnection,
+    message::{AgentMessage, HubMessage},
+    payload::Register,
+    session::{self, Close, Frame, HubSession, Received, Speech as _, Status},
 };
 use wisehosting_store::StoreError;
 
@@ -44,99 +40,114 @@ const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
 enum End {
-    /// The agent closed it.
-    #[error("the agent closed it")]
-    Closed,
-    /// No `register` in time, or another message in its place.
-    #[error("the agent did not register")]
-    NotRegistered,
-    /// No frame for [`Timing::silence_max`].
-    #[error("the agent is silent")]
-    Silent,
-    /// The network took no bytes for [`Timing::write_timeout`].
-    #[error("the network does not take what is sent")]
-    Stuck,
+    /// It is of no more use.
+    #[error(transparent)]
+    Broken(#[from] Broken<axum::Error>),
     /// The hub wants it.
     #[error("{0}")]
     Dismissed(Dismissal),
     /// The program ends.
     #[error("the control plane is shutting down")]
     Shutdown,
-    /// A message was not text.
-    #[error("the agent sent bytes instead of text")]
-    NotText,
-    /// A message was not the agent's, or not of this connection.
-    #[error("a message of the agent is refused")]
-    Refused(#[from] OpenError),
     /// A message that this kind of agent does not send.
     #[error("the agent sent a message of another kind of agent")]
     WrongRole,
     /// What it said could not be stored.
     #[error("what the agent said cannot be stored")]
     Store(#[from] StoreError),
-    /// The network.
-    #[error("the connection failed")]
-    Transport(#[from] axum::Error),
 }
 
 impl End {
-    /// The status that the WebSocket is closed with.
-    fn code(&self) -> u16 {
+    /// What the connection is closed with, if the agent is still there to be told.
+    fn status(&self) -> Option<Status> {
         match self {
-            Self::Shutdown => close_code::AWAY,
-            Self::Dismissed(Dismissal::Replaced) => CLOSE_REPLACED,
-            Self::Dismissed(_) | Self::Store(_) => close_code::AGAIN,
-            Self::NotText => close_code::UNSUPPORTED,
-            _ => close_code::POLICY,
+            Self::Broken(Broken::Transport(_)) => None,
+            Self::Broken(Broken::Ended(end)) => end.status(),
+            Self::Shutdown => Some(Status::Away),
+            Self::Dismissed(Dismissal::Replaced) => Some(Status::Replaced),
+            Self::Dismissed(_) | Self::Store(_) => Some(Status::Again),
+            Self::WrongRole => Some(Status::Policy),
         }
+    }
+
+    /// Whether nothing is wrong.
+    fn is_usual(&self) -> bool {
+        matches!(self, Self::Broken(Broken::Ended(session::End::Closed { .. })) | Self::Shutdown)
     }
 }
 
+type Session<'a> = Driver<'a, Axum, HubMessage, AgentMessage>;
+type Reader = SplitStream<ws::WebSocket>;
+type Writer = SplitSink<ws::WebSocket, Message>;
+
 /// Serves a connection until it ends.
-pub(super) async fn run(socket: WebSocket, connection: HubConnection, node: Node, state: AppState) {
-    let signing = Signing { connection: Mutex::new(connection), state: &state };
-    let (sink, stream) = socket.split();
-    let timing = state.hub.timing();
-    let mut writer = Writer { sink, signing: &signing, timing };
-    let mut reader = Reader { stream, signing: &signing, timing };
-    let served = serve(&mut reader, &mut writer, &node, &state);
+pub(super) async fn run(socket: ws::WebSocket, connection: HubConnection, node: Node, state: AppState) {
+    let begin = |now| HubSession::welcoming(connection, state.hub.timing(), welcome(), now);
+    let session = Session::new(&*state.clock, begin);
+    let (mut sink, stream) = socket.split();
+    let served = serve(&session, stream, &mut sink, &node, &state);
     let end = state.shutdown.run_until_cancelled(served).await.unwrap_or(End::Shutdown);
     log_end(&node, &end);
     state.changes.publish(Change::of_all(ChangeKind::Node));
     state.signals.rollout.notify_one();
-    writer.say_goodbye(&end).await;
+    // What was wrong with its messages is for our log only.
+    if let Some(status) = end.status() {
+        session.close(&mut sink, status, end.to_string()).await;
+    }
 }
 
 fn log_end(node: &Node, end: &End) {
     let (role, name, error): (_, _, &dyn Error) = (node.role, &node.name, end);
-    match end {
-        End::Closed | End::Shutdown => {
-            tracing::info!(node.role = %role, node.name = %name, error, "disconnected");
-        }
-        _ => tracing::warn!(node.role = %role, node.name = %name, error, "the connection ended"),
+    if end.is_usual() {
+        tracing::info!(node.role = %role, node.name = %name, error, "disconnected");
+    } else {
+        tracing::warn!(node.role = %role, node.name = %name, error, "the connection ended");
     }
 }
 
-async fn serve(reader: &mut Reader<'_>, writer: &mut Writer<'_>, node: &Node, state: &AppState) -> End {
-    let register = match timeout(reader.timing.welcome_timeout, reader.next()).await {
-        Ok(Ok(AgentMessage::Register(register))) => register,
-        Ok(Err(end)) => return end,
-        Ok(Ok(_)) | Err(_) => return End::NotRegistered,
+async fn serve(
+    session: &Session<'_>,
+    mut stream: Reader,
+    sink: &mut Writer,
+    node: &Node,
+    state: &AppState,
+) -> End {
+    let register = match session.next(&mut stream).await {
+        Ok(AgentMessage::Register(register)) => register,
+        Ok(_) => return Broken::from(session::End::Unopened(AgentMessage::UNOPENED)).into(),
+        Err(broken) => return broken.into(),
     };
-    if let Err(end) = writer.send(&welcome().into()).await {
-        return end;
+    if let Err(broken) = session.flush(sink).await {
+        return broken.into();
     }
-    let (mut conversation, inbox) = Conversation::begin(state, node.clone());
+    let (conversation, inbox) = Conversation::begin(state, node.clone());
     let version = &register.version;
     tracing::info!(node.role = %node.role, node.name = %node.name, node.version = version, "connected");
     state.changes.publish(Change::of_all(ChangeKind::Node));
     let ended = tokio::select! {
-        ended = reader.run(&mut conversation, register, state) => ended,
-        ended = writer.run(inbox) => ended,
+        ended = listen(session, stream, conversation, register, state) => ended,
+        ended = speak(session, sink, inbox) => ended,
     };
     match ended {
         Ok(never) => match never {},
         Err(end) => end,
+    }
+}
+
+/// Carries out what the agent says.
+async fn listen(
+    session: &Session<'_>,
+    mut stream: Reader,
+    mut conversation: Conversation,
+    register: Register,
+    state: &AppState,
+) -> Result<Never, End> {
+    // Before that, the node may not be in the database at all. The state, and so the sender, outlives us.
+    let _ = state.signals.database_ready.subscribe().wait_for(|ready| *ready).await;
+    let mut message = AgentMessage::Register(register);
+    loop {
+        handle_patiently(&mut conversation, &message).await?;
+        message = session.next(&mut stream).await?;
     }
 }
 
@@ -154,107 +165,43 @@ async fn handle_patiently(conversation: &mut Conversation, message: &AgentMessag
     }
 }
 
-/// What reader and writer share.
-struct Signing<'a> {
-    connection: Mutex<HubConnection>,
-    state: &'a AppState,
-}
-
-impl Signing<'_> {
-    fn seal(&self, message: &HubMessage) -> String {
-        self.connection().seal(message, random::bytes(), self.state.clock.now_ms())
-    }
-
-    fn open(&self, text: &str) -> Result<AgentMessage, OpenError> {
-        self.connection().open(text, self.state.clock.now_ms())
-    }
-
-    fn connection(&self) -> MutexGuard<'_, HubConnection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 enum Never {}
 
-struct Writer<'a> {
-    sink: SplitSink<WebSocket, Message>,
-    signing: &'a Signing<'a>,
-    timing: Timing,
+/// Sends what the hub has for this node.
+async fn speak(session: &Session<'_>, sink: &mut Writer, mut inbox: Inbox) -> Result<Never, End> {
+    loop {
+        tokio::select! {
+            message = inbox.next() => session.send(sink, &message.map_err(End::Dismissed)?).await?,
+            () = session.due() => session.flush(sink).await?,
+        }
+    }
 }
 
-impl Writer<'_> {
-    /// Sends what the hub has for this node, and pings.
-    async fn run(&mut self, mut inbox: Inbox) -> Result<Never, End> {
-        let mut ping = interval(self.timing.ping_interval);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                message = inbox.next() => self.send(&message.map_err(End::Dismissed)?).await?,
-                _ = ping.tick() => self.write(Message::Ping(Bytes::new())).await?,
+/// The hub's WebSocket.
+struct Axum;
+
+impl WebSocket for Axum {
+    type Message = Message;
+    type Error = axum::Error;
+
+    fn received(message: &Message) -> Received<'_> {
+        match message {
+            Message::Text(text) => Received::Text(text),
+            Message::Binary(_) => Received::Bytes,
+            Message::Close(frame) => {
+                let close = |frame: &CloseFrame| Close { code: frame.code, reason: frame.reason.to_string() };
+                Received::Closed(frame.as_ref().map(close))
             }
+            Message::Ping(_) | Message::Pong(_) => Received::Sign,
         }
     }
 
-    async fn send(&mut self, message: &HubMessage) -> Result<(), End> {
-        let text = self.signing.seal(message);
-        if text.len() > MESSAGE_BYTES_MAX {
-            let kind = message.kind();
-            tracing::error!(kind, bytes = text.len(), "a message is too large for the channel: not sent");
-            return Ok(());
-        }
-        self.write(Message::Text(text.into())).await
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), End> {
-        let written = timeout(self.timing.write_timeout, self.sink.send(message)).await;
-        written.map_err(|_| End::Stuck)?.map_err(End::from)
-    }
-
-    /// Tells the agent why, if it is still there to be told. What was wrong with its messages is for our log only.
-    async fn say_goodbye(&mut self, end: &End) {
-        if matches!(end, End::Closed | End::Silent | End::Stuck | End::Transport(_)) {
-            return;
-        }
-        let reason = end.to_string();
-        let frame = CloseFrame { code: end.code(), reason: reason.as_str().into() };
-        if self.send(&ErrorReport { message: reason }.into()).await.is_ok() {
-            let _ = self.write(Message::Close(Some(frame))).await;
-        }
-    }
-}
-
-struct Reader<'a> {
-    stream: SplitStream<WebSocket>,
-    signing: &'a Signing<'a>,
-    timing: Timing,
-}
-
-impl Reader<'_> {
-    async fn run(
-        &mut self,
-        conversation: &mut Conversation,
-        register: Register,
-        state: &AppState,
-    ) -> Result<Never, End> {
-        // Before that, the node may not be in the database at all. The state, and so the sender, outlives us.
-        let _ = state.signals.database_ready.subscribe().wait_for(|ready| *ready).await;
-        let mut message = AgentMessage::Register(register);
-        loop {
-            handle_patiently(conversation, &message).await?;
-            message = self.next().await?;
-        }
-    }
-
-    /// The agent's next message; pings are answered by the library on the way.
-    async fn next(&mut self) -> Result<AgentMessage, End> {
-        loop {
-            let frame =
-                timeout(self.timing.silence_max, self.stream.next()).await.map_err(|_| End::Silent)?;
-            match frame.ok_or(End::Closed)?? {
-                Message::Text(text) => return Ok(self.signing.open(&text)?),
-                Message::Binary(_) => return Err(End::NotText),
-                Message::Close(_) => return Err(End::Closed),
-                Message::Ping(_) | Message::Pong(_) => {}
+    fn message(frame: Frame) -> Message {
+        match frame {
+            Frame::Text(text) => Message::Text(text.into()),
+            Frame::Ping => Message::Ping(Bytes::new()),
+            Frame::Close(Close { code, reason }) => {
+                Message::Close(Some(CloseFrame { code, reason: reason.into() }))
             }
         }
     }

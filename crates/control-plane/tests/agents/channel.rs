@@ -21,11 +21,12 @@ use wisehosting_node::{
     http,
 };
 use wisehosting_protocol::{
-    CLOSE_REPLACED, HEADER_START, HEADER_VERSION, VERSION,
+    HEADER_START, HEADER_VERSION, VERSION,
     connection::AgentConnection,
     key::SigningKey,
     message::{AgentMessage, HubMessage},
     payload::{ErrorReport, Heartbeat, Register, RoutesDrained},
+    session::Status,
     timing::Timing,
 };
 use wisehosting_store::MIGRATOR;
@@ -252,7 +253,7 @@ async fn a_newer_connection_takes_the_place_of_the_older(pool: PgPool) {
     let mut older = Raw::registered(&platform).await;
     let mut newer = Raw::registered(&platform).await;
     assert_eq!(older.farewell().await, "a newer connection of this node took its place");
-    assert_eq!(older.closed.map(|frame| frame.code.into()), Some(CLOSE_REPLACED));
+    assert_eq!(older.closed.map(|frame| frame.code.into()), Some(Status::Replaced as u16));
     newer.send(&heartbeat()).await;
     assert!(platform.state.hub.is_connected(&label("worker-1")), "the end of the older is not the newer's");
     newer.socket.close(None).await.unwrap();

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(20);
 /// A connection that served this long was a good one: the next row of attempts begins anew.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Doubles from one second to thirty.
+/// Doubles from one second to twenty, to each of which chance adds up to a half.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     next: Duration,
 }
 
@@ -21,18 +21,18 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The wait after a connection that served for `served`, or zero. `jitter`, from 0 up to 1, spreads the nodes that
-    /// lost one hub over half the wait.
-    pub(super) fn next(&mut self, served: Duration, jitter: f64) -> Duration {
+    /// lost one hub over half the wait more.
+    pub fn next(&mut self, served: Duration, jitter: f64) -> Duration {
         if served >= STABLE {
             self.next = FIRST;
         }
-        let wait = self.next.mul_f64(0.5 + jitter / 2.0);
+        let wait = self.next.mul_f64(1.0 + jitter / 2.0);
         self.next = (self.next * 2).min(LONGEST);
         wait
     }
 
     /// Waits as long as it ever does from now on, until a connection is stable: the next attempt is not likely to fare better.
-    pub(super) fn slow_down(&mut self) {
+    pub fn slow_down(&mut self) {
         self.next = LONGEST;
     }
 }
@@ -44,13 +44,16 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit_and_begin_anew_after_a_stable_connection() {
         let mut backoff = Backoff::default();
-        let mut waits = |served| backoff.next(Duration::from_secs(served), 1.0).as_secs();
-        assert_eq!([(); 7].map(|()| waits(0)), [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!([waits(1), waits(10), waits(0)], [30, 1, 2]);
+        let mut waits = |served| backoff.next(Duration::from_secs(served), 0.0).as_secs();
+        assert_eq!([(); 7].map(|()| waits(0)), [1, 2, 4, 8, 16, 20, 20]);
+        assert_eq!([waits(1), waits(10), waits(0)], [20, 1, 2]);
     }
 
     #[test]
-    fn jitter_takes_away_up_to_half() {
-        assert_eq!(Backoff::default().next(Duration::ZERO, 0.0), Duration::from_millis(500));
+    fn jitter_adds_up_to_half() {
+        assert_eq!(Backoff::default().next(Duration::ZERO, 1.0), Duration::from_millis(1_500));
+        let mut slow = Backoff::default();
+        slow.slow_down();
+        assert_eq!(slow.next(Duration::ZERO, 1.0), Duration::from_secs(30));
     }
 }

@@ -1,6 +1,6 @@
 //! A channel without a network, for tests of what agents say: the test holds the hub's ends.
 
-use super::{ChannelHandle, Event, QUEUE_LEN};
+use super::{ChannelHandle, Event, queue::QUEUE_LEN};
 use tokio::sync::mpsc;
 use wisehosting_protocol::message::AgentMessage;
 
@@ -16,8 +16,7 @@ pub struct FarEnd {
 /// A channel whose other side is in this process. It hears every message, also those of which a newer one is enough.
 #[must_use]
 pub fn channel() -> (ChannelHandle, mpsc::Receiver<Event>, FarEnd) {
-    let (queue, sent) = mpsc::channel(QUEUE_LEN);
+    let (handle, sent) = ChannelHandle::plain();
     let (events, events_out) = mpsc::channel(QUEUE_LEN);
-    let handle = ChannelHandle { queue, latest: None };
     (handle, events_out, FarEnd { sent, events })
 }

@@ -9,15 +9,19 @@
 //! while there is a connection, and nothing otherwise. A message that was on its way when a connection broke may be lost:
 //! what must arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
 
-mod backoff;
+pub mod backoff;
+pub mod drive;
 mod latest;
 pub mod memory;
+mod queue;
 pub mod registration;
 mod session;
 mod socket;
 #[cfg(test)]
 mod tls_server;
 mod token;
+
+pub use queue::{ChannelHandle, NotSent, Waiting, queue};
 
 use crate::{
     clock::Clock,
@@ -26,7 +30,7 @@ use crate::{
     secret,
 };
 use backoff::Backoff;
-use latest::Latest;
+use queue::QUEUE_LEN;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use session::SessionEnd;
@@ -36,15 +40,10 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wisehosting_protocol::{
     key::SigningKey,
-    message::{AgentMessage, HubMessage, Message as _, Queueing},
+    message::HubMessage,
     payload::{Register, Registered},
     timing::Timing,
 };
-
-/// Messages that wait for a connection, and events that wait for the agent.
-const QUEUE_LEN: usize = 256;
-/// Room in the queue that logs leave to what matters more.
-const BULK_LEAVES: usize = QUEUE_LEN / 2;
 
 /// What kind of agent a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,55 +126,6 @@ pub enum Event {
     Disconnected,
 }
 
-/// Sends to the hub. Clones share one queue.
-#[derive(Clone, Debug)]
-pub struct ChannelHandle {
-    queue: mpsc::Sender<AgentMessage>,
-    /// Where [`Queueing::Latest`] messages wait; without it, in the queue.
-    latest: Option<Arc<Latest>>,
-}
-
-/// The channel was shut down, or (from [`ChannelHandle::try_send`]) it has no room; the message is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the message was not taken: the channel is full or shut down")]
-pub struct NotSent;
-
-impl ChannelHandle {
-    /// Queues a message; waits while the queue is full, which is as long as the hub is away.
-    ///
-    /// # Errors
-    /// The channel was shut down.
-    pub async fn send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
-        match self.keep_latest(message.into()) {
-            Some(message) => self.queue.send(message).await.map_err(|_| NotSent),
-            None => Ok(()),
-        }
-    }
-
-    /// Queues a message if there is room: for who may not wait and can repeat it.
-    ///
-    /// # Errors
-    /// There is no room, or the channel was shut down.
-    pub fn try_send(&self, message: impl Into<AgentMessage>) -> Result<(), NotSent> {
-        let Some(message) = self.keep_latest(message.into()) else { return Ok(()) };
-        if message.queueing() == Queueing::Bulk && self.queue.capacity() <= BULK_LEAVES {
-            return Err(NotSent);
-        }
-        self.queue.try_send(message).map_err(|_| NotSent)
-    }
-
-    /// The message, unless it is one of those of which only the newest waits.
-    fn keep_latest(&self, message: AgentMessage) -> Option<AgentMessage> {
-        match &self.latest {
-            Some(latest) if message.queueing() == Queueing::Latest => {
-                latest.put(message);
-                None
-            }
-            _ => Some(message),
-        }
-    }
-}
-
 /// Starts the channel. `register` gives the first message of each connection; what the hub says of the mesh goes to `sets`. It
 /// runs until `shutdown`.
 ///
@@ -188,14 +138,11 @@ pub fn spawn(
     sets: PeerSets,
     shutdown: CancellationToken,
 ) -> Result<(ChannelHandle, mpsc::Receiver<Event>), SetUpError> {
-    let (queue_in, queue) = mpsc::channel(QUEUE_LEN);
+    let (handle, waiting) = queue();
     let (events, events_out) = mpsc::channel(QUEUE_LEN);
     let dialer = socket::Dialer::new(&identity)?;
     let tokens = Arc::new(TokenKeeper::new(identity, clock.clone())?);
-    let latest = Arc::new(Latest::default());
-    let handle = ChannelHandle { queue: queue_in, latest: Some(latest.clone()) };
-    let channel =
-        Channel { tokens, dialer, clock, register: Box::new(register), sets, events, queue, latest };
+    let channel = Channel { tokens, dialer, clock, register: Box::new(register), sets, events, waiting };
     tokio::spawn(async move {
         shutdown.run_until_cancelled(channel.run()).await;
     });
@@ -241,8 +188,7 @@ struct Channel {
     register: Box<dyn Fn() -> Register + Send + Sync>,
     sets: PeerSets,
     events: mpsc::Sender<Event>,
-    queue: mpsc::Receiver<AgentMessage>,
-    latest: Arc<Latest>,
+    waiting: Waiting,
 }
 
 impl Channel {
@@ -297,15 +243,12 @@ impl Channel {
     async fn serve(&mut self, link: socket::Link) -> SessionEnd {
         let agent = session::Agent {
             register: (self.register)(),
-            queue: &mut self.queue,
+            waiting: &mut self.waiting,
             events: &self.events,
             sets: &self.sets,
-            latest: &self.latest,
             timing: Timing::default(),
         };
-        let end = session::run(link, agent, &*self.clock).await;
-        self.latest.close();
-        end
+        session::run(link, agent, &*self.clock).await
     }
 }
 

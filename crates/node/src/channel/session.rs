@@ -1,88 +1,33 @@
-//! The life of one connection, from `register` to its end.
+//! The life of one connection, from `register` to its end: what is said goes to the agent, what waits to the hub.
 //!
-//! Reading and writing do not wait for each other: an agent that is slow to take events still sends, and the other way
-//! round. The first text that does not open ends the connection.
+//! How the conversation goes is the [`AgentSession`]'s to say. An agent that is slow to take events still sends, and the
+//! other way round.
 
 use super::{
-    Event,
-    latest::Latest,
+    Event, Waiting,
+    drive::{self, Driver, WebSocket},
     socket::{Link, Stream},
 };
-use crate::{clock::Clock, mesh::PeerSets, random};
+use crate::{clock::Clock, mesh::PeerSets};
 use futures_util::{
-    SinkExt, StreamExt,
+    StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::{
-    convert::Infallible,
-    fmt,
-    sync::{Mutex, PoisonError},
-};
-use tokio::{sync::mpsc, time};
+use std::convert::Infallible;
+use tokio::sync::mpsc;
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{self, Message, protocol::CloseFrame},
+    tungstenite::{self, Bytes, Message, protocol::CloseFrame},
 };
 use wisehosting_protocol::{
-    MESSAGE_BYTES_MAX,
-    connection::{AgentConnection, OpenError},
-    message::{AgentMessage, HubMessage, Message as _},
+    message::{AgentMessage, HubMessage},
     payload::Register,
+    session::{AgentSession, Close, End, Frame, Received, Speech},
     timing::Timing,
 };
 
 /// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    /// The hub closed it, and why.
-    #[error("the control plane closed it{0}")]
-    Closed(Reason),
-    /// No frame for [`Timing::silence_max`].
-    #[error("the control plane is silent")]
-    Silent,
-    /// The network took no bytes for [`Timing::write_timeout`].
-    #[error("the network does not take what is sent")]
-    Stuck,
-    /// It did not answer `register` by `registered`.
-    #[error("the control plane does not answer to the registration")]
-    NoWelcome,
-    /// It refused the registration.
-    #[error("the control plane refuses the registration: {0}")]
-    NotWelcome(String),
-    /// A message was not text.
-    #[error("the control plane sent bytes instead of text")]
-    NotText,
-    /// A message was not the hub's, or not of this connection.
-    #[error("a message of the control plane is refused")]
-    Refused(#[from] OpenError),
-    /// The network.
-    #[error("the connection failed")]
-    Transport(#[source] Box<tungstenite::Error>),
-}
-
-/// What the hub said when it closed the connection, if it said anything.
-#[derive(Debug, Default)]
-pub(super) struct Reason(Option<CloseFrame>);
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(frame) if !frame.reason.is_empty() => write!(f, ": {} ({})", frame.reason, frame.code),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl From<tungstenite::Error> for Broken {
-    fn from(error: tungstenite::Error) -> Self {
-        match error {
-            tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
-                Self::Closed(Reason::default())
-            }
-            error => Self::Transport(Box::new(error)),
-        }
-    }
-}
+pub(super) type Broken = drive::Broken<tungstenite::Error>;
 
 /// How a session ends.
 pub(super) enum SessionEnd {
@@ -101,137 +46,97 @@ impl<E: Into<Broken>> From<E> for SessionEnd {
 /// The agent's ends of the channel.
 pub(super) struct Agent<'a> {
     pub(super) register: Register,
-    pub(super) queue: &'a mut mpsc::Receiver<AgentMessage>,
+    pub(super) waiting: &'a mut Waiting,
     pub(super) events: &'a mpsc::Sender<Event>,
     pub(super) sets: &'a PeerSets,
-    pub(super) latest: &'a Latest,
     pub(super) timing: Timing,
 }
 
+type Session<'a> = Driver<'a, Tungstenite, AgentMessage, HubMessage>;
+type Socket = WebSocketStream<Box<dyn Stream>>;
+
 /// Serves the connection until it ends.
 pub(super) async fn run(link: Link, agent: Agent<'_>, clock: &dyn Clock) -> SessionEnd {
-    let signing = Signing { connection: Mutex::new(link.connection), clock };
-    let (sink, stream) = link.socket.split();
-    let timing = agent.timing;
-    let mut writer = Writer { sink, signing: &signing, timing };
-    let mut reader = Reader { stream, signing: &signing, timing };
-    let session = async {
-        writer.send(&agent.register.into()).await?;
-        let welcome = time::timeout(timing.welcome_timeout, reader.next());
-        let welcome = welcome.await.map_err(|_| Broken::NoWelcome)??;
-        let registered = match welcome {
-            HubMessage::Registered(registered) => registered,
-            HubMessage::Error(error) => return Err(Broken::NotWelcome(error.message).into()),
-            _ => return Err(Broken::NoWelcome.into()),
+    let Agent { register, waiting, events, sets, timing } = agent;
+    let begin = |now| AgentSession::registering(link.connection, timing, register, now);
+    let session = Session::new(clock, begin);
+    let (mut sink, mut stream) = link.socket.split();
+    let served = async {
+        session.flush(&mut sink).await?;
+        let HubMessage::Registered(registered) = session.next(&mut stream).await? else {
+            return Err(Broken::from(End::Unopened(HubMessage::UNOPENED)).into());
         };
         tracing::info!(control_plane.version = registered.version, "connected to the control plane");
-        agent.latest.open();
-        agent.events.send(Event::Connected(registered)).await.map_err(|_| SessionEnd::AgentGone)?;
+        waiting.open();
+        events.send(Event::Connected(registered)).await.map_err(|_| SessionEnd::AgentGone)?;
         tokio::select! {
-            end = reader.run(agent.events, agent.sets) => end,
-            end = writer.run(agent.queue, agent.latest) => end,
+            end = listen(&session, stream, events, sets) => end,
+            end = speak(&session, sink, waiting) => end,
         }
     };
-    match session.await {
+    let end = served.await;
+    waiting.close();
+    match end {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-/// What reader and writer share.
-struct Signing<'a> {
-    connection: Mutex<AgentConnection>,
-    clock: &'a dyn Clock,
-}
-
-impl Signing<'_> {
-    fn seal(&self, message: &AgentMessage) -> String {
-        self.connection().seal(message, random::bytes(), self.clock.now_ms())
-    }
-
-    fn open(&self, text: &str) -> Result<HubMessage, OpenError> {
-        self.connection().open(text, self.clock.now_ms())
-    }
-
-    fn connection(&self) -> std::sync::MutexGuard<'_, AgentConnection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+async fn listen(
+    session: &Session<'_>,
+    mut stream: SplitStream<Socket>,
+    events: &mpsc::Sender<Event>,
+    sets: &PeerSets,
+) -> Result<Infallible, SessionEnd> {
+    loop {
+        match session.next(&mut stream).await? {
+            HubMessage::MeshPeers(set) => sets.put(set),
+            message => events.send(Event::Message(message)).await.map_err(|_| SessionEnd::AgentGone)?,
+        }
     }
 }
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
-
-struct Writer<'a> {
-    sink: SplitSink<Socket, Message>,
-    signing: &'a Signing<'a>,
-    timing: Timing,
-}
-
-impl Writer<'_> {
-    async fn run(
-        &mut self,
-        queue: &mut mpsc::Receiver<AgentMessage>,
-        latest: &Latest,
-    ) -> Result<Infallible, SessionEnd> {
-        let mut ping = time::interval(self.timing.ping_interval);
-        ping.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                message = queue.recv() => self.send(&message.ok_or(SessionEnd::AgentGone)?).await?,
-                message = latest.next() => self.send(&message).await?,
-                _ = ping.tick() => self.write(Message::Ping(tungstenite::Bytes::new())).await?,
+async fn speak(
+    session: &Session<'_>,
+    mut sink: SplitSink<Socket, Message>,
+    waiting: &mut Waiting,
+) -> Result<Infallible, SessionEnd> {
+    loop {
+        tokio::select! {
+            message = waiting.next() => {
+                session.send(&mut sink, &message.ok_or(SessionEnd::AgentGone)?).await?;
             }
+            () = session.due() => session.flush(&mut sink).await?,
         }
-    }
-
-    async fn send(&mut self, message: &AgentMessage) -> Result<(), Broken> {
-        let text = self.signing.seal(message);
-        if text.len() > MESSAGE_BYTES_MAX {
-            let (kind, bytes) = (message.kind(), text.len());
-            tracing::error!(kind, bytes, "a message is too large for the channel: not sent");
-            return Ok(());
-        }
-        self.write(Message::text(text)).await
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), Broken> {
-        time::timeout(self.timing.write_timeout, self.sink.send(message))
-            .await
-            .map_err(|_| Broken::Stuck)?
-            .map_err(Broken::from)
     }
 }
 
-struct Reader<'a> {
-    stream: SplitStream<Socket>,
-    signing: &'a Signing<'a>,
-    timing: Timing,
-}
+/// The agent's WebSocket.
+struct Tungstenite;
 
-impl Reader<'_> {
-    async fn run(&mut self, events: &mpsc::Sender<Event>, sets: &PeerSets) -> Result<Infallible, SessionEnd> {
-        loop {
-            let message = match self.next().await? {
-                HubMessage::MeshPeers(set) => {
-                    sets.put(set);
-                    continue;
-                }
-                message => message,
-            };
-            events.send(Event::Message(message)).await.map_err(|_| SessionEnd::AgentGone)?;
+impl WebSocket for Tungstenite {
+    type Message = Message;
+    type Error = tungstenite::Error;
+
+    fn received(message: &Message) -> Received<'_> {
+        match message {
+            Message::Text(text) => Received::Text(text),
+            Message::Binary(_) => Received::Bytes,
+            Message::Close(frame) => {
+                let close =
+                    |frame: &CloseFrame| Close { code: frame.code.into(), reason: frame.reason.to_string() };
+                Received::Closed(frame.as_ref().map(close))
+            }
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Received::Sign,
         }
     }
 
-    /// The hub's next message; pings are answered by the library on the way.
-    async fn next(&mut self) -> Result<HubMessage, Broken> {
-        loop {
-            let frame = time::timeout(self.timing.silence_max, self.stream.next())
-                .await
-                .map_err(|_| Broken::Silent)?;
-            match frame.ok_or(Broken::Closed(Reason::default()))?? {
-                Message::Text(text) => return Ok(self.signing.open(&text)?),
-                Message::Binary(_) => return Err(Broken::NotText),
-                Message::Close(frame) => return Err(Broken::Closed(Reason(frame))),
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+    fn message(frame: Frame) -> Message {
+        match frame {
+            Frame::Text(text) => Message::text(text),
+            Frame::Ping => Message::Ping(Bytes::new()),
+            Frame::Close(Close { code, reason }) => {
+                Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }))
             }
         }
     }
@@ -240,9 +145,14 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{channel::queue, clock::SystemClock};
+    use futures_util::SinkExt;
     use tokio_tungstenite::tungstenite::protocol::Role;
-    use wisehosting_protocol::{connection::HubConnection, key::SigningKey, payload::Registered};
+    use wisehosting_protocol::{
+        connection::{AgentConnection, HubConnection},
+        key::SigningKey,
+        payload::Registered,
+    };
 
     /// Serves a connection whose other end the hub plays; says how it ended.
     async fn end(hub: impl AsyncFnOnce(WebSocketStream<Box<dyn Stream>>, HubConnection)) -> String {
@@ -253,14 +163,13 @@ mod tests {
             WebSocketStream::from_raw_socket(Box::new(far) as Box<dyn Stream>, Role::Server, None).await;
         let key = SigningKey::derive("key");
         let link = Link { socket, connection: AgentConnection::new(key.clone(), 1, 2) };
-        let (_queue_in, mut queue) = mpsc::channel(1);
+        let (_handle, mut waiting) = queue();
         let (events, _events_out) = mpsc::channel(8);
         let agent = Agent {
             register: Register { version: "test".to_owned(), capacity: None, running_jobs: Vec::new() },
-            queue: &mut queue,
+            waiting: &mut waiting,
             events: &events,
             sets: &PeerSets::default(),
-            latest: &Latest::default(),
             timing: Timing {
                 ping_interval: std::time::Duration::from_millis(20),
                 silence_max: std::time::Duration::from_millis(500),

@@ -8,6 +8,7 @@ mod document;
 mod generator;
 mod independent;
 mod properties;
+mod session;
 #[path = "../../examples/vectors/shapes.rs"]
 mod shapes;
 mod vectors;
