@@ -139,6 +139,7 @@ in
               keepalive_s = cfg.keepaliveSeconds;
             }
             // lib.optionalAttrs (peer.endpoint != null) { inherit (peer) endpoint; }
+            // lib.optionalAttrs (peer.nextPublicKey != null) { next_public_key = peer.nextPublicKey; }
           ) peers;
         };
       };

@@ -36,6 +36,15 @@ let
           the others yet.
         '';
       };
+      nextPublicKey = mkOption {
+        type = types.nullOr wise.types.key;
+        default = null;
+        example = "rTTfjV0f4zJ7lh5+7Dy0WlIGQCqbxNXe+tV3rTtPNjM=";
+        description = ''
+          The WireGuard key that it changes to: the others reach it by the one of the two that it used last. Not known to
+          an interface that the system makes.
+        '';
+      };
       endpoint = mkOption {
         type = types.nullOr (types.strMatching ".+:[0-9]{1,5}");
         default = null;

@@ -11,6 +11,7 @@ let
       role = "worker";
       address = "10.60.0.10";
       publicKey = "GSS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
+      nextPublicKey = "Zk0wmnTWh8bYbQXz0kNf0vSYF9UqFqPq4yFkU0o3mVU=";
       apiKeySha256 = "152278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
       endpoint = "198.51.100.10:51900";
       memoryBytes = 8589934592;

@@ -1,7 +1,13 @@
 //! What a TCP connection carries over the mesh, by the hub and directly, beside a plain tunnel of two hosts.
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use tempfile::TempDir;
 use wisehosting_bench::{report::Report, sample::Samples, transfer::transfer};
@@ -11,7 +17,7 @@ use wisehosting_network::{
 };
 use wisehosting_node::{
     config,
-    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets},
+    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets, PeerSight, Sight},
 };
 use wisehosting_protocol::payload::{MeshPeer, MeshPeers};
 
@@ -32,6 +38,7 @@ pub(crate) async fn measure(backend: Backend, rounds: usize) -> anyhow::Result<R
         straight.push(carried(&direct.proxy.namespace, &direct.worker.namespace).await?);
         hub.push(carried(&by_hub.proxy.namespace, &by_hub.worker.namespace).await?);
     }
+    let removed = direct.remove_proxy().await?;
     for trio in [by_hub, direct] {
         trio.end().await;
     }
@@ -43,6 +50,13 @@ pub(crate) async fn measure(backend: Backend, rounds: usize) -> anyhow::Result<R
         let (ratio, rate) = (samples.median_ratio(&plain), samples.median() / 1e6);
         report.figure(name, format!("{ratio:.2} ({rate:.0} Mbit/s)"));
     }
+    let removed_ms = removed.as_secs_f64() * 1e3;
+    report.goal(
+        "a node is named no longer, until it is out",
+        format!("{removed_ms:.1} ms"),
+        "<= 1 s",
+        removed_ms <= 1e3,
+    );
     Ok(report)
 }
 
@@ -112,12 +126,21 @@ impl Trio {
         }
         for (from, to) in [(&worker, &proxy), (&proxy, &worker)] {
             let Some(mesh) = &from.mesh else { continue };
-            let goes_so = |peer: &wisehosting_node::mesh::PeerSight| {
-                peer.public_key == to.public_key && peer.direct == directly
-            };
+            let goes_so = |peer: &PeerSight| peer.public_key == to.public_key && peer.direct == directly;
             mesh.sight().wait_for(|sight| sight.peers.iter().any(goes_so)).await?;
         }
         Ok(Self { hub, worker, proxy, _folder: folder })
+    }
+
+    /// How long the worker takes to have nothing to do with the proxy, once it is told.
+    async fn remove_proxy(&self) -> anyhow::Result<Duration> {
+        let mesh = self.worker.mesh.as_ref().context("it is in the mesh")?;
+        let begin = Instant::now();
+        let hub = self.hub.public_key.to_string();
+        self.worker.sets.put(MeshPeers { generation: 2, hub, peers: Vec::new() });
+        let knows = |sight: &Sight| sight.peers.iter().any(|peer| peer.public_key == self.proxy.public_key);
+        mesh.sight().wait_for(|sight| !knows(sight)).await?;
+        Ok(begin.elapsed())
     }
 
     async fn end(self) {
