@@ -27,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::seconds(30);
 /// Longest message of a worker that is kept, in characters.
 const MESSAGE_CHARS_MAX: usize = 2_000;
 
-/// Stores a result of a worker; the answer is due once it is stored.
+/// Stores a result of a worker; the answer, which is due once it is stored, and whether the result is news.
 ///
 /// # Errors
 /// The database is away.
@@ -35,7 +35,7 @@ pub(super) async fn store(
     state: &AppState,
     worker: &Label,
     result: &JobResult,
-) -> Result<ResultAck, StoreError> {
+) -> Result<(ResultAck, bool), StoreError> {
     let now = state.clock.now();
     let ack = ResultAck(JobRef { job_id: result.job_id });
     let mut transaction = pool::begin(&state.pool).await?;
@@ -43,7 +43,7 @@ pub(super) async fn store(
     let instance_id = job.as_ref().and_then(|job| job.instance_id);
     let (Some(job), Some(instance_id)) = (job, instance_id) else {
         tracing::warn!(worker.name = %worker, job.id = %result.job_id, "a result of a job that the worker does not have");
-        return Ok(ack);
+        return Ok((ack, false));
     };
     match job.state {
         JobState::Running => {
@@ -64,7 +64,7 @@ pub(super) async fn store(
     pool::commit(transaction).await?;
     state.signals.rollout.notify_one();
     state.signals.jobs.notify_one();
-    Ok(ack)
+    Ok((ack, job.state == JobState::Running))
 }
 
 /// Ends a deploy job that failed, and with it its instance and its deployment.

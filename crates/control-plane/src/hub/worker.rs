@@ -53,8 +53,11 @@ impl WorkerAgent {
             AgentMessage::JobAck(job) => self.job_ack(job.job_id).await?,
             AgentMessage::JobStatus(status) => self.job_status(status).await?,
             AgentMessage::JobResult(result) => {
-                self.names(result.instance_id);
-                let ack = job_result::store(&self.state, self.name(), result).await?;
+                let (ack, is_news) = job_result::store(&self.state, self.name(), result).await?;
+                // A repeated one says nothing of what the worker has now.
+                if is_news {
+                    self.names(result.instance_id);
+                }
                 self.membership.send(ack).await;
             }
             AgentMessage::AppStatus(status) => {

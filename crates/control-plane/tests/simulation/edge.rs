@@ -1,12 +1,18 @@
 //! An edge: it keeps the table that it serves, whatever becomes of its connection.
 
 use wisehosting_domain::routes::{RouteTable, Upstream};
-use wisehosting_protocol::payload::{RouteProblem, RoutesAck};
+use wisehosting_node::channel::{self, ChannelHandle, Waiting};
+use wisehosting_protocol::{
+    message::AgentMessage,
+    payload::{RouteProblem, RoutesAck},
+};
 
 use crate::worker::Machine;
 
-#[derive(Default)]
 pub(crate) struct EdgeModel {
+    channel: ChannelHandle,
+    /// What it has said and nobody has sent yet.
+    pub(crate) waiting: Waiting,
     pub(crate) serving: Option<RouteTable>,
     /// The newest table that it was sent.
     pub(crate) received: Option<RouteTable>,
@@ -15,6 +21,16 @@ pub(crate) struct EdgeModel {
 }
 
 impl EdgeModel {
+    pub(crate) fn new() -> Self {
+        let (channel, waiting) = channel::queue();
+        Self { channel, waiting, serving: None, received: None, hears_since_ms: None }
+    }
+
+    /// Tells the control plane, if it listens: all that it says is of its moment.
+    pub(crate) fn say(&self, message: impl Into<AgentMessage>) {
+        let _ = self.channel.try_send(message);
+    }
+
     /// Serves the newest table; what it says then.
     pub(crate) fn take(&mut self, machines: &[Machine]) -> Option<RoutesAck> {
         let table = self.received.take()?;

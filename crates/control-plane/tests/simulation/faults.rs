@@ -6,6 +6,7 @@ use wisehosting_store::workers;
 
 use crate::{
     history::{Event, LinkId, NodeId},
+    network::Packet,
     statements,
     worker::{at, set_all_good},
     world::{EDGE_PLACE, World},
@@ -75,7 +76,7 @@ impl World<'_> {
         place.cut_until_ms = self.history.now_ms + lasts_ms;
         self.history.note(format!("{} is cut off for {lasts_ms} ms", Self::name(node)));
         if let Some(link) = self.network.links.get_mut(&id) {
-            link.is_cut = true;
+            link.cut(self.random.below(20));
         }
         let keeps = self.random.once_in(2);
         if !keeps {
@@ -84,16 +85,20 @@ impl World<'_> {
                 _ => false,
             });
         }
-        let (agent_ms, hub_ms) = (self.random.between(1, 20_000), self.random.between(1, 60_000));
-        self.history.plan_in(agent_ms, Event::AgentNotices(id));
-        self.history.plan_in(hub_ms, Event::HubNotices(id));
+        // Whoever is not told finds out by himself.
+        if self.random.once_in(2) {
+            self.plan_in(1, 20_000, Event::AgentNotices(id));
+        }
+        if self.random.once_in(2) {
+            self.plan_in(1, 60_000, Event::HubNotices(id));
+        }
     }
 
     fn repeat_message(&mut self) {
         let links: Vec<LinkId> = self.network.links.keys().copied().collect();
         let Some(id) = self.random.choose(&links).copied() else { return };
         if let Some(text) = self.network.links[&id].recorded.clone() {
-            self.plan_in(1, 5_000, Event::ToHubAgain(id, text));
+            self.plan_in(1, 5_000, Event::ToHub(id, Packet::Again(text)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::control_plane::Task;
+use crate::{control_plane::Task, network::Packet};
 
 /// A connection, by the order in which they were made.
 pub(crate) type LinkId = usize;
@@ -14,13 +14,15 @@ pub(crate) type NodeId = usize;
 pub(crate) enum Event {
     /// An agent tries to connect.
     Dial(NodeId),
-    /// A text arrives at the control plane, or arrives once more.
-    ToHub(LinkId, String),
-    ToHubAgain(LinkId, String),
-    ToAgent(LinkId, String),
+    /// A packet arrives.
+    ToHub(LinkId, Packet),
+    ToAgent(LinkId, Packet),
+    /// One side of a connection looks at the time.
+    AgentLooks(LinkId),
+    HubLooks(LinkId),
     /// A message that found the database away is tried again.
     HubGoesOn(LinkId),
-    /// One side of a broken connection sees that it is.
+    /// One side of a connection is told by the network that it is over.
     AgentNotices(LinkId),
     HubNotices(LinkId),
     StartControlPlane,

@@ -1,5 +1,5 @@
-//! The platform under faults, simulated: real scheduler, rollout, hub, store and workers, against a real Postgres, with
-//! clocks, networks, engines and repositories that are simulated.
+//! The platform under faults, simulated: real scheduler, rollout, hub, store and workers, and the real sessions of the channel
+//! between them, against a real Postgres, with clocks, networks, engines and repositories that are simulated.
 //!
 //! Thousands of runs differ by their number alone. In each, apps are deployed, repeated, stopped, cancelled and deleted
 //! while control plane, workers, engines and database are killed in the middle of what they do, connections are cut, late
@@ -8,18 +8,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agent_ends;
 mod control_plane;
 mod database;
 mod edge;
 mod engine;
 mod faults;
 mod history;
+mod hub_ends;
 mod network;
 mod outside;
 mod random;
 mod rest;
 mod statements;
 mod user;
+mod words;
 mod worker;
 mod world;
 

@@ -106,9 +106,8 @@ impl World<'_> {
         away.into_iter().map(|node| format!("{} is away", Self::name(node))).collect()
     }
 
-    fn is_heard(&mut self, node: NodeId) -> bool {
-        let open = self.network.open_link(node).map(|(id, _)| id);
-        open.is_some_and(|id| !self.network.links[&id].is_cut)
+    fn is_heard(&self, node: NodeId) -> bool {
+        self.network.open_link(node).is_some_and(|id| !self.network.links[&id].is_cut())
     }
 
     fn check_leases(&mut self) -> Result<(), String> {

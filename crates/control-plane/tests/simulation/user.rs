@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use crate::{
     control_plane::{Task, ask},
     history::Event,
-    world::{World, short},
+    words::short,
+    world::World,
 };
 
 const APPS: [&str; 2] = ["blog", "shop"];

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::{
     runtime::Runtime,
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use wisehosting_containers::BuildBounds;
 use wisehosting_domain::name::Label;
 use wisehosting_node::{
-    channel::memory::{self, FarEnd},
+    channel::{self, Event, Waiting},
     clock::Clock,
 };
 use wisehosting_protocol::{message::AgentMessage, payload::Register};
@@ -38,6 +38,14 @@ use crate::{engine::SimulatedEngine, outside::SimulatedOutside, random::Random};
 pub(crate) fn at(ms: u64) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000) + Duration::from_millis(ms)
 }
+
+/// The same on its wall.
+pub(crate) fn unix_ms(ms: u64) -> u64 {
+    u64::try_from(at(ms).unix_timestamp_nanos() / 1_000_000).expect("after 1970")
+}
+
+/// Events that wait for the program.
+const EVENTS_MAX: usize = 256;
 
 /// The disk needs no disk: what a crash of the machine would lose is not of interest here.
 fn folder() -> TempDir {
@@ -65,7 +73,9 @@ pub(crate) struct Program {
     runtime: Runtime,
     began: Instant,
     began_ms: u64,
-    pub(crate) channel: FarEnd,
+    pub(crate) events: mpsc::Sender<Event>,
+    /// What it has said and nobody has sent yet.
+    pub(crate) waiting: Waiting,
     register: Arc<Mutex<Option<MakeRegister>>>,
 }
 
@@ -89,7 +99,8 @@ impl Machine {
     pub(crate) fn start(&mut self, now_ms: u64) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let (handle, events, channel) = memory::channel();
+        let (handle, waiting) = channel::queue();
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
         let began = {
             let _entered = runtime.enter();
             Instant::now()
@@ -116,7 +127,8 @@ impl Machine {
             let (_count, written) = watch::channel(Written::new());
             worker.serve(events, written).await;
         });
-        self.program = Some(Program { runtime, began, began_ms: now_ms, channel, register });
+        let began_ms = now_ms;
+        self.program = Some(Program { runtime, began, began_ms, events: events_in, waiting, register });
     }
 
     pub(crate) fn kill(&mut self) {
@@ -161,14 +173,14 @@ impl Program {
         self.register.lock().unwrap().as_ref().map(|register| register())
     }
 
-    /// Goes on until this time, or until it says something, and when it did.
-    pub(crate) fn run_until(&mut self, ms: u64) -> Option<(u64, AgentMessage)> {
-        let (began, began_ms, sent) = (self.began, self.began_ms, &mut self.channel.sent);
+    /// Goes on until this time, or until it says something that can be sent, and when it did.
+    pub(crate) fn run_until(&mut self, ms: u64, can_send: bool) -> Option<(u64, AgentMessage)> {
+        let (began, began_ms, waiting) = (self.began, self.began_ms, &mut self.waiting);
         let end = began + Duration::from_millis(ms.saturating_sub(began_ms));
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                Some(message) = sent.recv() => {
+                Some(message) = waiting.next(), if can_send => {
                     let passed = u64::try_from(began.elapsed().as_millis()).unwrap();
                     Some((began_ms + passed, message))
                 }
