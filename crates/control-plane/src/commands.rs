@@ -101,7 +101,7 @@ async fn find_user(config: &Config, email: &str) -> anyhow::Result<(User, Transa
     Ok((user, db))
 }
 
-async fn open_database(config: &Config) -> anyhow::Result<Transaction> {
+pub(crate) async fn open_database(config: &Config) -> anyhow::Result<Transaction> {
     let password = Secrets::read_database_password(config)?;
     let password = password.as_ref().map(|password| password.expose_secret());
     let pool = pool::open(&config.database.url, password).context("database.url")?;

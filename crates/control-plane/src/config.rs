@@ -14,7 +14,7 @@ use serde::Deserialize;
 use wisehosting_domain::name::{Hostname, Label};
 use wisehosting_node::{
     config::{ConfigError, LogConfig},
-    mesh::MeshConfig,
+    mesh::{IpNet, MeshConfig, PrivateKey},
     secret,
 };
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub edges: Vec<EdgeConfig>,
     /// The mesh interface; without it, none is made, and `internal.listen` must be an address that exists.
     pub mesh: Option<MeshConfig>,
+    /// Nodes that are not declared; without it, none can join.
+    pub join: Option<JoinConfig>,
     /// What is logged, and how.
     #[serde(default)]
     pub log: LogConfig,
@@ -59,7 +61,25 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.mesh.as_ref().map_or(Ok(()), MeshConfig::check)?;
         self.check_nodes()?;
+        self.check_join()?;
         self.database.check()
+    }
+
+    /// Addresses for those who join are a part of the mesh, and not all of it.
+    fn check_join(&self) -> Result<(), ConfigError> {
+        let Some(join) = &self.join else { return Ok(()) };
+        let Some(mesh) = &self.mesh else {
+            let message = "is set without [mesh]: nodes join where this program makes the mesh interface";
+            return Err(ConfigError::invalid("join", message));
+        };
+        if !mesh.address.trunc().contains(&join.pool) || join.pool.contains(&mesh.address.addr()) {
+            let message = format!(
+                "must be a part of the mesh {} without the control plane's own address, such as its upper half",
+                mesh.address.trunc()
+            );
+            return Err(ConfigError::invalid("join.pool", message));
+        }
+        Ok(())
     }
 
     /// No two nodes have one name or one address.
@@ -149,6 +169,23 @@ pub struct AppsConfig {
     pub public_https_port: u16,
     /// Whether a repository may be a folder of the worker itself.
     pub allow_local_repositories: bool,
+}
+
+/// `[join]`: how machines become nodes that nothing declares.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinConfig {
+    /// Their addresses: a part of the mesh. What of it a declared node has is not given to others.
+    pub pool: IpNet,
+    /// Where they reach the control plane's mesh interface.
+    pub endpoint: SocketAddr,
+    /// For how long the address of a removed node is nobody else's.
+    #[serde(default = "default_address_rest_days")]
+    pub address_rest_days: u16,
+}
+
+fn default_address_rest_days() -> u16 {
+    30
 }
 
 /// `[logs]`: how much of what apps write is stored.
@@ -265,6 +302,8 @@ pub struct Secrets {
     pub traefik_token: SecretString,
     /// Seal users' secrets in the database.
     pub keys: KeyRing,
+    /// The key in the mesh, where nodes can join: proves it to them.
+    pub mesh_key: Option<PrivateKey>,
     /// Of the database user, if it needs one.
     pub database_password: Option<SecretString>,
 }
@@ -280,8 +319,14 @@ impl Secrets {
             jwt: secret::read("secrets.jwt_secret", files.jwt_secret_file.as_deref())?,
             traefik_token: secret::read("secrets.traefik_token", files.traefik_token_file.as_deref())?,
             keys: KeyRing::read(files.master_key_file.as_deref())?,
+            mesh_key: Self::read_mesh_key(config)?,
             database_password: Self::read_database_password(config)?,
         })
+    }
+
+    fn read_mesh_key(config: &Config) -> Result<Option<PrivateKey>, ConfigError> {
+        let mesh = config.mesh.as_ref().filter(|_| config.join.is_some());
+        mesh.map(MeshConfig::private_key).transpose()
     }
 
     /// Reads the only one that a command needs which just talks to the database.
@@ -347,6 +392,11 @@ api_key_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
             ("postgres:///", "postgres://me:secret@db/", "database.url"),
             ("?host=", "?password=me:secret&host=", "database.url"),
             ("jwt_secret_file", "jwt_secret", "secrets"),
+            (
+                "[secrets]",
+                "[join]\npool = \"10.50.0.128/25\"\nendpoint = \"198.51.100.1:1\"\n[secrets]",
+                "join: is set",
+            ),
         ] {
             let error = read(&TEXT.replacen(from, to, 1)).expect_err(to);
             assert!(error.contains(setting), "{error}");

@@ -1,11 +1,13 @@
 //! The program `wisehosting-control-plane`: its command line, and what each command does.
 
 mod commands;
+mod node_commands;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use node_commands::NodeCommand;
 use wisehosting_control_plane::{config::Config, openapi};
 use wisehosting_domain::name::Label;
 use wisehosting_node::{
@@ -41,6 +43,9 @@ enum Command {
     /// Empty workers, and fill them again.
     #[command(subcommand)]
     Worker(Worker),
+    /// Manage the nodes that join, and are not declared.
+    #[command(subcommand)]
+    Node(NodeCommand),
 }
 
 #[derive(Args)]
@@ -103,6 +108,7 @@ fn main() -> ExitCode {
                 }
                 Command::Worker(Worker::Drain(OneWorker { name })) => commands::drain(&config, &name, true),
                 Command::Worker(Worker::Resume(OneWorker { name })) => commands::drain(&config, &name, false),
+                Command::Node(command) => node_commands::run(&config, command),
                 Command::Run | Command::Openapi => {
                     config.check()?;
                     log::init(&config.log)?;

@@ -9,10 +9,15 @@ use axum::{
 };
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
+use wisehosting_node::join::messages as join;
 
 use crate::{
-    apps, auth, deployments, error, events, health, hub, logs, mesh, middleware, nodes::token_endpoints,
-    openapi, routes::traefik, state::AppState, web, workers,
+    apps, auth, deployments, error, events, health, hub, logs, mesh, middleware,
+    nodes::{self, token_endpoints},
+    openapi,
+    routes::traefik,
+    state::AppState,
+    web, workers,
 };
 
 /// The REST API.
@@ -54,7 +59,10 @@ pub(crate) fn api() -> OpenApiRouter<AppState> {
 /// What people, their programs and browsers reach: REST API and dashboard.
 pub fn public(state: AppState) -> Router {
     let (api, _) = api().split_for_parts();
-    api.route("/v1/{*path}", any(error::no_such_route))
+    // For machines, not for people and their programs.
+    api.route(join::CHALLENGE_PATH, post(nodes::join::create_challenge))
+        .route(join::JOIN_PATH, post(nodes::join::join))
+        .route("/v1/{*path}", any(error::no_such_route))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback_service(get(web::serve))
         .layer(layer::from_fn(middleware::take_in_body))

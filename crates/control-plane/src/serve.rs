@@ -20,7 +20,7 @@ use wisehosting_node::{
     config::ConfigError,
     descriptors,
     listen::PassedSockets,
-    mesh::{Member, Mesh},
+    mesh::{Member, Mesh, PeerSets},
     service_manager, shutdown, tls,
 };
 use wisehosting_store::pool;
@@ -46,8 +46,12 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     let password = secrets.database_password.as_ref().map(|password| password.expose_secret());
     let pool = pool::open(&config.database.url, password)
         .map_err(|error| ConfigError::invalid("database.url", format!("{:#}", anyhow::Error::from(error))))?;
+    let joined = PeerSets::default();
+    let pool_of_mesh = config.join.as_ref().map(|join| join.pool);
     let interface = match &config.mesh {
-        Some(mesh) => Some(Mesh::start(mesh, Member::Hub).await?),
+        Some(mesh) => {
+            Some(Mesh::start(mesh, Member::Hub { joined: joined.clone(), pool: pool_of_mesh }).await?)
+        }
         None => None,
     };
     let public = sockets.take_or_bind("public", config.public.listen)?;
@@ -57,8 +61,12 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     let mut tasks = tasks::start(&state);
     if let Some(interface) = &interface {
         let told = mesh::tell(state.clone(), interface.public_key(), interface.sight());
+        let admitted = mesh::admit(state.clone(), interface.public_key(), joined);
+        let both = async { tokio::join!(told, admitted) };
         let shutdown = shutdown.clone();
-        tasks.spawn(async move { shutdown.run_until_cancelled(told).await.unwrap_or_default() });
+        tasks.spawn(async move {
+            shutdown.run_until_cancelled(both).await;
+        });
     }
     let public = listener(public, router::public(state.clone()), PUBLIC_PER_PEER, &state)?;
     let internal = listener(internal, router::internal(state.clone()), INTERNAL_PER_PEER, &state)?;

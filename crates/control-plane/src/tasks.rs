@@ -20,7 +20,7 @@ use wisehosting_store::{
 use crate::{
     events,
     logs::Pruner,
-    nodes,
+    nodes::{self, Admissions},
     rollout::Rollout,
     routes::Publisher,
     scheduler::{Scheduler, leases::Leases},
@@ -41,6 +41,8 @@ pub struct Signals {
     pub jobs: Arc<Notify>,
     /// A deployment, an instance or an edge is further than it was.
     pub rollout: Arc<Notify>,
+    /// Nodes have joined, or were removed.
+    pub nodes: Arc<Notify>,
     /// The route table has a new generation.
     pub routes: Arc<Notify>,
 }
@@ -60,7 +62,9 @@ pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     let signals = &state.signals;
     tasks.spawn(until_shutdown(state, prepare_database(state.clone())));
     tasks.spawn(events::listen(state.clone()));
-    tasks.spawn(until_shutdown(state, listen_for_jobs(state.clone())));
+    tasks.spawn(until_shutdown(state, listen(state.clone(), changes::JOBS, signals.jobs.clone())));
+    tasks.spawn(until_shutdown(state, listen(state.clone(), changes::NODES, signals.nodes.clone())));
+    tasks.spawn(until_shutdown(state, reconcile(state, &signals.nodes, Admissions(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.jobs, Scheduler::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
@@ -149,13 +153,13 @@ async fn try_prepare_database(state: &AppState) -> Result<(), StoreError> {
     nodes::declare(state).await
 }
 
-/// Passes Postgres' notices of jobs on to the scheduler.
-async fn listen_for_jobs(state: AppState) {
+/// Passes Postgres' notices on a channel on to a task.
+async fn listen(state: AppState, channel: &'static str, wake: Arc<Notify>) {
     loop {
-        if let Ok(mut listener) = Listener::connect(&state.pool, changes::JOBS).await {
-            state.signals.jobs.notify_one();
+        if let Ok(mut listener) = Listener::connect(&state.pool, channel).await {
+            wake.notify_one();
             while listener.next().await.is_ok() {
-                state.signals.jobs.notify_one();
+                wake.notify_one();
             }
         }
         sleep(RETRY_INTERVAL).await;

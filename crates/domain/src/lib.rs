@@ -10,6 +10,7 @@ pub mod login;
 pub mod name;
 pub mod placement;
 pub mod preset;
+pub mod role;
 pub mod rollout;
 pub mod routes;
 pub mod secret;

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use defguard_wireguard_rs::key::Key;
+use gotatun::x25519::{self, StaticSecret};
 use zeroize::Zeroizing;
 
 /// Bytes of a key, private or public.
@@ -105,6 +106,13 @@ impl PrivateKey {
         PublicKey(Key::new(*self.0).public_key().as_array())
     }
 
+    /// What this key and another pair's private key have in common (X25519): nobody else can compute it.
+    #[must_use]
+    pub fn shared_secret(&self, with: &PublicKey) -> Zeroizing<[u8; KEY_BYTES]> {
+        let shared = StaticSecret::from(*self.0).diffie_hellman(&x25519::PublicKey::from(with.0));
+        Zeroizing::new(shared.to_bytes())
+    }
+
     /// Reads a key file: one key in base64, readable by nobody but its owner (and at most, reading, its group).
     ///
     /// # Errors
@@ -187,6 +195,16 @@ mod tests {
         // The vector of RFC 7748, section 6.1 (Alice).
         let private: PrivateKey = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=".parse().unwrap();
         assert_eq!(private.public_key().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+    }
+
+    #[test]
+    fn two_pairs_share_a_secret() {
+        // The vector of RFC 7748, section 6.1 (Alice and Bob).
+        let alice: PrivateKey = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=".parse().unwrap();
+        let bob: PrivateKey = "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=".parse().unwrap();
+        let shared = "Sl2dW6TOLeFyjjv0gDUPJeB+IclH0Z4zdvCbPB4WF0I=";
+        assert_eq!(BASE64_STANDARD.encode(*alice.shared_secret(&bob.public_key())), shared);
+        assert_eq!(BASE64_STANDARD.encode(*bob.shared_secret(&alice.public_key())), shared);
     }
 
     #[test]

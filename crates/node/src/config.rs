@@ -5,15 +5,18 @@
 //! setting and where it was read, and repeats no value of a secret: secrets are not in the configuration
 //! ([`secret`](crate::secret)).
 
+use crate::join;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     env, fmt, fs, io,
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
 };
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
+    map::Entry,
 };
 use wisehosting_domain::name::Label;
 
@@ -22,6 +25,8 @@ pub const EXIT_CODE: u8 = 78;
 
 const PREFIX: &str = "WISEHOSTING_";
 const LEVEL_SEPARATOR: &str = "__";
+/// The place of what stands in another text.
+const UNPLACED: Range<usize> = 0..0;
 
 /// Why a configuration cannot be used. Whoever gets one exits with [`EXIT_CODE`].
 #[derive(Debug, thiserror::Error)]
@@ -65,13 +70,35 @@ impl ConfigError {
 /// # Errors
 /// What is wrong, naming the setting.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(
-        path,
-        &text,
-        env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
-    )
+    let environment =
+        env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let below = join::beside(path);
+    match (read(path)?, read(&below)?) {
+        (text, Some(joined)) => {
+            let below = Below { file: &below, text: &joined };
+            parse_above(Some(below), path, text.as_deref().unwrap_or_default(), environment)
+        }
+        (Some(text), None) => parse(path, &text, environment),
+        (None, None) => {
+            Err(ConfigError::Read { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
+        }
+    }
+}
+
+/// The text of a file, if there is one.
+fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Settings that hold where a configuration has none: what [joining](crate::join) gave.
+#[derive(Clone, Copy)]
+struct Below<'a> {
+    file: &'a Path,
+    text: &'a str,
 }
 
 /// Reads a configuration from the text of `file` and these environment variables; others than overrides are ignored.
@@ -83,12 +110,24 @@ pub fn parse<T: DeserializeOwned>(
     text: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, ConfigError> {
+    parse_above(None, file, text, environment)
+}
+
+fn parse_above<T: DeserializeOwned>(
+    below: Option<Below<'_>>,
+    file: &Path,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
     let overrides = Override::all(environment);
-    let at_span = |error: &toml::de::Error| Place::in_file(file, text, error);
-    let mut table = DeTable::parse(text).map_err(|error| ConfigError::Setting {
-        place: at_span(&error).to_string(),
-        message: error.message().to_owned(),
-    })?;
+    let at_span = |error: &toml::de::Error| match below {
+        Some(below) if error.span() == Some(UNPLACED) => Place::File(below.file.to_owned(), None),
+        _ => Place::in_file(file, text, error),
+    };
+    let mut table = parse_table(file, text)?;
+    if let Some(below) = below {
+        put_below(table.get_mut(), parse_table(below.file, below.text)?.into_inner());
+    }
     for setting in &overrides {
         setting.apply(table.get_mut())?;
     }
@@ -104,6 +143,40 @@ pub fn parse<T: DeserializeOwned>(
         };
         ConfigError::Setting { place: place.to_string(), message }
     })
+}
+
+fn parse_table<'t>(file: &Path, text: &'t str) -> Result<Spanned<DeTable<'t>>, ConfigError> {
+    DeTable::parse(text).map_err(|error| ConfigError::Setting {
+        place: Place::in_file(file, text, &error).to_string(),
+        message: error.message().to_owned(),
+    })
+}
+
+/// Adds what a table does not have, section by section.
+fn put_below<'t>(table: &mut DeTable<'t>, below: DeTable<'t>) {
+    for (key, value) in below {
+        let value = without_places(value.into_inner());
+        match table.entry(unplaced(key.into_inner())) {
+            Entry::Vacant(entry) => drop(entry.insert(unplaced(value))),
+            Entry::Occupied(mut entry) => {
+                if let (DeValue::Table(table), DeValue::Table(below)) = (entry.get_mut().get_mut(), value) {
+                    put_below(table, below);
+                }
+            }
+        }
+    }
+}
+
+/// The same value, as if it stood in no text.
+fn without_places<'t>(value: DeValue<'t>) -> DeValue<'t> {
+    let all = |value: Spanned<DeValue<'t>>| unplaced(without_places(value.into_inner()));
+    match value {
+        DeValue::Table(table) => DeValue::Table(
+            table.into_iter().map(|(key, value)| (unplaced(key.into_inner()), all(value))).collect(),
+        ),
+        DeValue::Array(array) => DeValue::Array(array.into_iter().map(all).collect()),
+        value => value,
+    }
 }
 
 /// Where a setting was read.
@@ -186,7 +259,7 @@ impl Override {
 }
 
 fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned::new(0..0, value)
+    Spanned::new(UNPLACED, value)
 }
 
 /// `[log]`: what is logged, and how.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod descriptors;
 pub mod http;
+pub mod join;
 pub mod listen;
 pub mod log;
 pub mod mesh;

@@ -4,12 +4,14 @@
 
 use crate::{
     config::{self, ConfigError, LogConfig},
+    join::{self, JoinArguments},
     listen::PassedSockets,
     log, tls,
 };
 use clap::{Args as _, FromArgMatches as _};
 use serde::de::DeserializeOwned;
 use std::{path::PathBuf, process::ExitCode};
+use wisehosting_domain::role::Role;
 
 /// What a program is called.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,8 @@ pub struct Program {
     pub about: &'static str,
     /// Its version.
     pub version: &'static str,
+    /// What its host is in the platform.
+    pub role: Role,
 }
 
 /// A program's whole configuration.
@@ -43,12 +47,14 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 enum Command {
     /// Run the program (the default).
     Run,
     /// Read and check the configuration, then exit.
     CheckConfig,
+    /// Join a platform whose hosts do not declare this one, and write down beside the configuration file what that gave.
+    Join(JoinArguments),
 }
 
 /// Runs a program: reads the command line and the configuration, starts the log, and calls `run` with the sockets that
@@ -61,15 +67,19 @@ pub fn main<S: Settings>(
     let command = clap::Command::new(program.name).about(program.about).version(program.version);
     let matches = Arguments::augment_args(command).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = prepare::<S>(&arguments).map_err(anyhow::Error::from).and_then(|settings| {
-        if let Some(Command::CheckConfig) = arguments.command {
-            println!("{}: the configuration is good", arguments.config.display());
-            return Ok(());
-        }
-        log::init(settings.log())?;
-        tls::install_provider();
-        run(settings, sockets?)
-    });
+    let result = if let Some(Command::Join(options)) = &arguments.command {
+        join::run(program, &arguments.config, options)
+    } else {
+        prepare::<S>(&arguments).map_err(anyhow::Error::from).and_then(|settings| {
+            if let Some(Command::CheckConfig) = arguments.command {
+                println!("{}: the configuration is good", arguments.config.display());
+                return Ok(());
+            }
+            log::init(settings.log())?;
+            tls::install_provider();
+            run(settings, sockets?)
+        })
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -12,6 +12,8 @@ pub mod edges;
 pub mod error;
 pub mod instances;
 pub mod jobs;
+pub mod join_tokens;
+pub mod joined_nodes;
 mod nodes;
 pub mod pool;
 pub mod rollout;

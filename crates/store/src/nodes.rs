@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use wisehosting_domain::name::Label;
 
-/// A worker or an edge that the configuration declares.
+/// A worker or an edge that the configuration declares, or that has joined.
 #[derive(Clone, Debug)]
 pub struct DeclaredNode {
     /// Its name.

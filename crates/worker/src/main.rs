@@ -1,7 +1,10 @@
 //! The program `wisehosting-worker`.
 
 use std::process::ExitCode;
-use wisehosting_node::program::{self, Program};
+use wisehosting_node::{
+    channel::Role,
+    program::{self, Program},
+};
 use wisehosting_worker::config::Config;
 
 fn main() -> ExitCode {
@@ -9,6 +12,7 @@ fn main() -> ExitCode {
         name: "wisehosting-worker",
         about: "Takes jobs from the control plane, builds and runs apps in Podman, and reports",
         version: env!("CARGO_PKG_VERSION"),
+        role: Role::Worker,
     };
     program::main(program, |config: Config, _| wisehosting_worker::run(&config))
 }

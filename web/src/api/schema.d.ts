@@ -2247,7 +2247,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description All declared nodes. */
+            /** @description All nodes that may connect. */
             200: {
                 headers: {
                     [name: string]: unknown;

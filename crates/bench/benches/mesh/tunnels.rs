@@ -202,7 +202,7 @@ impl Host {
         let state_dir = Path::new(&folder.to_string()).join(format!("state-{number}"));
         fs::create_dir_all(&state_dir)?;
         let member = match number {
-            HUB => Member::Hub,
+            HUB => Member::hub(),
             _ => Member::Node { state_dir, sets: self.sets.clone(), timing: PathTiming::default() },
         };
         self.mesh = Some(self.runtime.run(async move { Mesh::start(&mesh, member).await }).await?);

@@ -60,7 +60,7 @@ fn open(
 ) -> Result<Response, Problem> {
     let token = bearer(headers).unwrap_or_default();
     let name = token::verify(&state.secrets.jwt, role, token, state.clock.now());
-    let declared = name.and_then(|name| Some((nodes::signing_key(&state.config, role, &name)?, name)));
+    let declared = name.and_then(|name| Some((nodes::signing_key(&state, role, &name)?, name)));
     let Some((key, name)) = declared else {
         tracing::warn!(node.role = %role, "refused a connection: wrong or old token");
         return Err(wrong_credentials());

@@ -20,7 +20,10 @@ use wisehosting_store::{
     pool,
 };
 
-use crate::state::AppState;
+use crate::{
+    nodes::{self, Role},
+    state::AppState,
+};
 
 /// When a stop or a delete that went wrong is tried again.
 const RETRY_AFTER: Duration = Duration::seconds(30);
@@ -111,8 +114,9 @@ impl Ended<'_> {
         match (self.job.kind, outcome) {
             (JobKind::Deploy, Outcome::Deployed { commit, image_id, address }) => {
                 deployment_state::built(conn, self.job.deployment_id, commit, image_id).await?;
-                let worker = state.config.workers.iter().find(|w| Some(&w.name) == self.job.worker.as_ref());
-                if worker.is_none_or(|worker| worker.address != address.ip()) {
+                let worker = self.job.worker.as_ref();
+                let own = worker.and_then(|name| nodes::address(state, Role::Worker, name));
+                if own != Some(address.ip()) {
                     self.failed(conn, "The worker reported an address that is not its own.").await?;
                     return stop_orphan(conn, self.instance_id, self.now).await;
                 }

@@ -9,6 +9,7 @@ mod edge;
 mod endpoint;
 mod job;
 mod job_result;
+mod joined;
 mod roll_call;
 mod session;
 mod worker;
@@ -17,6 +18,7 @@ pub use conversation::{Conversation, Unhandled, welcome};
 pub use endpoint::{edge_channel, worker_channel};
 pub use job::message as job_message;
 pub use job_result::fail as job_failed;
+pub use joined::Admission;
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +40,7 @@ use wisehosting_protocol::{
 };
 
 use crate::{mesh::MeshBook, nodes::Role, stats::Stats};
+use joined::Joined;
 
 /// Messages that wait for one node.
 const QUEUE_LEN: usize = 256;
@@ -60,6 +63,7 @@ struct Inner {
     peers: [PeersOut; 2],
     mesh: MeshBook,
     stats: Stats,
+    joined: Joined,
 }
 
 /// Where a set of nodes of the mesh is handed out.
@@ -92,6 +96,9 @@ pub enum Dismissal {
     /// Its queue is full.
     #[error("it takes no messages")]
     Full,
+    /// It may not connect any more, or not with the key that it has.
+    #[error("this node was removed")]
+    Removed,
     /// The hub has gone.
     #[error("the hub let it go")]
     LetGo,

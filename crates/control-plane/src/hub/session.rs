@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     events::{Change, ChangeKind},
+    nodes,
     state::AppState,
 };
 
@@ -121,6 +122,10 @@ async fn serve(
         return broken.into();
     }
     let (conversation, inbox) = Conversation::begin(state, node.clone());
+    // Who is removed from now on is told so; who was removed since the upgrade has not been.
+    if nodes::address(state, node.role, &node.name).is_none() {
+        return End::Dismissed(Dismissal::Removed);
+    }
     let version = &register.version;
     tracing::info!(node.role = %node.role, node.name = %node.name, node.version = version, "connected");
     state.changes.publish(Change::of_all(ChangeKind::Node));

@@ -14,7 +14,7 @@ use super::book::Told;
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
-    nodes::{self, Role},
+    nodes::{self, Known, Role},
     state::AppState,
 };
 
@@ -97,17 +97,18 @@ pub struct LinkNow {
 #[utoipa::path(
     get, path = "/v1/mesh", tag = "nodes", operation_id = "get_mesh",
     responses(
-        (status = 200, description = "All declared nodes.", body = MeshView),
+        (status = 200, description = "All nodes that may connect.", body = MeshView),
         (status = 401, description = "Not signed in.", body = ErrorBody),
     ),
 )]
 pub async fn get_mesh(State(state): State<AppState>, _user: SignedIn) -> Result<Json<MeshView>, Problem> {
     let (own, mut told) = state.hub.mesh().read();
     let own: BTreeMap<&Label, &PeerSight> = own.peers.iter().map(|peer| (&peer.name, peer)).collect();
+    let joined = state.hub.joined();
     let mut all = Vec::new();
     for role in [Role::Worker, Role::Edge] {
         let newest = state.hub.named(role);
-        for (name, address) in nodes::addresses(&state.config, role) {
+        for Known { name, address, .. } in nodes::known(&state.config, &joined, role) {
             all.push(MeshNode {
                 name: name.to_string(),
                 role: role.to_string(),

@@ -56,7 +56,7 @@ pub async fn refresh_edge(State(state): State<AppState>, headers: HeaderMap) -> 
 }
 
 fn register(state: &AppState, role: Role, request: &RegisterRequest) -> Answer {
-    let name = by_api_key(&state.config, role, request.api_key.expose_secret());
+    let name = by_api_key(state, role, request.api_key.expose_secret());
     let Some(name) = name.filter(|name| *name == request.name) else {
         tracing::warn!(node.role = %role, node.name = %request.name, "refused a registration: wrong credentials");
         return Err(wrong_credentials());
@@ -66,7 +66,7 @@ fn register(state: &AppState, role: Role, request: &RegisterRequest) -> Answer {
 }
 
 fn refresh(state: &AppState, role: Role, headers: &HeaderMap) -> Answer {
-    let Some(name) = bearer(headers).and_then(|key| by_api_key(&state.config, role, key)) else {
+    let Some(name) = bearer(headers).and_then(|key| by_api_key(state, role, key)) else {
         tracing::warn!(node.role = %role, "refused a token: wrong credentials");
         return Err(wrong_credentials());
     };

@@ -19,7 +19,11 @@ use wisehosting_store::{
     rollout::{self as store, Watch},
 };
 
-use crate::{routes, state::AppState};
+use crate::{
+    nodes::{self, Role},
+    routes,
+    state::AppState,
+};
 
 /// How long until the next look while something is under way.
 const INTERVAL_BUSY: Duration = Duration::from_secs(1);
@@ -56,7 +60,9 @@ impl Rollout {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let apps = store::restless(&mut connection).await?;
         drop(connection);
-        let edges = self.state.hub.edges(self.state.config.edges.len());
+        let joined = self.state.hub.joined();
+        let declared = nodes::known(&self.state.config, &joined, Role::Edge).count();
+        let edges = self.state.hub.edges(declared);
         let mut advanced = false;
         for app_id in &apps {
             advanced |= self.advance(*app_id, &edges, listening_since).await?;

@@ -18,7 +18,10 @@ use wisehosting_store::{
     pool,
 };
 
-use crate::state::AppState;
+use crate::{
+    nodes::{self, Role},
+    state::AppState,
+};
 
 /// How long a worker may be silent about a job.
 pub const LEASE: Duration = Duration::seconds(30);
@@ -65,7 +68,7 @@ impl Leases {
 
     /// Whether the job's worker may ever come back.
     fn is_declared(&self, job: &Job) -> bool {
-        self.state.config.workers.iter().any(|worker| Some(&worker.name) == job.worker.as_ref())
+        job.worker.as_ref().is_some_and(|name| nodes::address(&self.state, Role::Worker, name).is_some())
     }
 }
 

@@ -10,6 +10,7 @@ mod channel;
 mod deploy;
 mod drain;
 mod jobs;
+mod joined;
 mod leases;
 mod logins;
 mod logs;

@@ -153,6 +153,7 @@ impl Platform {
             jwt: "jwt-secret".into(),
             traefik_token: TRAEFIK_TOKEN.into(),
             keys: KeyRing::parse(MASTER_KEY).unwrap(),
+            mesh_key: None,
             database_password: None,
         };
         let mut state =

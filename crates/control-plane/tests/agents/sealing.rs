@@ -23,6 +23,7 @@ pub(crate) async fn start(pool: &PgPool, keys: &[&str]) -> Platform {
             jwt: "jwt-secret".into(),
             traefik_token: TRAEFIK_TOKEN.into(),
             keys,
+            mesh_key: None,
             database_password: None,
         });
     })

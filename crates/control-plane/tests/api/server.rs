@@ -51,13 +51,21 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(pool: PgPool) -> Self {
-        let config: Config = config::parse(Path::new("test.toml"), CONFIG, []).unwrap();
-        let secrets = Secrets {
+        Self::with(pool, "", |_| {})
+    }
+
+    /// One with more in its configuration, and other secrets.
+    pub(crate) fn with(pool: PgPool, more: &str, change: impl FnOnce(&mut Secrets)) -> Self {
+        let text = format!("{CONFIG}{more}");
+        let config: Config = config::parse(Path::new("test.toml"), &text, []).unwrap();
+        let mut secrets = Secrets {
             jwt: "jwt".into(),
             traefik_token: "traefik".into(),
             keys: KeyRing::parse("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap(),
+            mesh_key: None,
             database_password: None,
         };
+        change(&mut secrets);
         let state = AppState::new(config, secrets, Arc::new(SystemClock), pool, CancellationToken::new());
         state.signals.database_ready.send_replace(true);
         let router = router::public(state.clone());

@@ -75,6 +75,13 @@ impl Site {
         self.prepare(arguments).output().unwrap()
     }
 
+    /// Changes the configuration.
+    pub(crate) fn configure(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(self.config(), text.replacen(from, to, 1)).unwrap();
+    }
+
     /// What a command prints, without the end of the line.
     pub(crate) fn printed_by(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments);

@@ -8,5 +8,6 @@ mod commands;
 mod configuration;
 mod control_plane;
 mod dashboard;
+mod joins;
 mod postgres_away;
 mod shutdown;

@@ -122,6 +122,7 @@ impl ControlPlane {
             jwt: "jwt".into(),
             traefik_token: "traefik".into(),
             keys: KeyRing::parse(MASTER_KEY).unwrap(),
+            mesh_key: None,
             database_password: None,
         };
         let clock = Arc::new(clock.clone());

@@ -32,12 +32,12 @@ use crate::{
 use backoff::Backoff;
 use queue::QUEUE_LEN;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use session::SessionEnd;
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 use token::TokenKeeper;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
+pub use wisehosting_domain::role::Role;
 use wisehosting_protocol::{
     key::SigningKey,
     message::HubMessage,
@@ -45,32 +45,11 @@ use wisehosting_protocol::{
     timing::Timing,
 };
 
-/// What kind of agent a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Runs apps.
-    Worker,
-    /// Serves them.
-    Edge,
-}
-
-impl Role {
-    /// The path below `/v1/` of the endpoints for this kind of agent.
-    fn path(self) -> &'static str {
-        match self {
-            Self::Worker => "/v1/workers",
-            Self::Edge => "/v1/edges",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Worker => "worker",
-            Self::Edge => "edge",
-        })
+/// The path below `/v1/` of the endpoints for this kind of agent.
+fn path_of(role: Role) -> &'static str {
+    match role {
+        Role::Worker => "/v1/workers",
+        Role::Edge => "/v1/edges",
     }
 }
 

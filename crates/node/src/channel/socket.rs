@@ -1,6 +1,6 @@
 //! One connection of the channel: TCP, TLS where the URL says https, the upgrade, and the exchange of starting numbers.
 
-use super::{Identity, SetUpError};
+use super::{Identity, SetUpError, path_of};
 use crate::{random, tls};
 use reqwest::Url;
 use rustls::{
@@ -78,7 +78,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(identity: &Identity) -> Result<Self, SetUpError> {
-        let mut url = identity.endpoint.url.join(&format!("{}/ws", identity.role.path()));
+        let mut url = identity.endpoint.url.join(&format!("{}/ws", path_of(identity.role)));
         let secure = url.scheme() == "https";
         // Between http(s) and ws(s) the scheme of a URL can always be changed.
         let _ = url.set_scheme(if secure { "wss" } else { "ws" });

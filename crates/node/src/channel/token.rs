@@ -1,7 +1,7 @@
 //! The node's token: got by registering, kept fresh by the API key.
 
 use super::{
-    ConnectError, Identity, SetUpError,
+    ConnectError, Identity, SetUpError, path_of,
     registration::{RegisterRequest, TokenResponse},
 };
 use crate::{clock::Clock, http};
@@ -99,7 +99,7 @@ impl TokenKeeper {
     }
 
     fn post(&self, endpoint: &str) -> RequestBuilder {
-        let path = format!("{}/{endpoint}", self.identity.role.path());
+        let path = format!("{}/{endpoint}", path_of(self.identity.role));
         self.client.post(self.identity.endpoint.url.join(&path))
     }
 

@@ -88,7 +88,11 @@ impl MeshConfig {
         Ok(declared)
     }
 
-    fn private_key(&self) -> Result<PrivateKey, ConfigError> {
+    /// The private key.
+    ///
+    /// # Errors
+    /// It cannot be read; the error names the setting.
+    pub fn private_key(&self) -> Result<PrivateKey, ConfigError> {
         const SETTING: &str = "mesh.private_key";
         let key = match &self.private_key_file {
             Some(file) => PrivateKey::read_file(file),
@@ -118,6 +122,11 @@ impl MeshConfig {
 }
 
 impl MeshPeer {
+    /// Its keys: the one in use, and the one that it changes to.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        [Some(self.public_key), self.next_public_key].into_iter().flatten()
+    }
+
     fn to_peer(&self) -> Peer {
         Peer {
             public_key: self.public_key,

@@ -21,8 +21,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_network::{
-    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, PeerPath, PublicKey, WireGuardInterface,
-    end_relay, relay,
+    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, Peer, PeerPath, PublicKey,
+    WireGuardInterface, end_relay, relay,
 };
 use wisehosting_protocol::payload::MeshPeers;
 
@@ -47,8 +47,17 @@ pub(super) struct Keeper {
 }
 
 enum Role {
-    Hub(Netlink),
+    Hub(Leader),
     Node(Follower),
+}
+
+/// What a hub knows of the nodes that have joined.
+struct Leader {
+    netlink: Netlink,
+    joined: PeerSets,
+    set: Option<PeerSet>,
+    /// Peers of an earlier process that may be joined nodes: theirs is the interface until it is known who has joined.
+    adopted: Vec<Peer>,
 }
 
 /// What a node knows of the nodes that the control plane names.
@@ -67,9 +76,15 @@ impl Keeper {
         member: Member,
     ) -> Result<(Self, watch::Receiver<Sight>), MeshError> {
         let declared = config.declared()?;
+        let pool = match &member {
+            Member::Hub { pool, .. } => *pool,
+            Member::Node { .. } => None,
+        };
         let mut interface = WireGuardInterface::new(config.interface.clone(), config.backend)?;
         let role = match member {
-            Member::Hub => Role::Hub(Netlink::here()?),
+            Member::Hub { joined, .. } => {
+                Role::Hub(Leader { netlink: Netlink::here()?, joined, set: None, adopted: Vec::new() })
+            }
             Member::Node { state_dir, sets, timing } => {
                 let set = last_set(&state_dir, &declared);
                 Role::Node(Follower { state_dir, sets, timing, set, paths: Paths::new() })
@@ -80,10 +95,12 @@ impl Keeper {
         let (in_force, repaired_at) = (declared.in_force(&Shown::new()), Instant::now());
         let mut keeper =
             Self { interface, declared, in_force, role, settled: false, failing: false, repaired_at, sight };
-        let looked = match opened {
-            Ok(()) => keeper.look().await,
-            Err(error) => Err(error),
+        let looked = async {
+            opened?;
+            keeper.adopt(pool).await?;
+            keeper.look().await
         };
+        let looked = looked.await;
         if let Err(error) = looked {
             if let Err(error) = keeper.interface.close().await {
                 tracing::error!(error = with_causes(&error), "cannot remove the mesh interface");
@@ -106,13 +123,11 @@ impl Keeper {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sets = match &self.role {
-            Role::Node(follower) => Some(follower.sets.subscribe()),
-            Role::Hub(_) => None,
+            Role::Node(follower) => follower.sets.subscribe(),
+            Role::Hub(leader) => leader.joined.subscribe(),
         };
-        if let Some(sets) = &mut sets {
-            // One may have come before.
-            sets.mark_changed();
-        }
+        // One may have come before.
+        sets.mark_changed();
         loop {
             let told = tokio::select! {
                 () = stop.cancelled() => break,
@@ -127,18 +142,10 @@ impl Keeper {
         self.release().await;
     }
 
-    /// Puts a set in force, and on disk.
+    /// Puts a set in force, and a node's on disk.
     async fn follow(&mut self, told: MeshPeers) {
-        let Role::Node(follower) = &mut self.role else { return };
-        match peers::usable(&told, &self.declared) {
-            Ok(set) => {
-                tracing::info!(
-                    generation = set.generation,
-                    nodes = set.nodes.len(),
-                    "the control plane names the nodes of the mesh"
-                );
-                follower.set = Some(set);
-            }
+        let set = match peers::usable(&told, &self.declared) {
+            Ok(set) => set,
             Err(error) => {
                 let error: &dyn Error = &error;
                 tracing::error!(
@@ -148,10 +155,25 @@ impl Keeper {
                 );
                 return;
             }
-        }
-        let directory = follower.state_dir.clone();
+        };
+        tracing::info!(
+            generation = set.generation,
+            nodes = set.nodes.len(),
+            "the control plane names the nodes of the mesh"
+        );
+        let directory = match &mut self.role {
+            Role::Hub(leader) => {
+                leader.set = Some(set);
+                None
+            }
+            Role::Node(follower) => {
+                follower.set = Some(set);
+                Some(follower.state_dir.clone())
+            }
+        };
         self.settled = false;
         self.look_and_tell().await;
+        let Some(directory) = directory else { return };
         let saved = tokio::task::spawn_blocking(move || file::save(&directory, &told)).await;
         if let Err(error) = saved.map_err(std::io::Error::other).flatten() {
             let error: &dyn Error = &error;
@@ -227,8 +249,24 @@ impl Keeper {
             Role::Node(Follower { set: Some(set), paths, timing, .. }) => {
                 peers::interface(&self.in_force, set, paths, timing.keepalive_s)
             }
-            _ => self.in_force.clone(),
+            Role::Node(_) => self.in_force.clone(),
+            Role::Hub(leader) => {
+                let mut interface = self.in_force.clone();
+                interface.peers.extend(match &leader.set {
+                    Some(set) => set.nodes.iter().map(peers::of_hub).collect(),
+                    None => leader.adopted.clone(),
+                });
+                interface
+            }
         }
+    }
+
+    /// Lets peers of this network stay that an earlier process left in the kernel.
+    async fn adopt(&mut self, pool: Option<IpNet>) -> Result<(), NetworkError> {
+        let (Role::Hub(leader), Some(pool)) = (&mut self.role, pool) else { return Ok(()) };
+        let shown = self.interface.observe().await?.map(|seen| seen.device.peers).unwrap_or_default();
+        leader.adopted = peers::adopted(&shown, pool, &self.declared);
+        Ok(())
     }
 
     fn seen(&self, shown: &Shown) -> Sight {
@@ -240,23 +278,28 @@ impl Keeper {
             status: shown.get(&peer.public_key).cloned(),
         });
         let mut sight = Sight { generation: None, mtu: self.in_force.mtu, peers: declared.collect() };
-        if let Role::Node(Follower { set: Some(set), paths, .. }) = &self.role {
-            sight.generation = Some(set.generation);
-            sight.peers.extend(set.nodes.iter().map(|node| PeerSight {
-                name: node.name.clone(),
-                public_key: node.public_key,
-                address: Some(node.address.addr()),
-                direct: paths.get(&node.public_key).is_some_and(|path| path.is_direct()),
-                status: shown.get(&node.public_key).cloned(),
-            }));
-        }
+        let (nodes, paths) = match &self.role {
+            Role::Hub(leader) => (&leader.set, None),
+            Role::Node(follower) => {
+                sight.generation = follower.set.as_ref().map(|set| set.generation);
+                (&follower.set, Some(&follower.paths))
+            }
+        };
+        let is_direct = |key| paths.is_none_or(|paths| paths.get(key).is_some_and(|path| path.is_direct()));
+        sight.peers.extend(nodes.iter().flat_map(|set| &set.nodes).map(|node| PeerSight {
+            name: node.name.clone(),
+            public_key: node.public_key,
+            address: Some(node.address.addr()),
+            direct: is_direct(&node.public_key),
+            status: shown.get(&node.public_key).cloned(),
+        }));
         sight
     }
 
     /// A hub sends on what is for others. One that cannot is no worse for who has a direct way.
     async fn relay(&self) {
-        let Role::Hub(netlink) = &self.role else { return };
-        if let Err(error) = relay(netlink, &self.in_force.name).await {
+        let Role::Hub(leader) = &self.role else { return };
+        if let Err(error) = relay(&leader.netlink, &self.in_force.name).await {
             let error = with_causes(&error);
             tracing::warn!(
                 error,
@@ -326,12 +369,10 @@ fn last_set(state_dir: &std::path::Path, declared: &Declared) -> Option<PeerSet>
 }
 
 /// The next set; never, if there is nobody to say one.
-async fn next(sets: &mut Option<watch::Receiver<Option<MeshPeers>>>) -> MeshPeers {
-    if let Some(sets) = sets {
-        while sets.changed().await.is_ok() {
-            if let Some(set) = sets.borrow_and_update().clone() {
-                return set;
-            }
+async fn next(sets: &mut watch::Receiver<Option<MeshPeers>>) -> MeshPeers {
+    while sets.changed().await.is_ok() {
+        if let Some(set) = sets.borrow_and_update().clone() {
+            return set;
         }
     }
     std::future::pending().await

@@ -15,7 +15,7 @@ mod succession;
 
 pub use config::{MeshConfig, MeshPeer};
 pub use report::report;
-pub use wisehosting_network::{PathTiming, PeerPath, PeerStatus, PublicKey};
+pub use wisehosting_network::{IpNet, KeyError, PathTiming, PeerPath, PeerStatus, PrivateKey, PublicKey};
 
 use crate::config::ConfigError;
 use keeper::Keeper;
@@ -41,7 +41,12 @@ pub enum MeshError {
 #[derive(Clone, Debug)]
 pub enum Member {
     /// The control plane's: sends packets between nodes on.
-    Hub,
+    Hub {
+        /// Where it is told which nodes have joined, beside the declared ones.
+        joined: PeerSets,
+        /// Until then, peers of an earlier process in this network stay.
+        pool: Option<IpNet>,
+    },
     /// A worker's or an edge's.
     Node {
         /// Where to keep the nodes that were named last.
@@ -51,6 +56,14 @@ pub enum Member {
         /// How long to wait for a direct way.
         timing: PathTiming,
     },
+}
+
+impl Member {
+    /// A hub that talks to declared peers alone.
+    #[must_use]
+    pub fn hub() -> Self {
+        Self::Hub { joined: PeerSets::default(), pool: None }
+    }
 }
 
 /// Where the control plane's word on the nodes of the mesh arrives; a clone is the same place. Only the newest matters.

@@ -1,13 +1,13 @@
 //! From the declared peers and the nodes that the control plane names to the interface as it should be. Pure.
 
-use super::succession::Declared;
+use super::succession::{Declared, Shown};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
 };
 use wisehosting_domain::name::Label;
-use wisehosting_network::{Interface, IpNet, KeyError, Peer, PeerPath, PublicKey};
+use wisehosting_network::{Interface, IpNet, KeyError, Peer, PeerPath, PeerStatus, PublicKey};
 use wisehosting_protocol::payload::MeshPeers;
 
 /// The way to each node.
@@ -83,6 +83,35 @@ pub(super) fn interface(
     interface
 }
 
+/// A node that has joined, as a peer of the hub: it speaks first, and keeps the way open itself.
+pub(super) fn of_hub(node: &Node) -> Peer {
+    Peer {
+        public_key: node.public_key,
+        endpoint: node.endpoint,
+        allowed_ips: vec![node.address],
+        keepalive_s: None,
+    }
+}
+
+/// The peers of an interface that are in this network alone, and in the way of no declared one.
+pub(super) fn adopted(shown: &Shown, pool: IpNet, declared: &Declared) -> Vec<Peer> {
+    let peers = &declared.interface.peers;
+    let declared_networks: BTreeSet<IpNet> = peers.iter().flat_map(Peer::networks).collect();
+    let is_joined = |(key, status): &(&PublicKey, &PeerStatus)| {
+        let networks = &status.allowed_ips;
+        declared.position(**key).is_none()
+            && networks.iter().all(|network| pool.contains(network))
+            && networks.is_disjoint(&declared_networks)
+    };
+    let peer = |(key, status): (&PublicKey, &PeerStatus)| Peer {
+        public_key: *key,
+        endpoint: status.endpoint,
+        allowed_ips: status.allowed_ips.iter().copied().collect(),
+        keepalive_s: status.keepalive_s,
+    };
+    shown.iter().filter(is_joined).map(peer).collect()
+}
+
 fn alone(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
@@ -140,6 +169,26 @@ mod tests {
         let usable = usable(&set(peers), &declared).unwrap();
         let names: Vec<_> = usable.nodes.iter().map(|node| (node.name.as_str(), node.address)).collect();
         assert_eq!(names, [("node-30", "10.50.0.30/32".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_hub_lets_stay_what_may_have_joined() {
+        let status = |network: &str| PeerStatus {
+            allowed_ips: [network.parse().unwrap()].into(),
+            ..PeerStatus::default()
+        };
+        let shown = BTreeMap::from([
+            (key(1), status("10.50.0.130/32")),
+            (key(2), status("10.50.0.131/32")),
+            (key(3), status("10.50.0.40/32")),
+            (key(4), status("10.50.0.0/24")),
+            (key(5), status("10.50.0.132/32")),
+        ]);
+        let mut declared = declared();
+        declared.interface.peers[1].allowed_ips = vec!["10.50.0.131/32".parse().unwrap()];
+        let adopted = adopted(&shown, "10.50.0.128/25".parse().unwrap(), &declared);
+        let keys: Vec<_> = adopted.iter().map(|peer| peer.public_key).collect();
+        assert_eq!(keys, [key(5)]);
     }
 
     #[test]

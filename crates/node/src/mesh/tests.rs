@@ -140,7 +140,7 @@ async fn hosts() -> [NetworkNamespace; 2] {
 
 async fn start(host: &NetworkNamespace, config: MeshConfig) -> (NamespaceRuntime, Mesh) {
     let runtime = NamespaceRuntime::new(host).unwrap();
-    let mesh = runtime.run(async move { Mesh::start(&config, Member::Hub).await }).await.unwrap();
+    let mesh = runtime.run(async move { Mesh::start(&config, Member::hub()).await }).await.unwrap();
     (runtime, mesh)
 }
 
@@ -189,7 +189,7 @@ async fn a_start_that_fails_leaves_nothing_and_says_why() {
     let _occupant = hosts[0].run(|| std::net::UdpSocket::bind("[::]:51821").unwrap()).unwrap();
     let config = keys.config(1);
     let runtime = NamespaceRuntime::new(&hosts[0]).unwrap();
-    let error = runtime.run(async move { Mesh::start(&config, Member::Hub).await }).await.unwrap_err();
+    let error = runtime.run(async move { Mesh::start(&config, Member::hub()).await }).await.unwrap_err();
     let text = with_causes(&error);
     assert!(text.starts_with("cannot bring up the mesh interface: cannot "), "{text}");
     assert!(text.contains("ddress already in use") || text.contains("os error 98"), "{text}");

@@ -96,7 +96,7 @@ impl Host {
         }
         let Whole { mesh } = config::parse(Path::new("x.toml"), &text, []).unwrap();
         let member = match self.number {
-            HUB => Member::Hub,
+            HUB => Member::hub(),
             _ => Member::Node {
                 state_dir: self.folder.path().to_owned(),
                 sets: self.sets.clone(),

@@ -3,5 +3,6 @@
 mod apps;
 mod deployments;
 mod events;
+mod join;
 mod nodes;
 mod session;
