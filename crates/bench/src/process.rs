@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// How long a program may take to become ready.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to end when asked to; then it is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// In which the kernel counts processor time for programs; the same on all of its architectures.

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
-use gotatun::device::DeviceBuilder;
 use gotatun::device::uapi::UapiServer;
+use gotatun::device::{DefaultDeviceTransports, Device, DeviceBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -114,15 +114,30 @@ pub fn nft(host: &NetworkNamespace, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A tunnel of the userspace backend that the program `wg` configures, by a socket in /run/wireguard; it ends with the value.
-/// All threads of the runtime must be in its namespace.
-///
-/// # Panics
-/// It cannot be made.
-pub async fn tunnel_for_wg(name: &str) -> impl Send + use<> {
-    let socket = UapiServer::default_unix_socket(name, None, None).unwrap();
-    let builder = DeviceBuilder::new().with_default_udp().create_tun(name).unwrap();
-    builder.with_uapi(socket).build().await.unwrap()
+/// A tunnel of the userspace backend that the program `wg` configures, by a socket of the machine's; both end with the value.
+pub struct TunnelForWg {
+    name: String,
+    _tunnel: Device<DefaultDeviceTransports>,
+}
+
+impl TunnelForWg {
+    /// Makes it. All threads of the runtime must be in its namespace.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub async fn start(name: &str) -> Self {
+        let socket = UapiServer::default_unix_socket(name, None, None).unwrap();
+        let builder = DeviceBuilder::new().with_default_udp().create_tun(name).unwrap();
+        let tunnel = builder.with_uapi(socket).build().await.unwrap();
+        Self { name: name.to_owned(), _tunnel: tunnel }
+    }
+}
+
+impl Drop for TunnelForWg {
+    fn drop(&mut self) {
+        // The library leaves it.
+        let _ = std::fs::remove_file(format!("/run/wireguard/{}.sock", self.name));
+    }
 }
 
 /// Whether this kernel has WireGuard. If not, says so past the test runner: it is the one thing that may go untested, since

@@ -138,7 +138,7 @@ impl Program {
         let runtime = NamespaceRuntime::new(&namespace)?;
         let made = runtime.run(async move {
             let interface: Box<dyn Send> = match backend {
-                Backend::Userspace => Box::new(testing::tunnel_for_wg(NAME).await),
+                Backend::Userspace => Box::new(testing::TunnelForWg::start(NAME).await),
                 Backend::Kernel => {
                     let mut interface = WireGuardInterface::new(NAME.parse()?, backend.into())?;
                     interface.open().await?;
