@@ -6,6 +6,7 @@
 
 pub mod apps;
 pub mod auth;
+pub mod certificates;
 pub mod config;
 pub mod connections;
 pub mod deployments;

@@ -18,6 +18,7 @@ use wisehosting_store::{
 };
 
 use crate::{
+    certificates::Announcer,
     events,
     logs::Pruner,
     nodes::{self, Admissions},
@@ -45,6 +46,8 @@ pub struct Signals {
     pub nodes: Arc<Notify>,
     /// The route table has a new generation.
     pub routes: Arc<Notify>,
+    /// An edge has said something of certificates, or has left.
+    pub certificates: Arc<Notify>,
 }
 
 /// Starts all tasks. They end when the state's `shutdown` is cancelled.
@@ -68,6 +71,7 @@ pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.jobs, Scheduler::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &signals.certificates, Announcer(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), Pruner(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), HealthWatch::new(state.clone()))));
     tasks

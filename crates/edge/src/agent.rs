@@ -1,10 +1,12 @@
-//! The edge as an agent of the control plane: takes route tables, puts them in force, says so.
+//! The edge as an agent of the control plane: takes route tables, puts them in force, says so; passes on what is said of
+//! certificates.
 //!
 //! Within one connection a table is never followed by an older one. A new connection begins anew: its first table is
 //! taken whatever its generation is, since it is signed, cannot be a recording, and may come from a control plane that
 //! was restored from a backup.
 
 use crate::{
+    acme::sharing::Mailbox,
     door::Door,
     table::{
         Generations, ServingTable,
@@ -42,11 +44,18 @@ pub struct Agent {
     serving: Arc<ServingTable>,
     file: TableFile,
     channel: ChannelHandle,
+    mailbox: Mailbox,
     /// The newest generation of this connection.
     newest: Option<u64>,
     /// Instances of the table in force that could not be reached when it was put in force, and why.
     unreached: BTreeMap<InstanceId, String>,
-    heartbeat: Interval,
+    pulse: Pulse,
+}
+
+/// When to say that the edge lives, and what is said of it then.
+#[derive(Debug)]
+struct Pulse {
+    beats: Interval,
     cpu: CpuMeter,
 }
 
@@ -59,11 +68,12 @@ impl Agent {
         serving: Arc<ServingTable>,
         file: TableFile,
         channel: ChannelHandle,
+        mailbox: Mailbox,
     ) -> Self {
-        let (heartbeat, cpu) = (every(HEARTBEAT_INTERVAL), CpuMeter::default());
+        let pulse = Pulse { beats: every(HEARTBEAT_INTERVAL), cpu: CpuMeter::default() };
         let unreached = BTreeMap::new();
         let door = door.into();
-        Self { door, generations, serving, file, channel, newest: None, unreached, heartbeat, cpu }
+        Self { door, generations, serving, file, channel, mailbox, newest: None, unreached, pulse }
     }
 
     /// Follows the control plane until `shutdown`; gives the door back, which still serves.
@@ -73,7 +83,7 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return self.door,
                 Ok(()) = oldest.changed() => self.report_drained(&mut oldest),
-                _ = self.heartbeat.tick() => self.beat(),
+                _ = self.pulse.beats.tick() => self.beat(),
                 event = events.recv() => match event {
                     Some(event) => self.take(event, &mut oldest).await,
                     None => return self.door,
@@ -87,19 +97,27 @@ impl Agent {
             Event::Connected(registered) => {
                 self.newest = None;
                 let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
-                self.heartbeat = every(wanted.max(HEARTBEAT_INTERVAL_MIN));
+                self.pulse.beats = every(wanted.max(HEARTBEAT_INTERVAL_MIN));
             }
-            Event::Disconnected => self.newest = None,
+            Event::Disconnected => {
+                self.newest = None;
+                self.mailbox.disconnect();
+            }
             Event::Message(HubMessage::Routes(routes)) if self.is_in_order(&routes.table) => {
                 self.newest = Some(routes.table.generation);
                 self.serve(routes.table).await;
                 self.report_drained(oldest);
             }
+            Event::Message(HubMessage::Certificates(known)) => {
+                // Without room for the answer, whoever waits for it does not wait for ever.
+                let _ = self.channel.try_send(self.mailbox.put(known));
+            }
+            Event::Message(HubMessage::Certificate(certificate)) => self.mailbox.receive(certificate),
             Event::Message(HubMessage::Error(error)) => {
                 tracing::warn!(error.message, "the control plane could not use a message");
             }
             Event::Message(HubMessage::Routes(_)) => self.refuse("an edge takes newer routes only"),
-            Event::Message(_) => self.refuse("an edge takes routes only"),
+            Event::Message(_) => self.refuse("an edge takes routes and certificates only"),
         }
     }
 
@@ -176,9 +194,9 @@ impl Agent {
     fn beat(&self) {
         let heartbeat = Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
-            cpu_millis_used: self.cpu.millis(),
+            cpu_millis_used: self.pulse.cpu.millis(),
             instances: 0,
-            running_jobs: Vec::new(),
+            running_jobs: self.mailbox.running(),
         };
         // One that finds no room is followed by a newer one.
         let _ = self.channel.try_send(heartbeat);

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use wisehosting_domain::name::Hostname;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -33,9 +34,11 @@ const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// Why a pair is not used.
 #[derive(Debug, thiserror::Error)]
-enum PairError {
+pub(crate) enum PairError {
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error("it is not in PEM")]
+    Pem(#[from] rustls::pki_types::pem::Error),
     #[error("the certificate or its key cannot be used")]
     Key(#[from] rustls::Error),
     #[error("the certificate cannot be read")]
@@ -44,6 +47,8 @@ enum PairError {
     Validity,
     #[error("the certificate has no host name")]
     NoName,
+    #[error("the certificate is not for {0}")]
+    OtherName(Hostname),
 }
 
 /// Where pairs are.
@@ -61,6 +66,7 @@ pub struct Certificates {
     directories: Directories,
     pairs: ArcSwap<Pairs>,
     challenges: Arc<Challenges>,
+    readings: watch::Sender<()>,
 }
 
 /// Which certificate a host name has.
@@ -94,7 +100,12 @@ impl Certificates {
     /// # Errors
     /// A directory cannot be read.
     pub fn read(directories: Directories, challenges: Arc<Challenges>) -> io::Result<Arc<Self>> {
-        let certificates = Arc::new(Self { directories, pairs: ArcSwap::default(), challenges });
+        let certificates = Arc::new(Self {
+            directories,
+            pairs: ArcSwap::default(),
+            challenges,
+            readings: watch::Sender::default(),
+        });
         certificates.reload()?;
         Ok(certificates)
     }
@@ -103,6 +114,19 @@ impl Certificates {
     #[must_use]
     pub fn coverage(&self, host: &Hostname) -> Option<Coverage> {
         self.pairs.load().find(host.as_str()).map(|pair| pair.coverage)
+    }
+
+    /// The certificate that was ordered for a host name, whether or not it is the one that visitors are shown.
+    #[must_use]
+    pub fn ordered(&self, host: &Hostname) -> Option<Coverage> {
+        let file = self.directories.ordered.as_ref()?.join(format!("{host}.crt"));
+        self.pairs.load().by_file.get(&file).map(|pair| pair.coverage)
+    }
+
+    /// Changes whenever the directories have been read again.
+    #[must_use]
+    pub fn readings(&self) -> watch::Receiver<()> {
+        self.readings.subscribe()
     }
 
     /// TLS with these certificates, HTTP/2 and HTTP/1.1, and the protocol of challenges.
@@ -149,6 +173,7 @@ impl Certificates {
             "read the certificates"
         );
         self.pairs.store(Arc::new(pairs));
+        self.readings.send_replace(());
         Ok(())
     }
 
@@ -225,7 +250,24 @@ fn read_pair(certificate: &Path, of_operator: bool) -> Result<Pair, PairError> {
         .map_err(|error| PairError::Read(certificate.to_owned(), error))?;
     let key_file = certificate.with_extension("key");
     let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| PairError::Read(key_file, error))?;
-    let key = CertifiedKey::new(chain, any_supported_type(&key)?);
+    pair(chain, &key, of_operator)
+}
+
+/// Whether a pair in PEM is one that can be shown to visitors of a host name, and from when to when it is good.
+pub(crate) fn check(host: &Hostname, chain: &str, key: &str) -> Result<Coverage, PairError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
+    let pair = pair(chain, &PrivateKeyDer::from_pem_slice(key.as_bytes())?, false)?;
+    let coverage = pair.coverage;
+    let pairs = Pairs::new(BTreeMap::from([(PathBuf::new(), Arc::new(pair))]));
+    pairs.find(host.as_str()).map(|_| coverage).ok_or_else(|| PairError::OtherName(host.clone()))
+}
+
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'_>,
+    of_operator: bool,
+) -> Result<Pair, PairError> {
+    let key = CertifiedKey::new(chain, any_supported_type(key)?);
     key.keys_match()?;
     if names(&key)?.is_empty() {
         return Err(PairError::NoName);

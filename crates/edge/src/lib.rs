@@ -17,7 +17,11 @@ pub mod table;
 pub mod traefik;
 pub mod upstream;
 
-use acme::{Acme, challenges::Challenges};
+use acme::{
+    Acme,
+    challenges::Challenges,
+    sharing::{Running, sharing},
+};
 use agent::Agent;
 use anyhow::Context;
 use certificates::{Certificates, Directories};
@@ -27,12 +31,12 @@ use forwards::{file::ForwardsFile, keeper::Keeper};
 use ingress::{Balancers, Doors, Ingress};
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
-use tokio::{net::TcpListener, runtime};
+use tokio::{net::TcpListener, runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use traefik::{directory::Directory, pushed::Pushed, routes::HttpRoutes};
 use wisehosting_domain::routes::RouteTable;
 use wisehosting_node::{
-    channel,
+    channel::{self, ChannelHandle, Event},
     clock::SystemClock,
     config::ConfigError,
     descriptors,
@@ -70,19 +74,29 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     let file = TableFile::open(&config.state.dir)?;
     let generations = Generations::new();
     let serving = Arc::new(ServingTable::new(last_good_table(&file), &generations));
-    let door = open_door(&config, sockets, &serving, &shutdown).await?;
+    let challenges = Arc::new(Challenges::default());
+    let certificates = certificates(&config, &challenges)?;
+    let door = open_door(&config, sockets, &serving, challenges.clone(), certificates.as_ref()).await?;
     if let Some(gateway) = &config.gateway {
         start_gateway(&config, gateway, &shutdown).await?;
     }
-    let (channel, events) =
-        channel::spawn(config.identity()?, Arc::new(SystemClock), register, sets, shutdown.clone())?;
+    let running = Running::default();
+    let (channel, events) = open_channel(&config, &running, sets, &shutdown)?;
+    let (mailbox, sharing) = sharing(challenges.clone(), running, channel.clone());
+    if let (Door::BuiltIn(ingress), Some(acme), Some(certificates)) =
+        (&door, &config.ingress.acme, certificates)
+    {
+        let clock = Arc::new(SystemClock);
+        let acme = Acme::new(acme.clone(), acme_dir(&config), challenges, certificates, sharing, clock);
+        tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
+    }
     if let Some(mesh) = &mesh {
         tokio::spawn(report(mesh.sight(), channel.clone()));
     }
     service_manager::ready();
     let pulse = door.pulse();
     tokio::spawn(service_manager::keep_alive(move || pulse.clone().felt()));
-    let door = Agent::new(door, generations, serving, file, channel).run(events, &shutdown).await;
+    let door = Agent::new(door, generations, serving, file, channel, mailbox).run(events, &shutdown).await;
     door.shutdown(SHUTDOWN_GRACE).await;
     if let Some(mesh) = mesh {
         mesh.stop().await;
@@ -95,7 +109,8 @@ async fn open_door(
     config: &Config,
     sockets: PassedSockets,
     serving: &Arc<ServingTable>,
-    shutdown: &CancellationToken,
+    challenges: Arc<Challenges>,
+    certificates: Option<&Arc<Certificates>>,
 ) -> anyhow::Result<Door> {
     if let Some(traefik) = &config.ingress.traefik {
         let pushed = Pushed::new(Directory::new(&traefik.dynamic_dir), traefik.front());
@@ -105,16 +120,8 @@ async fn open_door(
         }
         return Ok(Door::Traefik(pushed));
     }
-    let challenges = Arc::new(Challenges::default());
-    let certificates = certificates(config, &challenges)?;
-    let doors = doors(config, sockets, certificates.as_ref(), challenges.clone())?;
-    let ingress = Ingress::start(doors, thread_count(), serving)?;
-    if let (Some(acme), Some(certificates)) = (&config.ingress.acme, certificates) {
-        let clock = Arc::new(SystemClock);
-        let acme = Acme::new(acme.clone(), acme_dir(config), challenges, certificates, clock);
-        tokio::spawn(acme.run(ingress.hosts(), shutdown.clone()));
-    }
-    Ok(Door::BuiltIn(ingress))
+    let doors = doors(config, sockets, certificates, challenges)?;
+    Ok(Door::BuiltIn(Ingress::start(doors, thread_count(), serving)?))
 }
 
 /// Puts the saved forwards in force, and then answers requests.
@@ -142,8 +149,18 @@ async fn start_gateway(
     Ok(())
 }
 
-fn register() -> Register {
-    Register { version: env!("CARGO_PKG_VERSION").to_owned(), capacity: None, running_jobs: Vec::new() }
+/// The channel to the control plane, which is told of the orders of certificates that run.
+fn open_channel(
+    config: &Config,
+    running: &Running,
+    sets: PeerSets,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(ChannelHandle, mpsc::Receiver<Event>)> {
+    let (version, running) = (env!("CARGO_PKG_VERSION").to_owned(), running.clone());
+    let register =
+        move || Register { version: version.clone(), capacity: None, running_jobs: running.list() };
+    let clock = Arc::new(SystemClock);
+    Ok(channel::spawn(config.identity()?, clock, register, sets, shutdown.clone())?)
 }
 
 /// What was served last. A file that cannot be read must not keep the edge from starting: the control plane has the

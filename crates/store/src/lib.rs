@@ -5,6 +5,7 @@
 
 pub mod apps;
 pub mod build_log;
+pub mod certificates;
 pub mod changes;
 pub mod deployment_state;
 pub mod deployments;

@@ -1,15 +1,18 @@
-//! What an edge says: which tables it serves, which it has no more requests on.
+//! What an edge says: which tables it serves, which it has no more requests on, which certificates it orders.
 
 use std::error::Error;
 
 use wisehosting_protocol::{
     message::AgentMessage,
-    payload::{Register, RoutesAck},
+    payload::{Heartbeat, Register, RoutesAck},
 };
-use wisehosting_store::{StoreError, edges, pool};
+use wisehosting_store::{StoreError, certificates as orders, edges, pool};
 
 use super::{Membership, conversation::Unhandled};
-use crate::state::AppState;
+use crate::{
+    certificates::{self, LEASE},
+    state::AppState,
+};
 
 /// The messages of one edge's connection.
 pub(super) struct EdgeAgent {
@@ -27,12 +30,29 @@ impl EdgeAgent {
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
         match message {
             AgentMessage::Register(register) => self.register(register).await?,
-            AgentMessage::Heartbeat(_) => self.heartbeat().await?,
+            AgentMessage::Heartbeat(heartbeat) => self.heartbeat(heartbeat).await?,
             AgentMessage::RoutesAck(ack) => self.routes_ack(ack).await,
             AgentMessage::RoutesDrained(drained) => {
                 let news = self.membership.update_edge(|edge| edge.drained_generation = drained.generation);
                 if news.is_some() {
                     self.state.signals.rollout.notify_one();
+                }
+            }
+            AgentMessage::Certificate(given) => {
+                certificates::keep(&self.state, &self.membership.node.name, given).await?;
+            }
+            AgentMessage::CertificateGet(get) => {
+                if let Some(certificate) = certificates::get(&self.state, &get.host).await? {
+                    self.membership.send(certificate).await;
+                }
+            }
+            AgentMessage::CertificateOrder(order) => {
+                certificates::step(&self.state, &self.membership.node.name, order).await?;
+            }
+            AgentMessage::ChallengesShown(shown) => {
+                let tokens = shown.tokens.iter().cloned().collect();
+                if self.membership.update_edge(|edge| edge.shows = tokens).is_some() {
+                    self.state.signals.certificates.notify_one();
                 }
             }
             AgentMessage::MeshStatus(status) => {
@@ -49,15 +69,23 @@ impl EdgeAgent {
 
     async fn register(&self, register: &Register) -> Result<(), StoreError> {
         let mut connection = pool::acquire(&self.state.pool).await?;
-        let name = &self.membership.node.name;
-        edges::connected(&mut connection, name, &register.version, self.state.clock.now()).await?;
+        let (name, now) = (&self.membership.node.name, self.state.clock.now());
+        edges::connected(&mut connection, name, &register.version, now).await?;
+        orders::keep_only(&mut connection, name, &register.running_jobs).await?;
+        orders::renew(&mut connection, name, &register.running_jobs, now + LEASE).await?;
+        self.state.signals.certificates.notify_one();
         self.state.signals.rollout.notify_one();
         Ok(())
     }
 
-    async fn heartbeat(&self) -> Result<(), StoreError> {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let mut connection = pool::acquire(&self.state.pool).await?;
-        edges::seen(&mut connection, &self.membership.node.name, self.state.clock.now()).await
+        let (name, now) = (&self.membership.node.name, self.state.clock.now());
+        edges::seen(&mut connection, name, now).await?;
+        if !heartbeat.running_jobs.is_empty() {
+            orders::renew(&mut connection, name, &heartbeat.running_jobs, now + LEASE).await?;
+        }
+        Ok(())
     }
 
     async fn routes_ack(&mut self, ack: &RoutesAck) {

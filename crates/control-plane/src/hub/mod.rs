@@ -21,7 +21,7 @@ pub use job_result::fail as job_failed;
 pub use joined::Admission;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,7 +35,7 @@ use wisehosting_domain::{
 use wisehosting_node::mesh::PublicKey;
 use wisehosting_protocol::{
     message::HubMessage,
-    payload::{MeshPeer, MeshPeers, Routes},
+    payload::{Certificates, MeshPeer, MeshPeers, Routes},
     timing::Timing,
 };
 
@@ -59,6 +59,7 @@ struct Inner {
     timing: Timing,
     links: Mutex<BTreeMap<Node, Link>>,
     table: watch::Sender<Option<Arc<RouteTable>>>,
+    certificates: watch::Sender<Option<Arc<Certificates>>>,
     /// What workers are told of the mesh, and what edges are.
     peers: [PeersOut; 2],
     mesh: MeshBook,
@@ -110,6 +111,8 @@ struct EdgeView {
     acked_generation: u64,
     drained_generation: u64,
     problems: Vec<(InstanceId, String)>,
+    /// Challenges that it shows, by their tokens.
+    shows: BTreeSet<String>,
 }
 
 /// The session's end of one connection; when it is dropped, the node is not connected any more.
@@ -127,6 +130,7 @@ pub struct Inbox {
     queue: mpsc::Receiver<HubMessage>,
     end: watch::Receiver<Option<Dismissal>>,
     table: watch::Receiver<Option<Arc<RouteTable>>>,
+    certificates: watch::Receiver<Option<Arc<Certificates>>>,
     peers: watch::Receiver<Option<Arc<MeshPeers>>>,
 }
 
@@ -214,6 +218,25 @@ impl Hub {
         })
     }
 
+    /// Tells every edge what is known of certificates, if this is news.
+    pub fn tell_of_certificates(&self, certificates: Certificates) {
+        self.0.certificates.send_if_modified(|current| {
+            let news = current.as_ref().is_none_or(|current| **current != certificates);
+            if news {
+                *current = Some(Arc::new(certificates));
+            }
+            news
+        });
+    }
+
+    /// Whether all edges that are connected show a challenge.
+    #[must_use]
+    pub fn is_shown(&self, token: &str) -> bool {
+        let links = self.links();
+        let mut edges = links.iter().filter(|(node, _)| node.role == Role::Edge);
+        edges.all(|(_, link)| link.edge.shows.contains(token))
+    }
+
     /// Tells every agent of a role whom it speaks with; says in which generation, if this is news.
     pub fn name_peers(&self, role: Role, hub: PublicKey, peers: Vec<MeshPeer>, now_ms: u64) -> Option<u64> {
         let mut news = None;
@@ -259,9 +282,11 @@ impl Hub {
             queue: queue_out,
             end: end_out,
             table: self.0.table.subscribe(),
+            certificates: self.0.certificates.subscribe(),
             peers: self.peers_of(node.role).subscribe(),
         };
         inbox.table.mark_changed();
+        inbox.certificates.mark_changed();
         inbox.peers.mark_changed();
         (Membership { hub: self.clone(), node, queue }, inbox)
     }
@@ -272,7 +297,8 @@ impl Hub {
 }
 
 impl Inbox {
-    /// The next message for the node. Of route tables and of sets of peers, there is none but the newest.
+    /// The next message for the node. Of route tables, of sets of peers and of what is known of certificates, there is none
+    /// but the newest.
     ///
     /// # Errors
     /// Why the connection is to end.
@@ -294,6 +320,12 @@ impl Inbox {
                     let table = self.table.borrow_and_update().clone();
                     if let Some(table) = table {
                         return Ok(Routes { table: (*table).clone() }.into());
+                    }
+                }
+                _ = self.certificates.changed(), if self.role == Role::Edge => {
+                    let certificates = self.certificates.borrow_and_update().clone();
+                    if let Some(certificates) = certificates {
+                        return Ok((*certificates).clone().into());
                     }
                 }
                 message = self.queue.recv() => return message.ok_or(Dismissal::LetGo),

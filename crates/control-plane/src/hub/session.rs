@@ -91,6 +91,7 @@ pub(super) async fn run(socket: ws::WebSocket, connection: HubConnection, node: 
     log_end(&node, &end);
     state.changes.publish(Change::of_all(ChangeKind::Node));
     state.signals.rollout.notify_one();
+    state.signals.certificates.notify_one();
     // What was wrong with its messages is for our log only.
     if let Some(status) = end.status() {
         session.close(&mut sink, status, end.to_string()).await;

@@ -1,4 +1,5 @@
-//! Secrets of users at rest: sealed when they come in, opened when a worker is given them, and nowhere else.
+//! Secrets of users and keys of certificates at rest: sealed when they come in, opened when a worker or an edge is given
+//! them, and nowhere else.
 //!
 //! A sealed value opens only with the key that sealed it, and only in the place that it was sealed for: of that app, under
 //! that name, for that purpose. So who can write to the database can neither read a value nor give it to another app.
@@ -27,6 +28,8 @@ pub enum Place<'a> {
     Variable(&'a str),
     /// The password with which the app's repository is fetched from this origin.
     Login(&'a str),
+    /// The key of the certificate for this host name, which no app has.
+    CertificateKey(&'a str),
 }
 
 impl Place<'_> {
@@ -35,12 +38,13 @@ impl Place<'_> {
         match self {
             Self::Variable(_) => "environment",
             Self::Login(_) => "repository login",
+            Self::CertificateKey(_) => "certificate key",
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Self::Variable(name) | Self::Login(name) => name,
+            Self::Variable(name) | Self::Login(name) | Self::CertificateKey(name) => name,
         }
     }
 }
@@ -50,6 +54,7 @@ impl fmt::Display for Place<'_> {
         match self {
             Self::Variable(name) => write!(f, "the variable {name}"),
             Self::Login(origin) => write!(f, "the login for {origin}"),
+            Self::CertificateKey(host) => write!(f, "the key of the certificate for {host}"),
         }
     }
 }

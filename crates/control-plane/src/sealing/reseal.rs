@@ -15,11 +15,12 @@ use wisehosting_domain::{
     secret::{Sealed, Secret},
 };
 use wisehosting_store::{
-    PgPool, StoreError, pool,
+    PgPool, StoreError, certificates as store, pool,
     sealed::{self, Holder, Stale},
 };
 
 use super::{KeyRing, OpenError, Place};
+use crate::certificates;
 
 /// Rows of one transaction.
 const BATCH: i64 = 100;
@@ -63,8 +64,29 @@ pub async fn reseal(pool: &PgPool, keys: &KeyRing) -> Result<Resealed, StoreErro
             pool::commit(transaction).await?;
         }
     }
+    reseal_certificates(pool, keys, &mut done).await?;
     done.tell(keys);
     Ok(done)
+}
+
+/// The same for the keys of certificates, one a transaction. One that cannot be opened is not kept: an edge that has it gives
+/// it again, or a new one is ordered.
+async fn reseal_certificates(pool: &PgPool, keys: &KeyRing, done: &mut Resealed) -> Result<(), StoreError> {
+    let mut after = String::new();
+    loop {
+        let mut transaction = pool::begin(pool).await?;
+        let stale = store::lock_stale(&mut transaction, keys.key_id(), &after).await?;
+        let Some((host, key)) = stale else { return Ok(()) };
+        let (owner, place) = certificates::place(&host);
+        let key = done.open(keys, owner, place, &key).ok().flatten();
+        if key.is_none() {
+            tracing::warn!(host.name = %host, "a certificate is not kept any more: its key cannot be opened");
+        }
+        let sealed = key.map(|key| keys.seal(owner, place, &key));
+        store::replace_key(&mut transaction, &host, sealed.as_ref()).await?;
+        pool::commit(transaction).await?;
+        after = host.to_string();
+    }
 }
 
 impl Resealed {

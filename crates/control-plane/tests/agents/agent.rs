@@ -23,8 +23,8 @@ use wisehosting_node::{
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, ResultAck},
     payload::{
-        Capacity, Heartbeat, Job, JobRef, JobResult, JobStatus, Outcome, Register, RouteProblem, RoutesAck,
-        RoutesDrained, RuntimeLog, RuntimeLogAck, Work,
+        Capacity, Certificates, Heartbeat, Job, JobRef, JobResult, JobStatus, Outcome, Register,
+        RouteProblem, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Work,
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Agent {
     set_aside: VecDeque<HubMessage>,
     /// A deploy job that is given away while its worker connects is sent twice.
     jobs: HashSet<JobId>,
+    /// What an edge was told last of certificates.
+    pub(crate) known: Certificates,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 }
@@ -72,8 +74,8 @@ impl Agent {
         let clock: Arc<dyn Clock> = platform.clock.clone();
         let (handle, events) =
             channel::spawn(identity, clock.clone(), register, PeerSets::default(), shutdown.clone()).unwrap();
-        let mut agent =
-            Self { handle, events, set_aside: VecDeque::new(), jobs: HashSet::new(), clock, shutdown };
+        let (set_aside, jobs, known) = (VecDeque::new(), HashSet::new(), Certificates::default());
+        let mut agent = Self { handle, events, set_aside, jobs, known, clock, shutdown };
         let first = agent.event().await;
         assert!(matches!(first, Event::Connected(_)), "{first:?}");
         agent
@@ -95,6 +97,7 @@ impl Agent {
             match self.event().await {
                 Event::Message(HubMessage::Job(job))
                     if matches!(job.work, Work::Deploy(_)) && !self.jobs.insert(job.job_id) => {}
+                Event::Message(HubMessage::Certificates(known)) => self.known = known,
                 Event::Message(message) => return message,
                 event => panic!("no message but {event:?}"),
             }
@@ -189,6 +192,17 @@ impl Agent {
         let running_jobs = running_jobs.to_vec();
         self.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs }).await;
         self.is_heard().await;
+    }
+
+    /// Waits until an edge has been told so of certificates.
+    pub(crate) async fn knows(&mut self, so: impl Fn(&Certificates) -> bool) {
+        while !so(&self.known) {
+            match self.event().await {
+                Event::Message(HubMessage::Certificates(known)) => self.known = known,
+                Event::Message(message) => self.set_aside.push_back(message),
+                event => panic!("not told but {event:?}"),
+            }
+        }
     }
 
     /// The next route table.

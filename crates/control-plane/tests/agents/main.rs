@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod certificates;
 mod channel;
 mod deploy;
 mod drain;

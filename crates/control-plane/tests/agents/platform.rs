@@ -63,7 +63,7 @@ impl TestClock {
     }
 
     /// From now on only the test puts it forward.
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped_at.get_or_init(|| SystemClock.now());
     }
 }
@@ -113,6 +113,11 @@ fn configuration() -> Config {
 }
 
 impl Platform {
+    /// The time, in seconds since the Unix epoch.
+    pub(crate) fn clock_s(&self) -> i64 {
+        self.clock.now().unix_timestamp()
+    }
+
     pub(crate) async fn start(pool: PgPool) -> Self {
         Self::start_with(pool, |_| {}).await
     }

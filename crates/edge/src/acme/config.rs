@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::{net::IpAddr, path::PathBuf};
+use wisehosting_domain::certificate::ChallengeKind;
 use wisehosting_node::config::ConfigError;
 
 /// The table. There is none unless certificates are to be ordered.
@@ -17,25 +18,12 @@ pub struct AcmeConfig {
     pub email: Option<String>,
     /// How it is shown that a host name leads here.
     #[serde(default)]
-    pub challenge: Challenge,
+    pub challenge: ChallengeKind,
     /// The public addresses of this host. If any is given, a host name that leads elsewhere is not ordered for.
     #[serde(default)]
     pub public_addresses: Vec<IpAddr>,
     /// PEM file with the authority's own root, for one that hosts do not know.
     pub root_certificate: Option<PathBuf>,
-}
-
-/// A kind of challenge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Challenge {
-    /// A file, asked for on port 80.
-    #[default]
-    #[serde(rename = "http-01")]
-    Http01,
-    /// A certificate, asked for on port 443.
-    #[serde(rename = "tls-alpn-01")]
-    TlsAlpn01,
 }
 
 fn lets_encrypt() -> String {

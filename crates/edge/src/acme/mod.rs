@@ -1,38 +1,60 @@
 //! Certificates by ACME (RFC 8555): for each host name in the route table that has none, and again before they end.
 //!
 //! Pairs are written into a directory of their own, which [`Certificates`] watch like the operator's: a handshake finds
-//! them without this module. Invariants: an operator's pair is never replaced, a certificate authority is asked less
-//! and less often for a name that it refuses, and a name that leads elsewhere is not asked for at all.
+//! them without this module. Several edges share theirs through the control plane ([`sharing`]), which says whose turn it is to
+//! order. Invariants: an operator's pair is never replaced, a certificate authority is asked less and less often for a name
+//! that it refuses, a name that leads elsewhere is not asked for at all, and while the control plane is away nothing is ordered
+//! that can wait.
 
 mod account;
 pub mod challenges;
 pub mod config;
 mod order;
+mod pairs;
 mod plan;
 mod reach;
+pub mod sharing;
 
 use crate::certificates::Certificates;
 use account::Account;
 use challenges::Challenges;
 use config::AcmeConfig;
 use order::OrderError;
+use pairs::{Pair, PairKeeper};
 use plan::Plan;
+use sharing::{Known, NoTurn, Sharing, Turn, Turns};
 use std::{collections::BTreeSet, error::Error, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::name::Hostname;
-use wisehosting_node::{clock::Clock, private_file};
+use wisehosting_node::clock::Clock;
+use wisehosting_protocol::payload::Certificate;
 
 /// Names that are asked for at the same time.
 const ORDERS_MAX: usize = 4;
 /// However far away the next order is: the certificates on disk may change meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What an order ended with, for which name.
-type Ended = (Hostname, Result<(), OrderError>);
+/// How an order ended, for which name.
+type Ended = (Hostname, Outcome);
+
+/// How an order ended.
+enum Outcome {
+    /// A pair, and whose turn it was, if not only this edge knows of it.
+    Ordered(Pair, Option<Turn>),
+    Failed(OrderError, How),
+    NotOurTurn(NoTurn),
+}
+
+/// Who knows of an order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Shared,
+    Alone,
+}
 
 /// Sees to it that host names have certificates.
 pub struct Acme {
@@ -40,10 +62,19 @@ pub struct Acme {
     challenges: Arc<Challenges>,
     certificates: Arc<Certificates>,
     clock: Arc<dyn Clock>,
-    /// Where pairs are written.
-    directory: PathBuf,
+    pairs: PairKeeper,
+    turns: Turns,
+    received: mpsc::Receiver<Certificate>,
     plan: Plan,
-    orders: JoinSet<Ended>,
+    orders: Orders,
+}
+
+/// Orders under way.
+#[derive(Default)]
+struct Orders {
+    running: JoinSet<Ended>,
+    /// Those whose certificates the control plane may not have yet.
+    ending: Vec<Turn>,
 }
 
 impl Acme {
@@ -54,70 +85,118 @@ impl Acme {
         directory: PathBuf,
         challenges: Arc<Challenges>,
         certificates: Arc<Certificates>,
+        sharing: Sharing,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let Sharing { turns, received } = sharing;
         let account = Arc::new(Account::new(config, directory.join(account::FILE)));
-        let (plan, orders) = (Plan::default(), JoinSet::new());
-        Self { account, challenges, certificates, clock, directory, plan, orders }
+        let pairs = PairKeeper::new(directory, certificates.clone(), turns.channel.clone());
+        let (plan, orders) = (Plan::default(), Orders::default());
+        Self { account, challenges, certificates, clock, pairs, turns, received, plan, orders }
     }
 
     /// Works until `shutdown`.
     pub async fn run(mut self, mut hosts: watch::Receiver<BTreeSet<Hostname>>, shutdown: CancellationToken) {
+        let (mut known, mut readings) = (self.turns.known.clone(), self.certificates.readings());
         loop {
-            let wait = self.begin_orders(&hosts.borrow_and_update());
+            let now_known = known.borrow_and_update().clone();
+            let wait = self.look(&hosts.borrow_and_update(), &now_known);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Ok(()) = hosts.changed() => {}
-                Some(ended) = self.orders.join_next() => self.end_order(ended),
+                Ok(()) = known.changed() => self.plan.look_again(self.clock.now()),
+                Ok(()) = readings.changed() => {}
+                Some(certificate) = self.received.recv() => self.take(certificate),
+                Some(ended) = self.orders.running.join_next() => self.end_order(ended),
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Begins the orders that are due, and says how long there is nothing more to begin.
-    fn begin_orders(&mut self, hosts: &BTreeSet<Hostname>) -> Duration {
+    /// Does what is due, and says how long there is nothing more to begin.
+    fn look(&mut self, hosts: &BTreeSet<Hostname>, known: &Known) -> Duration {
         let now = self.clock.now();
+        if let Some(known) = known {
+            self.pairs.exchange(hosts, known, now);
+            self.orders.ending.retain(|turn| turn.is_in(known));
+        }
         self.plan.keep_only(hosts);
-        while self.orders.len() < ORDERS_MAX {
-            let Some(host) = self.plan.next(hosts, |host| self.certificates.coverage(host), now) else {
-                break;
+        while self.orders.running.len() < ORDERS_MAX {
+            let coverage = |host: &Hostname| self.certificates.coverage(host);
+            let may_order = |host: &Hostname| match known {
+                Some(known) => sharing::may_order(known, host, self.pairs.held_not_before_ms(host)),
+                None => plan::cannot_wait(coverage(host), now),
             };
-            let (account, challenges, directory) =
-                (self.account.clone(), self.challenges.clone(), self.directory.clone());
+            let Some(host) = self.plan.next(hosts, coverage, may_order, now) else { break };
             self.plan.begin(&host);
-            self.orders.spawn(async move {
-                let ordered = order::certificate(&account, &challenges, &host).await;
-                let saved = ordered.and_then(|pair| {
-                    private_file::write(&directory.join(format!("{host}.key")), pair.key.as_bytes())?;
-                    private_file::write(&directory.join(format!("{host}.crt")), pair.chain.as_bytes())?;
-                    Ok(())
-                });
-                (host, saved)
-            });
+            self.begin_order(host, if known.is_some() { How::Shared } else { How::Alone });
         }
         self.plan.next_at(now).map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX))
     }
 
+    fn take(&mut self, certificate: Certificate) {
+        if let Some(host) = self.pairs.take(certificate) {
+            self.plan.succeeded(&host, self.clock.now());
+        }
+    }
+
+    fn begin_order(&mut self, host: Hostname, how: How) {
+        let (account, challenges, turns) =
+            (self.account.clone(), self.challenges.clone(), self.turns.clone());
+        let held_not_before_ms = self.pairs.held_not_before_ms(&host);
+        self.orders.running.spawn(async move {
+            // First what costs nobody anything: a name that does not lead here is another edge's, perhaps.
+            if let Err(error) = reach::check(&host, &account.config.public_addresses).await {
+                return (host, Outcome::Failed(error.into(), How::Shared));
+            }
+            let turn = match how {
+                How::Alone => None,
+                How::Shared => match turns.take(&host, held_not_before_ms).await {
+                    Ok(turn) => Some(turn),
+                    Err(no_turn) => return (host, Outcome::NotOurTurn(no_turn)),
+                },
+            };
+            let outcome = match order::certificate(&account, &challenges, &host, turn.as_ref()).await {
+                Ok(pair) => Outcome::Ordered(pair, turn),
+                Err(error) => {
+                    if let Some(turn) = turn {
+                        turn.fail().await;
+                    }
+                    Outcome::Failed(error, how)
+                }
+            };
+            (host, outcome)
+        });
+    }
+
     fn end_order(&mut self, ended: Result<Ended, JoinError>) {
-        let Ok((host, result)) = ended.inspect_err(|error| tracing::error!(%error, "an order was cut off"))
+        let Ok((host, outcome)) = ended.inspect_err(|error| tracing::error!(%error, "an order was cut off"))
         else {
             return;
         };
         let now = self.clock.now();
-        match result {
-            Ok(()) => {
-                self.plan.succeeded(&host, now);
-                tracing::info!(host.name = %host, "has a certificate");
-            }
-            Err(error) => {
-                let retry = self.plan.failed(&host, now);
-                tracing::warn!(
-                    host.name = %host,
-                    error = &error as &dyn Error,
-                    retry_in_s = retry.as_secs(),
-                    "gets no certificate"
-                );
-            }
+        match outcome {
+            Outcome::Ordered(pair, turn) => match self.pairs.write(&host, &pair) {
+                Ok(()) => {
+                    self.orders.ending.extend(turn);
+                    self.plan.succeeded(&host, now);
+                    tracing::info!(host.name = %host, "has a certificate");
+                }
+                Err(error) => self.fail_order(&host, &error.into(), How::Alone),
+            },
+            Outcome::Failed(error, how) => self.fail_order(&host, &error, how),
+            Outcome::NotOurTurn(NoTurn::Taken) => self.plan.put_off(&host, now),
+            Outcome::NotOurTurn(NoTurn::NoAnswer) => self.plan.put_off(&host, now + WAIT_MAX),
         }
+    }
+
+    fn fail_order(&mut self, host: &Hostname, error: &OrderError, how: How) {
+        let retry = self.plan.failed(host, how == How::Alone, self.clock.now());
+        tracing::warn!(
+            host.name = %host,
+            error = error as &dyn Error,
+            retry_in_s = retry.as_secs(),
+            "gets no certificate"
+        );
     }
 }

@@ -3,18 +3,25 @@
 use super::{
     account::{Account, AccountError},
     challenges::{Challenges, Shown},
-    config::Challenge,
-    reach::{self, ReachError},
+    pairs::Pair,
+    reach::ReachError,
+    sharing::Turn,
 };
 use instant_acme::{
     Account as Opened, AuthorizationStatus, ChallengeType, Identifier, NewOrder, Order, OrderStatus, Problem,
     RetryPolicy,
 };
 use std::{io, sync::Arc, time::Duration};
-use wisehosting_domain::name::Hostname;
+use tokio::time::timeout;
+use wisehosting_domain::{
+    certificate::{Challenge, ChallengeKind},
+    name::Hostname,
+};
 
 /// For the authority to look, and again for it to sign.
 const PATIENCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(60));
+/// For all of an order: other edges wait for it.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -26,47 +33,53 @@ pub(super) enum OrderError {
     #[error("the certificate authority did not take part")]
     Authority(#[from] instant_acme::Error),
     #[error("the certificate authority offers no {0:?} challenge")]
-    NoChallenge(Challenge),
+    NoChallenge(ChallengeKind),
     #[error("cannot make a certificate for the challenge")]
     Certificate(#[from] rcgen::Error),
     #[error("the certificate authority was not convinced: {0}")]
     Refused(String),
+    #[error("the order took too long")]
+    TooLong,
     #[error("cannot save the certificate")]
     Save(#[from] io::Error),
 }
 
-/// In PEM.
-pub(super) struct Pair {
-    pub(super) chain: String,
-    pub(super) key: String,
-}
-
-/// Gets a certificate for one host name.
+/// Gets a certificate for one host name. If it is ordered for other edges too, they show what this one does.
 pub(super) async fn certificate(
     account: &Account,
     challenges: &Arc<Challenges>,
     host: &Hostname,
+    turn: Option<&Turn>,
 ) -> Result<Pair, OrderError> {
-    reach::check(host, &account.config.public_addresses).await?;
+    let order = order(account, challenges, host, turn);
+    timeout(ORDER_TIMEOUT, order).await.unwrap_or(Err(OrderError::TooLong))
+}
+
+async fn order(
+    account: &Account,
+    challenges: &Arc<Challenges>,
+    host: &Hostname,
+    turn: Option<&Turn>,
+) -> Result<Pair, OrderError> {
     let opened = account.open().await?;
     let identifiers = [Identifier::Dns(host.to_string())];
     let mut order = opened.new_order(&NewOrder::new(&identifiers)).await?;
-    let _shown = answer(&mut order, account.config.challenge, challenges, host).await?;
+    let _shown = answer(&mut order, account.config.challenge, challenges, (host, turn)).await?;
     match order.poll_ready(&PATIENCE).await? {
         OrderStatus::Ready | OrderStatus::Valid => {}
         _ => return Err(OrderError::Refused(reason(opened, order).await?)),
     }
     let key = order.finalize().await?;
     let chain = order.poll_certificate(&PATIENCE).await?;
-    Ok(Pair { chain, key })
+    Ok(Pair { chain, key: key.into() })
 }
 
 /// Shows what the authority wants to see, and asks it to look. What is shown stays until it is dropped.
 async fn answer(
     order: &mut Order,
-    kind: Challenge,
+    kind: ChallengeKind,
     challenges: &Arc<Challenges>,
-    host: &Hostname,
+    (host, turn): (&Hostname, Option<&Turn>),
 ) -> Result<Vec<Shown>, OrderError> {
     let mut shown = Vec::new();
     let mut authorizations = order.authorizations();
@@ -76,15 +89,19 @@ async fn answer(
             continue;
         }
         let wanted = match kind {
-            Challenge::Http01 => ChallengeType::Http01,
-            Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            ChallengeKind::Http01 => ChallengeType::Http01,
+            ChallengeKind::TlsAlpn01 => ChallengeType::TlsAlpn01,
         };
         let mut challenge = authorization.challenge(wanted).ok_or(OrderError::NoChallenge(kind))?;
         let key = challenge.key_authorization();
         shown.push(match kind {
-            Challenge::Http01 => challenges.show_file(&challenge.token, key.as_str()),
-            Challenge::TlsAlpn01 => challenges.show_certificate(host.as_str(), key.digest().as_ref())?,
+            ChallengeKind::Http01 => challenges.show_file(&challenge.token, key.as_str()),
+            ChallengeKind::TlsAlpn01 => challenges.show_certificate(host.as_str(), key.as_str())?,
         });
+        if let Some(turn) = turn {
+            let (token, key_authorization) = (challenge.token.clone(), key.as_str().to_owned());
+            turn.show(Challenge { kind, token, key_authorization }).await;
+        }
         challenge.set_ready().await?;
     }
     Ok(shown)

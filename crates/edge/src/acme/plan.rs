@@ -6,18 +6,18 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use wisehosting_domain::name::Hostname;
+use wisehosting_domain::{certificate::retry_after, name::Hostname};
 
 /// Names that no public authority certifies.
 const PRIVATE_DOMAINS: [&str; 4] = ["internal", "invalid", "local", "localhost"];
-/// After the first failure; four times as long after each further one.
-const FIRST_RETRY: Duration = Duration::from_secs(60);
-const RETRY_FACTOR: u32 = 4;
-const RETRY_MAX: Duration = Duration::from_hours(24);
+/// An order that nobody else knows of counts as so many failures: several edges may do the same.
+const ALONE_COUNTS_AS: u32 = 4;
 /// A new certificate is read from disk within moments; whatever keeps it from being read, more of them do not help.
 const AFTER_SUCCESS: Duration = Duration::from_hours(1);
 /// A certificate is renewed when this part of its time is left.
 const RENEW_AT: i32 = 3;
+/// With this part of its time left it is renewed also if the control plane cannot say whose turn it is.
+const RENEW_ALONE_AT: i32 = 6;
 
 /// What was tried.
 #[derive(Debug, Default)]
@@ -25,60 +25,90 @@ pub(super) struct Plan {
     tried: BTreeMap<Hostname, Try>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Try {
     failures: u32,
-    /// None while the order runs.
-    not_before: Option<OffsetDateTime>,
+    next: Next,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Next {
+    /// The order runs.
+    #[default]
+    Running,
+    /// Not before then.
+    At(OffsetDateTime),
+    /// Not before then, unless something is known that was not.
+    AtOrSooner(OffsetDateTime),
+}
+
+impl Next {
+    fn at(self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Running => None,
+            Self::At(at) | Self::AtOrSooner(at) => Some(at),
+        }
+    }
 }
 
 impl Plan {
-    /// A name that needs a certificate now.
+    /// A name that needs a certificate now, and for which one may be ordered.
     pub(super) fn next(
         &self,
         hosts: &BTreeSet<Hostname>,
         coverage: impl Fn(&Hostname) -> Option<Coverage>,
+        may_order: impl Fn(&Hostname) -> bool,
         now: OffsetDateTime,
     ) -> Option<Hostname> {
         let may_try = |host: &Hostname| match self.tried.get(host) {
-            Some(Try { not_before, .. }) => not_before.is_some_and(|not_before| not_before <= now),
+            Some(Try { next, .. }) => next.at().is_some_and(|at| at <= now),
             None => true,
         };
-        let due = |host: &Hostname| is_public(host) && may_try(host) && needs_one(coverage(host), now);
+        let needs = |host: &Hostname| is_public(host) && needs_one(coverage(host), now);
+        let due = |host: &Hostname| may_try(host) && needs(host) && may_order(host);
         hosts.iter().find(|host| due(host)).cloned()
     }
 
     /// How long until a name may be tried again, if any waits.
     pub(super) fn next_at(&self, now: OffsetDateTime) -> Option<Duration> {
-        let waiting = self.tried.values().filter_map(|tried| tried.not_before).filter(|at| *at > now);
+        let waiting = self.tried.values().filter_map(|tried| tried.next.at()).filter(|at| *at > now);
         waiting.min().map(|at| (at - now).unsigned_abs())
     }
 
     pub(super) fn begin(&mut self, host: &Hostname) {
-        let failures = self.failures(host);
-        self.tried.insert(host.clone(), Try { failures, not_before: None });
+        self.tried.entry(host.clone()).or_default().next = Next::Running;
     }
 
     pub(super) fn succeeded(&mut self, host: &Hostname, now: OffsetDateTime) {
-        self.tried.insert(host.clone(), Try { failures: 0, not_before: Some(now + AFTER_SUCCESS) });
+        self.tried.insert(host.clone(), Try { failures: 0, next: Next::At(now + AFTER_SUCCESS) });
     }
 
     /// Says when it will be tried again.
-    pub(super) fn failed(&mut self, host: &Hostname, now: OffsetDateTime) -> Duration {
-        let failures = self.failures(host);
-        let factor = RETRY_FACTOR.saturating_pow(failures);
-        let wait = FIRST_RETRY.saturating_mul(factor).min(RETRY_MAX);
-        self.tried.insert(host.clone(), Try { failures: failures + 1, not_before: Some(now + wait) });
+    pub(super) fn failed(&mut self, host: &Hostname, alone: bool, now: OffsetDateTime) -> Duration {
+        let tried = self.tried.entry(host.clone()).or_default();
+        tried.failures = (tried.failures + 1).max(if alone { ALONE_COUNTS_AS } else { 0 });
+        let wait = retry_after(tried.failures);
+        tried.next = Next::At(now + wait);
         wait
+    }
+
+    /// It was not this edge's turn.
+    pub(super) fn put_off(&mut self, host: &Hostname, until: OffsetDateTime) {
+        self.tried.entry(host.clone()).or_default().next = Next::AtOrSooner(until);
+    }
+
+    /// What was put off may be tried now.
+    pub(super) fn look_again(&mut self, now: OffsetDateTime) {
+        for tried in self.tried.values_mut() {
+            if let Next::AtOrSooner(at) = &mut tried.next {
+                *at = now;
+            }
+        }
     }
 
     /// Forgets names that are not served any more: one that comes back begins anew.
     pub(super) fn keep_only(&mut self, hosts: &BTreeSet<Hostname>) {
-        self.tried.retain(|host, tried| tried.not_before.is_none() || hosts.contains(host));
-    }
-
-    fn failures(&self, host: &Hostname) -> u32 {
-        self.tried.get(host).map_or(0, |tried| tried.failures)
+        self.tried.retain(|host, tried| tried.next.at().is_none() || hosts.contains(host));
     }
 }
 
@@ -93,6 +123,14 @@ fn needs_one(coverage: Option<Coverage>, now: OffsetDateTime) -> bool {
         Some(Coverage { of_operator: true, not_after, .. }) => not_after <= now,
         Some(Coverage { not_before, not_after, .. }) => not_after - now < (not_after - not_before) / RENEW_AT,
     }
+}
+
+/// Whether a certificate is to be renewed although nobody can say whose turn it is: so that nothing that is served ends.
+/// A name that has none was never served with one, and waits.
+pub(super) fn cannot_wait(coverage: Option<Coverage>, now: OffsetDateTime) -> bool {
+    coverage.is_some_and(|Coverage { not_before, not_after, .. }| {
+        not_after - now < (not_after - not_before) / RENEW_ALONE_AT
+    })
 }
 
 #[cfg(test)]
@@ -111,40 +149,70 @@ mod tests {
         Some(Coverage { of_operator, not_before: not_after - Span::days(lifetime), not_after })
     }
 
+    fn next(plan: &Plan, hosts: &BTreeSet<Hostname>, now: OffsetDateTime) -> Option<String> {
+        plan.next(hosts, |_| None, |_| true, now).map(|host| host.to_string())
+    }
+
     #[test]
     fn a_certificate_is_due_when_there_is_none_or_a_third_of_its_time_is_left() {
         let (plan, hosts) = (Plan::default(), hosts(&["a.example.org"]));
-        for (coverage, due) in [
-            (None, true),
-            (days(false, 90, 31), false),
-            (days(false, 90, 29), true),
-            (days(false, 6, 3), false),
-            (days(false, 6, 1), true),
-            (days(true, 90, 1), false),
-            (days(true, 90, 0), true),
+        for (coverage, due, due_alone) in [
+            (None, true, false),
+            (days(false, 90, 31), false, false),
+            (days(false, 90, 29), true, false),
+            (days(false, 90, 14), true, true),
+            (days(false, 6, 3), false, false),
+            (days(false, 6, 1), true, false),
+            (days(false, 6, 0), true, true),
+            (days(false, 6, -9), true, true),
+            (days(true, 90, 1), false, true),
+            (days(true, 90, 0), true, true),
         ] {
-            assert_eq!(plan.next(&hosts, |_| coverage, NOW).is_some(), due, "{coverage:?}");
+            let next = plan.next(&hosts, |_| coverage, |_| true, NOW);
+            assert_eq!(next.is_some(), due, "{coverage:?}");
+            assert_eq!(cannot_wait(coverage, NOW), due_alone, "{coverage:?}");
         }
     }
 
     #[test]
     fn names_that_nobody_certifies_are_not_asked_for() {
         let hosts = hosts(&["localhost", "a.localhost", "printer.local", "x"]);
-        assert_eq!(Plan::default().next(&hosts, |_| None, NOW), None);
+        assert_eq!(next(&Plan::default(), &hosts, NOW), None);
     }
 
     #[test]
-    fn a_refused_name_is_asked_for_less_and_less_often_and_does_not_hold_up_others() {
+    fn a_refused_name_waits_and_does_not_hold_up_others() {
         let (mut plan, hosts) = (Plan::default(), hosts(&["a.example.org", "b.example.org"]));
-        let next = |plan: &Plan, now| plan.next(&hosts, |_| None, now).map(|host| host.to_string());
         let a: Hostname = "a.example.org".parse().unwrap();
         plan.begin(&a);
-        assert_eq!(next(&plan, NOW).as_deref(), Some("b.example.org"));
-        let waits: Vec<_> = (0..8).map(|_| plan.failed(&a, NOW).as_secs()).collect();
-        assert_eq!(waits, [60, 240, 960, 3840, 15_360, 61_440, 86_400, 86_400]);
-        assert_eq!(plan.next_at(NOW), Some(RETRY_MAX));
-        assert_eq!(next(&plan, NOW).as_deref(), Some("b.example.org"));
-        assert_eq!(next(&plan, NOW + RETRY_MAX).as_deref(), Some("a.example.org"));
+        assert_eq!(next(&plan, &hosts, NOW).as_deref(), Some("b.example.org"));
+        let waits: Vec<_> = (0..3).map(|_| plan.failed(&a, false, NOW).as_secs()).collect();
+        assert_eq!(waits, [60, 240, 960]);
+        let wait = Duration::from_secs(960);
+        assert_eq!(plan.next_at(NOW), Some(wait));
+        plan.look_again(NOW);
+        assert_eq!(next(&plan, &hosts, NOW).as_deref(), Some("b.example.org"));
+        assert_eq!(next(&plan, &hosts, NOW + wait).as_deref(), Some("a.example.org"));
+    }
+
+    #[test]
+    fn a_failure_that_nobody_else_knows_of_counts_more() {
+        let (mut plan, a) = (Plan::default(), "a.example.org".parse().unwrap());
+        let waits: Vec<_> = (0..3).map(|_| plan.failed(&a, true, NOW).as_secs()).collect();
+        assert_eq!(waits, [3840, 15_360, 61_440]);
+    }
+
+    #[test]
+    fn what_was_put_off_is_looked_at_sooner_when_there_is_news() {
+        let (mut plan, hosts) = (Plan::default(), hosts(&["a.example.org"]));
+        let (a, later) = ("a.example.org".parse().unwrap(), NOW + Span::minutes(1));
+        plan.begin(&a);
+        plan.put_off(&a, later);
+        assert_eq!(next(&plan, &hosts, NOW), None);
+        assert!(next(&plan, &hosts, later).is_some());
+        plan.look_again(NOW);
+        assert!(next(&plan, &hosts, NOW).is_some());
+        assert_eq!(plan.next(&hosts, |_| None, |_| false, later), None, "it is another edge's turn");
     }
 
     #[test]
@@ -153,9 +221,9 @@ mod tests {
         let a: Hostname = "a.example.org".parse().unwrap();
         plan.begin(&a);
         plan.keep_only(&BTreeSet::new());
-        assert_eq!(plan.next(&served, |_| None, NOW), None);
-        plan.failed(&a, NOW);
+        assert_eq!(next(&plan, &served, NOW), None);
+        plan.failed(&a, false, NOW);
         plan.keep_only(&BTreeSet::new());
-        assert_eq!(plan.next(&served, |_| None, NOW), Some(a));
+        assert!(next(&plan, &served, NOW).is_some());
     }
 }

@@ -1,11 +1,12 @@
-//! Certificates from a real ACME server, Debian's Pebble, for host names that its own DNS server knows.
+//! Certificates from a real ACME server, Debian's Pebble, for host names that its own DNS server knows. The control plane is
+//! played: there is no other edge, so it says yes.
 
-use crate::surroundings::{Authority, Instance, Log, own_ip, parse, table, tls_connect, within};
+use crate::surroundings::{Authority, Instance, Log, exchange, own_ip, parse, table, tls_connect, within};
 use http::StatusCode;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     net::{IpAddr, SocketAddr, TcpListener},
     num::NonZero,
     os::unix::fs::PermissionsExt,
@@ -21,18 +22,27 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use wisehosting_domain::{name::Hostname, routes::Upstream};
+use wisehosting_domain::{certificate::ChallengeKind, name::Hostname, routes::Upstream};
 use wisehosting_edge::{
     acme::{
         Acme,
         challenges::Challenges,
-        config::{AcmeConfig, Challenge},
+        config::AcmeConfig,
+        sharing::{Running, Sharing, sharing},
     },
     certificates::{Certificates, Directories},
     ingress::{Doors, Ingress},
     table::{Generations, ServingTable},
 };
-use wisehosting_node::{clock::SystemClock, tls};
+use wisehosting_node::{
+    channel::memory,
+    clock::{Clock, SystemClock},
+    tls,
+};
+use wisehosting_protocol::{
+    message::AgentMessage,
+    payload::{CertificateOrder, Certificates as Known, Order, OrderStep},
+};
 
 /// Pebble takes its time on purpose, and refuses some requests only to see whether they are made again.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -41,13 +51,15 @@ pub(crate) const HTTPS: u16 = 5001;
 pub(crate) const DIRECTORY: u16 = 14_000;
 const MANAGEMENT: u16 = 15_000;
 const DNS: u16 = 8053;
+const DNS_MANAGEMENT: u16 = 8055;
+const LOG: &str = "pebble.log";
 
 /// Killed when dropped.
 struct Program(Child);
 
 impl Program {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pebble is installed"))
+    fn start(command: &mut Command, log: impl Into<Stdio>) -> Self {
+        Self(command.stdout(log).stderr(Stdio::null()).spawn().expect("pebble is installed"))
     }
 }
 
@@ -80,19 +92,34 @@ impl Pebble {
         fs::write(directory.path().join("pebble.json"), config).unwrap();
         let mut dns = Command::new("pebble-challtestsrv");
         dns.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
-        dns.args(["-management", &format!("{ip}:8055"), "-dns01", &format!("{ip}:{DNS}")]);
+        dns.args(["-management", &format!("{ip}:{DNS_MANAGEMENT}"), "-dns01", &format!("{ip}:{DNS}")]);
         dns.args(["-defaultIPv4", &ip.to_string()]);
         let mut pebble = Command::new("pebble");
         pebble.args(["-strict", "-config", "pebble.json", "-dnsserver", &format!("{ip}:{DNS}")]);
         pebble.env("PEBBLE_VA_NOSLEEP", "1").current_dir(directory.path());
-        let programs = [Program::start(&mut dns), Program::start(&mut pebble)];
-        for port in [DNS, DIRECTORY, MANAGEMENT] {
+        let log = File::create(directory.path().join(LOG)).unwrap();
+        let programs = [Program::start(&mut dns, Stdio::null()), Program::start(&mut pebble, log)];
+        for port in [DNS, DNS_MANAGEMENT, DIRECTORY, MANAGEMENT] {
             within(listening(SocketAddr::new(ip, port))).await;
         }
         Self { ip, directory, authority, _programs: programs }
     }
 
-    fn config(&self, challenge: Challenge) -> AcmeConfig {
+    /// How many orders there were.
+    pub(crate) fn orders(&self) -> usize {
+        fs::read_to_string(self.directory.path().join(LOG)).unwrap().matches("Added order").count()
+    }
+
+    /// Has every name lead to this address.
+    pub(crate) async fn lead_to(&self, ip: IpAddr) {
+        let body = format!("{{\"ip\": \"{ip}\"}}");
+        let request =
+            format!("POST /set-default-ipv4 HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let answer = exchange(SocketAddr::new(self.ip, DNS_MANAGEMENT), &request).await;
+        assert_eq!(parse(&answer).0, StatusCode::OK);
+    }
+
+    fn config(&self, challenge: ChallengeKind) -> AcmeConfig {
         AcmeConfig {
             directory: format!("https://{}:{DIRECTORY}/dir", self.ip),
             terms_agreed: true,
@@ -136,10 +163,22 @@ struct Edge {
 impl Edge {
     fn start(
         pebble: &Pebble,
-        challenge: Challenge,
+        challenge: ChallengeKind,
         directory: &Path,
         hosts: &[&str],
         upstream: &Upstream,
+    ) -> Self {
+        Self::start_told(pebble, challenge, directory, hosts, upstream, generous)
+    }
+
+    /// With a control plane of the caller's.
+    fn start_told(
+        pebble: &Pebble,
+        challenge: ChallengeKind,
+        directory: &Path,
+        hosts: &[&str],
+        upstream: &Upstream,
+        sharing: impl FnOnce(&Arc<Challenges>) -> Sharing,
     ) -> Self {
         tls::install_provider();
         let (challenges, ordered) = (Arc::new(Challenges::default()), directory.to_owned());
@@ -160,7 +199,8 @@ impl Edge {
         let ingress = Ingress::start(doors, NonZero::new(1).unwrap(), &table).unwrap();
         let (stop, clock) = (CancellationToken::new(), Arc::new(SystemClock));
         let config = pebble.config(challenge);
-        let acme = Acme::new(config, ordered.clone(), challenges, certificates.clone(), clock);
+        let sharing = sharing(&challenges);
+        let acme = Acme::new(config, ordered.clone(), challenges, certificates.clone(), sharing, clock);
         tokio::spawn(acme.run(ingress.hosts(), stop.clone()));
         Self { ingress, certificates, ordered, stop }
     }
@@ -180,10 +220,74 @@ impl Edge {
     }
 }
 
+/// A control plane that lets this edge order whenever it wants to.
+fn generous(challenges: &Arc<Challenges>) -> Sharing {
+    let (handle, _events, mut hub) = memory::channel();
+    let (mailbox, sharing) = sharing(challenges.clone(), Running::default(), handle);
+    mailbox.put(Known::default());
+    tokio::spawn(async move {
+        let mut known = Known::default();
+        while let Some(message) = hub.sent.recv().await {
+            match message {
+                AgentMessage::CertificateOrder(CertificateOrder { host, order_id, step }) => match step {
+                    OrderStep::Begin { .. } => {
+                        known.orders.insert(host, Order { order_id, challenge: None, shown: false });
+                    }
+                    OrderStep::Challenge(challenge) => {
+                        let order = Order { order_id, challenge: Some(challenge), shown: true };
+                        known.orders.insert(host, order);
+                    }
+                    OrderStep::Failed => drop(known.orders.remove(&host)),
+                },
+                AgentMessage::Certificate(given) => {
+                    known.orders.remove(&given.host);
+                    known.stored.insert(given.host, given.validity);
+                }
+                message => panic!("{message:?}"),
+            }
+            mailbox.put(known.clone());
+        }
+    });
+    sharing
+}
+
+/// Writes a pair for a host name that is good for a day yet, of ninety.
+pub(crate) fn write_old_pair(directory: &Path, host: &str) {
+    let (key, now) = (rcgen::KeyPair::generate().unwrap(), SystemClock.now());
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (now - time::Duration::days(89), now + time::Duration::DAY);
+    fs::write(directory.join(format!("{host}.key")), key.serialize_pem()).unwrap();
+    fs::write(directory.join(format!("{host}.crt")), params.self_signed(&key).unwrap().pem()).unwrap();
+}
+
+#[tokio::test]
+async fn while_the_control_plane_is_away_only_what_is_about_to_end_is_ordered() {
+    let (pebble, app) = (Pebble::start().await, Instance::named("an app").await);
+    let directory = tempfile::tempdir().unwrap();
+    write_old_pair(directory.path(), "old.example.org");
+    let silent = |challenges: &Arc<Challenges>| {
+        let (_, sharing) = sharing(challenges.clone(), Running::default(), memory::channel().0);
+        sharing
+    };
+    let hosts = ["new.example.org", "old.example.org"];
+    let edge =
+        Edge::start_told(&pebble, ChallengeKind::Http01, directory.path(), &hosts, &app.upstream, silent);
+    let old = "old.example.org".parse().unwrap();
+    let renewed = async {
+        while edge.certificates.ordered(&old).unwrap().not_before < SystemClock.now() - time::Duration::DAY {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, renewed).await.expect("a certificate in time");
+    assert_eq!(pebble.orders(), 1);
+    assert!(edge.certificates.coverage(&"new.example.org".parse().unwrap()).is_none());
+    edge.stop().await;
+}
+
 #[tokio::test]
 async fn an_app_gets_a_certificate_by_either_challenge_and_keeps_it() {
     let (pebble, app) = (Pebble::start().await, Instance::named("an app").await);
-    for challenge in [Challenge::Http01, Challenge::TlsAlpn01] {
+    for challenge in [ChallengeKind::Http01, ChallengeKind::TlsAlpn01] {
         let directory = tempfile::tempdir().unwrap();
         let (host, hosts) = ("blog.example.org".parse().unwrap(), ["blog.example.org", "blog.localhost"]);
         let edge = Edge::start(&pebble, challenge, directory.path(), &hosts, &app.upstream);
@@ -234,8 +338,9 @@ async fn a_refusal_says_what_the_authority_saw() {
     let directories = Directories { of_operator: None, ordered: Some(directory.path().to_owned()) };
     let certificates = Certificates::read(directories, challenges.clone()).unwrap();
     let (_hosts, hosts) = watch::channel(BTreeSet::from(["nobody-home.example.org".parse().unwrap()]));
-    let (config, stop) = (pebble.config(Challenge::Http01), CancellationToken::new());
-    let acme = Acme::new(config, directory.path().to_owned(), challenges, certificates, clock);
+    let (config, stop) = (pebble.config(ChallengeKind::Http01), CancellationToken::new());
+    let sharing = generous(&challenges);
+    let acme = Acme::new(config, directory.path().to_owned(), challenges, certificates, sharing, clock);
     let refused = async {
         while !log.text().contains("gets no certificate") {
             sleep(Duration::from_millis(50)).await;

@@ -7,6 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::routes::{RouteTable, Upstream};
 use wisehosting_edge::{
+    acme::sharing::{Running, sharing},
     agent::Agent,
     table::{ServingTable, file::TableFile},
 };
@@ -46,7 +47,8 @@ impl Fixture {
         let serving = Arc::new(ServingTable::new(RouteTable::default(), &generations));
         ingress.install(&serving).await;
         let (handle, events, hub) = memory::channel();
-        let agent = Agent::new(ingress, generations, serving, file, handle);
+        let (mailbox, _) = sharing(Arc::default(), Running::default(), handle.clone());
+        let agent = Agent::new(ingress, generations, serving, file, handle, mailbox);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let agent = tokio::spawn(async move {

@@ -4,9 +4,11 @@
 
 mod acme;
 mod agent;
+mod control_plane;
 mod forwards;
 mod ingress;
 mod program;
+mod shared;
 mod smuggling;
 mod surroundings;
 mod traefik;

@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::{routes::RouteTable, traefik::Front};
 use wisehosting_edge::{
+    acme::sharing::{Running, sharing},
     agent::Agent,
     door::Door,
     forwards::Bounds,
@@ -114,7 +115,8 @@ async fn agent(directory: &Path) -> (memory::FarEnd, CancellationToken) {
         TableFile::open(&directory.join("state")).unwrap(),
         Pushed::new(Directory::new(directory), Front::default()),
     );
-    let agent = Agent::new(Door::Traefik(pushed), generations, serving, file, handle);
+    let (mailbox, _) = sharing(Arc::default(), Running::default(), handle.clone());
+    let agent = Agent::new(Door::Traefik(pushed), generations, serving, file, handle, mailbox);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move { agent.run(events, &stop).await });

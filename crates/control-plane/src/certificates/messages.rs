@@ -1,0 +1,91 @@
+//! What an edge says of certificates, carried out.
+
+use time::OffsetDateTime;
+use wisehosting_domain::{
+    certificate,
+    name::{Hostname, Label},
+};
+use wisehosting_protocol::payload::{Certificate, CertificateOrder, OrderStep, Validity};
+use wisehosting_store::{
+    StoreError,
+    certificates::{self as store, Begin},
+    pool,
+};
+
+use super::{LEASE, place, to_ms};
+use crate::state::AppState;
+
+/// Carries out a step of an order.
+pub(crate) async fn step(state: &AppState, edge: &Label, said: &CertificateOrder) -> Result<(), StoreError> {
+    let CertificateOrder { host, order_id: id, step } = said;
+    let now = state.clock.now();
+    let mut transaction = pool::begin(&state.pool).await?;
+    match step {
+        OrderStep::Begin { held_not_before_ms } => {
+            let held_not_before = held_not_before_ms.map(from_ms);
+            let order = Begin { host, id: *id, edge, held_not_before };
+            let begun = store::begin(&mut transaction, order, now + LEASE, now).await?;
+            tracing::info!(edge.name = %edge, host.name = %host, begun, "an edge wants to order a certificate");
+        }
+        OrderStep::Challenge(challenge) => store::show(&mut transaction, host, *id, challenge).await?,
+        OrderStep::Failed => {
+            if let Some(failures) = store::fail(&mut transaction, host, *id).await? {
+                let wait = certificate::retry_after(failures);
+                store::hold_back(&mut transaction, host, now + wait).await?;
+                let retry_in_s = wait.as_secs();
+                tracing::warn!(edge.name = %edge, host.name = %host, failures, retry_in_s, "an edge got no certificate");
+            }
+        }
+    }
+    pool::commit(transaction).await?;
+    state.signals.certificates.notify_one();
+    Ok(())
+}
+
+/// Keeps a certificate of an edge's, unless there is one as new, and ends the edge's own order with it. The order of another
+/// goes on: what was given may be older than what it gets.
+pub(crate) async fn keep(state: &AppState, edge: &Label, given: &Certificate) -> Result<(), StoreError> {
+    let Certificate { host, validity, chain, key } = given;
+    let (owner, place) = place(host);
+    let certificate = store::Certificate {
+        host: host.clone(),
+        chain: chain.clone(),
+        key: state.secrets.keys.seal(owner, place, key),
+        not_before: from_ms(validity.not_before_ms),
+        not_after: from_ms(validity.not_after_ms),
+    };
+    let mut transaction = pool::begin(&state.pool).await?;
+    let stored = store::store(&mut transaction, &certificate).await?;
+    if stored {
+        store::end(&mut transaction, host, edge).await?;
+    }
+    pool::commit(transaction).await?;
+    if stored {
+        tracing::info!(edge.name = %edge, host.name = %host, "keeping a certificate of an edge's");
+    }
+    state.signals.certificates.notify_one();
+    Ok(())
+}
+
+/// The certificate of a host name with its key; none if there is none that can be opened.
+pub(crate) async fn get(state: &AppState, host: &Hostname) -> Result<Option<Certificate>, StoreError> {
+    let mut connection = pool::acquire(&state.pool).await?;
+    let Some(stored) = store::get(&mut connection, host).await? else { return Ok(None) };
+    let (owner, place) = place(host);
+    let key = match state.secrets.keys.open(owner, place, &stored.key) {
+        Ok(key) => key,
+        Err(error) => {
+            tracing::error!(host.name = %host, %error, "the key of a certificate cannot be opened");
+            return Ok(None);
+        }
+    };
+    let (not_before_ms, not_after_ms) = (to_ms(stored.not_before), to_ms(stored.not_after));
+    let validity = Validity { not_before_ms, not_after_ms };
+    Ok(Some(Certificate { host: host.clone(), validity, chain: stored.chain, key }))
+}
+
+/// A time that an edge has said; the last one that there is if it is beyond that.
+fn from_ms(ms: u64) -> OffsetDateTime {
+    let seconds = i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::PrimitiveDateTime::MAX.assume_utc())
+}
