@@ -3,7 +3,7 @@
 //! A connection is closed when it has had no request under way for a while; that also ends one that never sends a whole
 //! head. There is no timer per request: the connection looks at its own clock now and then.
 
-use crate::acme::challenges::TLS_ALPN;
+use crate::{acme::challenges::TLS_ALPN, upstream::streams::LocalExecutor};
 
 use super::{
     forward,
@@ -11,7 +11,6 @@ use super::{
 };
 use http::HeaderValue;
 use hyper::{
-    rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -206,15 +205,5 @@ where
                 }
             }
         }
-    }
-}
-
-/// Spawns the streams of an HTTP/2 connection on the thread that it belongs to.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         exchange::{Exchange, ExchangeError, ResponseBody},
         request::{Forwarded, Framing, wants_upgrade, write_head},
         response::ResponseHead,
+        streams::{RequestBody, StreamError, is_grpc},
     },
 };
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
@@ -75,8 +76,13 @@ struct Outgoing<'a> {
 /// An instance that answers.
 struct Answer {
     instance: InstanceId,
-    head: ResponseHead,
-    exchange: Exchange,
+    by: By,
+}
+
+/// In which way.
+enum By {
+    Exchange(ResponseHead, Exchange),
+    Stream(Response<Incoming>),
 }
 
 impl Outgoing<'_> {
@@ -89,6 +95,9 @@ impl Outgoing<'_> {
         let host = lease.host(&requested.name).ok_or(unknown)?;
         if matches!(self.framing, Framing::Length(length) if length > self.visitor.local.request_bytes_max) {
             return Err(Page::TooLarge);
+        }
+        if is_grpc(&self.parts) {
+            return self.stream_to_any(host, requested.authority, body).await;
         }
         let has_body = !matches!(self.framing, Framing::None | Framing::Length(0));
         let body = has_body.then_some(body);
@@ -127,6 +136,37 @@ impl Outgoing<'_> {
         Err(page)
     }
 
+    /// The same by HTTP/2.
+    async fn stream_to_any(&self, host: &Host, authority: &str, body: Incoming) -> Result<Answer, Page> {
+        let local = &self.visitor.local;
+        let mut body = Some(RequestBody::new(body, local.request_bytes_max));
+        for upstream in host.in_turn() {
+            let sent = local.streams.send(upstream, &self.parts, self.forwarded(authority), &mut body);
+            let (instance, address) = (upstream.instance_id, upstream.address);
+            match timeout(ANSWER_TIMEOUT, sent).await {
+                Ok(Ok(response)) => return Ok(Answer { instance, by: By::Stream(response) }),
+                Ok(Err(error)) => {
+                    tracing::info!(instance.id = %instance, %address, error = &error as &dyn Error, "no stream to an instance");
+                    match error {
+                        StreamError::Connect(_) => {}
+                        StreamError::TooLarge => return Err(Page::TooLarge),
+                        StreamError::Broken(_) => return Err(Page::BadAnswer),
+                    }
+                }
+                Err(_) => {
+                    Failure::TooLate.log(upstream);
+                    return Err(Page::NoAnswer);
+                }
+            }
+        }
+        Err(Page::NoInstance)
+    }
+
+    /// How the visitor came.
+    fn forwarded<'a>(&'a self, authority: &'a str) -> Forwarded<'a> {
+        Forwarded { host: authority, peer: &self.visitor.address, scheme: self.visitor.scheme }
+    }
+
     /// One attempt on one connection.
     async fn exchange(
         &self,
@@ -135,8 +175,7 @@ impl Outgoing<'_> {
         authority: &str,
         body: Option<Incoming>,
     ) -> Result<Answer, Failure> {
-        let forwarded =
-            Forwarded { host: authority, peer: &self.visitor.address, scheme: self.visitor.scheme };
+        let forwarded = self.forwarded(authority);
         let head = |out: &mut _| write_head(out, &self.parts, forwarded, self.framing, self.upgrade);
         let mut exchange =
             Exchange::new(connection, head, self.framing, body, self.visitor.local.request_bytes_max);
@@ -152,7 +191,7 @@ impl Outgoing<'_> {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade => {
                 Err(Failure::Broken(ExchangeError::Malformed(crate::upstream::response::Malformed)))
             }
-            Ok(head) => Ok(Answer { instance: upstream.instance_id, head, exchange }),
+            Ok(head) => Ok(Answer { instance: upstream.instance_id, by: By::Exchange(head, exchange) }),
             Err(failure) => {
                 failure.log(upstream);
                 Err(failure)
@@ -221,17 +260,23 @@ impl Answer {
         lease: Lease,
         in_flight: InFlight,
     ) -> Response<VisitorBody> {
-        let ResponseHead { status, headers, body, keep_alive } = self.head;
+        let (head, exchange) = match self.by {
+            By::Exchange(head, exchange) => (head, exchange),
+            By::Stream(response) => {
+                return response.map(|body| VisitorBody::new(Content::Stream(body), lease, in_flight));
+            }
+        };
+        let ResponseHead { status, headers, body, keep_alive } = head;
         let content = match upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
             Some(upgrade) => {
-                let connection = self.exchange.into_connection();
+                let connection = exchange.into_connection();
                 let tunnel = tunnel::carry(upgrade, connection, lease.clone(), visitor.begin_request());
                 visitor.local.tasks.spawn_local(tunnel);
                 Content::Page(None)
             }
             None => {
                 let pool = visitor.local.pool.clone();
-                Content::Instance(ResponseBody::new(self.exchange, body, keep_alive, self.instance, pool))
+                Content::Instance(ResponseBody::new(exchange, body, keep_alive, self.instance, pool))
             }
         };
         let mut response = Response::new(VisitorBody::new(content, lease, in_flight));

@@ -6,7 +6,7 @@
 use super::{access::Entry, connection::InFlight, thread::Lease};
 use crate::upstream::exchange::{ExchangeError, ResponseBody};
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -26,6 +26,8 @@ pub(super) enum Content {
     Page(Option<Bytes>),
     /// An instance.
     Instance(ResponseBody),
+    /// An instance, by HTTP/2, with trailers.
+    Stream(Incoming),
 }
 
 impl VisitorBody {
@@ -47,20 +49,24 @@ impl Body for VisitorBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        let data = match &mut self.content {
-            Content::Page(page) => page.take().map(Ok),
-            Content::Instance(body) => ready!(body.poll_data(cx)),
+        let frame = match &mut self.content {
+            Content::Page(page) => page.take().map(|page| Ok(Frame::data(page))),
+            Content::Instance(body) => ready!(body.poll_data(cx)).map(|data| data.map(Frame::data)),
+            Content::Stream(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(ExchangeError::Stream))
+            }
         };
-        if let (Some(Ok(data)), Some(entry)) = (&data, &mut self.entry) {
-            entry.count(data.len());
+        if let (Some(Ok(frame)), Some(entry)) = (&frame, &mut self.entry) {
+            entry.count(frame.data_ref().map_or(0, Bytes::len));
         }
-        Poll::Ready(data.map(|data| data.map(Frame::data)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Page(page) => page.is_none(),
             Content::Instance(body) => body.is_end(),
+            Content::Stream(body) => body.is_end_stream(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Body for VisitorBody {
         match &self.content {
             Content::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
             Content::Instance(body) => body.size_hint(),
+            Content::Stream(body) => body.size_hint(),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! One serving thread: a single-threaded runtime with everything that its requests need.
 
 use super::{balancer::Balancers, connection};
-use crate::{acme::challenges::Challenges, table::ServingTable, upstream::pool::Pool};
+use crate::{
+    acme::challenges::Challenges,
+    table::ServingTable,
+    upstream::{pool::Pool, streams::Streams},
+};
 use rustls::ServerConfig;
 use std::{
     cell::RefCell,
@@ -103,6 +107,7 @@ pub(super) type Lease = Rc<Arc<ServingTable>>;
 pub(super) struct Local {
     table: RefCell<Lease>,
     pub(super) pool: Rc<Pool>,
+    pub(super) streams: Streams,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) challenges: Arc<Challenges>,
     pub(super) balancers: Arc<Balancers>,
@@ -122,6 +127,7 @@ impl Local {
 async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table: Arc<ServingTable>) {
     let local = Rc::new(Local {
         pool: Rc::new(Pool::default()),
+        streams: Streams::default(),
         table: RefCell::new(Rc::new(table)),
         tls: setting.tls.map(TlsAcceptor::from),
         challenges: setting.challenges,
@@ -137,6 +143,7 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table
             order = orders.recv() => order,
             _ = sweep.tick() => {
                 local.pool.sweep();
+                local.streams.sweep();
                 continue;
             }
         };
@@ -146,6 +153,7 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table
             }
             Some(Order::Install(table, done)) => {
                 local.pool.keep_only(table.table());
+                local.streams.keep_only(table.table());
                 local.table.replace(Rc::new(table));
                 let _ = done.send(());
             }

@@ -46,6 +46,9 @@ pub enum ExchangeError {
     /// The visitor went away while sending.
     #[error("the visitor did not send the whole request")]
     Visitor(#[source] hyper::Error),
+    /// The instance, by HTTP/2.
+    #[error("the instance broke off")]
+    Stream(#[source] hyper::Error),
     /// The visitor sends more than may be.
     #[error("the request is too large")]
     TooLarge,

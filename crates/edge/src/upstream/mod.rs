@@ -1,4 +1,5 @@
-//! HTTP/1.1 towards the instances: one connection, one exchange on it at a time, kept for the next.
+//! HTTP/1.1 towards the instances: one connection, one exchange on it at a time, kept for the next. (HTTP/2, where nothing else
+//! will do, is in [`streams`].)
 //!
 //! It is spoken here rather than by a general client because it is on the path of every request: an exchange runs
 //! inside the task of the visitor's connection (no second task, no queue between them), the request's head is written
@@ -11,6 +12,7 @@ pub mod exchange;
 pub mod pool;
 pub mod request;
 pub mod response;
+pub mod streams;
 
 use bytes::BytesMut;
 use std::{io, net::SocketAddr, time::Duration};
@@ -20,6 +22,12 @@ use tokio::{net::TcpStream, time::timeout};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is asked of the kernel at once.
 const READ_BYTES: usize = 16 * 1024;
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
 
 /// A connection to an instance, between two exchanges.
 #[derive(Debug)]
@@ -37,8 +45,7 @@ impl Connection {
     /// # Errors
     /// It does not accept the connection, or not in time.
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-        stream.set_nodelay(true)?;
+        let stream = connect(address).await?;
         Ok(Self { stream, received: BytesMut::new(), unsent: BytesMut::new() })
     }
 

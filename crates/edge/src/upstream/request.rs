@@ -50,9 +50,8 @@ pub fn write_head(
     for part in [request.method.as_str(), " ", target, " HTTP/1.1\r\nhost: ", forwarded.host, "\r\n"] {
         out.put_slice(part.as_bytes());
     }
-    let connection = request.headers.get_all(header::CONNECTION);
     for (name, value) in &request.headers {
-        if !is_of_the_connection(name) && !connection.iter().any(|own| has_token(own, name.as_str())) {
+        if is_for_instance(name, request) {
             let joined = *name == header::COOKIE && request.version == Version::HTTP_2;
             if !joined {
                 write_header(out, name.as_str(), value.as_bytes());
@@ -62,9 +61,9 @@ pub fn write_head(
     if request.version == Version::HTTP_2 {
         write_cookies(out, request);
     }
-    write_header(out, "x-forwarded-for", forwarded.peer.as_bytes());
-    write_header(out, "x-forwarded-host", forwarded.host.as_bytes());
-    write_header(out, "x-forwarded-proto", forwarded.scheme.as_bytes());
+    for (name, value) in forwarded_headers(forwarded) {
+        write_header(out, name, value);
+    }
     match framing {
         Framing::None => {}
         Framing::Length(length) => write_header(out, "content-length", length.to_string().as_bytes()),
@@ -75,6 +74,21 @@ pub fn write_head(
         write_header(out, "upgrade", protocol.as_bytes());
     }
     out.put_slice(b"\r\n");
+}
+
+/// What the edge says of how the visitor came.
+pub(super) fn forwarded_headers(forwarded: Forwarded<'_>) -> [(&'static str, &[u8]); 3] {
+    [
+        ("x-forwarded-for", forwarded.peer.as_bytes()),
+        ("x-forwarded-host", forwarded.host.as_bytes()),
+        ("x-forwarded-proto", forwarded.scheme.as_bytes()),
+    ]
+}
+
+/// Whether a header of a request is passed on.
+pub(super) fn is_for_instance(name: &HeaderName, request: &Parts) -> bool {
+    let mut connection = request.headers.get_all(header::CONNECTION).iter();
+    !is_of_the_connection(name) && !connection.any(|own| has_token(own, name.as_str()))
 }
 
 fn write_header(out: &mut BytesMut, name: &str, value: &[u8]) {

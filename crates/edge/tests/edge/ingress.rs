@@ -470,3 +470,24 @@ async fn a_request_that_is_too_large_is_refused_however_its_length_is_told() {
         assert_eq!(parse(&edge.exchange(&request).await).0, status, "{request}");
     }
 }
+
+#[tokio::test]
+async fn who_begins_and_never_goes_on_is_let_go() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.write_pair(directory.path(), "apps", &["*.apps.localhost"]);
+    let certificates = certificates_in(directory.path());
+    let edge = Edge::start_with_tls(table(1, &[]), Some(&certificates));
+    let begun = |address, bytes: &'static [u8]| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        // It may be closed with a reset, after what was said to it.
+        while matches!(within(stream.read_buf(&mut Vec::with_capacity(1024))).await, Ok(1..)) {}
+    };
+    tokio::join!(
+        begun(edge.http, b""),
+        begun(edge.http, b"GET / HTTP/1.1\r\nHost: a.apps.localhost\r\nX: "),
+        begun(edge.http, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        begun(edge.https.unwrap(), b""),
+        begun(edge.https.unwrap(), b"\x16\x03\x01\x02\x00\x01"),
+    );
+}

@@ -6,6 +6,7 @@ mod acme;
 mod agent;
 mod control_plane;
 mod forwards;
+mod grpc;
 mod ingress;
 mod program;
 mod shared;

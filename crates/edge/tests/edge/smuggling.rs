@@ -161,3 +161,62 @@ async fn a_target_is_a_path_or_a_whole_address() {
         assert_eq!(witness.sees(&request).await, ("400".to_owned(), vec![]), "{version:?}");
     }
 }
+
+#[tokio::test]
+async fn a_host_is_one_name_or_leads_nowhere() {
+    let witness = Witness::start().await;
+    let long = format!("{}.a.localhost", "x".repeat(254));
+    for host in [
+        "a.localhost`) || Host(`b.localhost",
+        "a.localhost)",
+        "a.localhost||b.localhost",
+        "*.localhost",
+        "*",
+        "a.localhost/b",
+        "a.localhost#",
+        "b@a.localhost",
+        "a.localhost, b.localhost",
+        "a.localhost..",
+        ".a.localhost",
+        "127.0.0.1",
+        "xn--a-ecp.localhost",
+        "\u{e4}.localhost",
+        "a%2elocalhost",
+        "localhost",
+        &long,
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (statuses, seen) = witness.sees(&request).await;
+        assert!(matches!(&*statuses, "400" | "404") && seen.is_empty(), "{host}: {statuses} {seen:?}");
+    }
+    for host in ["A.LOCALHOST", "a.localhost.", "a.localhost:443"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(witness.sees(&request).await, ("200".to_owned(), vec!["GET / ".to_owned()]), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_takes_away_or_replaces_what_the_edge_says_of_the_visitor() {
+    let mirror = Instance::mirror().await;
+    let edge = Edge::start(table(1, &[("a.localhost", &[&mirror.upstream])]));
+    for headers in [
+        "X-Forwarded-For: 10.0.0.1",
+        "X_Forwarded_For: 10.0.0.1",
+        "x-forwarded_for: 10.0.0.1",
+        "Forwarded: for=10.0.0.1",
+        "X-Real-IP: 10.0.0.1",
+        "Connection: X-Forwarded-For",
+        "Connection: close, X-Forwarded-For, X-Forwarded-Proto, Host",
+        "X-Forwarded-For: 10.0.0.1\r\nConnection: x-forwarded-for",
+        "X-Forwarded-Host: b.localhost\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 443",
+    ] {
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: a.localhost\r\n{headers}\r\nConnection: close\r\n\r\n");
+        let seen = edge.exchange(&request).await;
+        let (_, seen) = seen.split_once("GET /\n").unwrap();
+        let expected = "host: a.localhost\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: a.localhost\nx-forwarded-proto: http\n\n";
+        assert_eq!(seen, expected, "{headers}");
+    }
+    let large = format!("GET / HTTP/1.1\r\nHost: a.localhost\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    assert!(edge.exchange(&large).await.starts_with("HTTP/1.1 431 "));
+}
