@@ -33,6 +33,7 @@ struct State {
     away: bool,
     refuses_starts: bool,
     refused_starts: watch::Sender<u32>,
+    held: Option<ContainerId>,
     images: BTreeMap<ImageId, FakeImage>,
     containers: BTreeMap<ContainerId, FakeContainer>,
     made: u64,
@@ -67,6 +68,11 @@ impl FakeEngine {
         let mut state = self.lock();
         state.refuses_starts = refuse;
         state.refused_starts.subscribe()
+    }
+
+    /// Hangs from now on when it is to start this container again.
+    pub fn hold_starts_of(&self, id: &ContainerId) {
+        self.lock().held = Some(id.clone());
     }
 
     /// Ends the program of a container, as if it had crashed.
@@ -247,10 +253,15 @@ impl Engine for FakeEngine {
         let mut state = self.answering()?;
         let id = state.create(spec)?;
         state.container(&id)?.start();
+        self.changed.notify_waiters();
         Ok(id)
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let is_held = self.lock().held.as_ref() == Some(id);
+        if is_held {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.answering()?;
         if state.refuses_starts {
             state.refused_starts.send_modify(|count| *count += 1);

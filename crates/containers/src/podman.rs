@@ -273,13 +273,17 @@ impl Engine for Podman {
     }
 
     async fn events(&self, label: &str, changed: &Notify) -> Result<(), EngineError> {
-        let filters = HashMap::from([("type", vec!["container"]), ("label", vec![label])]);
+        // Podman can look for a label with its value only.
+        let filters = HashMap::from([("type", vec!["container"])]);
         let options = EventsOptionsBuilder::new().filters(&filters).build();
         let docker = self.docker()?;
         let mut events = pin!(docker.events(Some(options)));
         while let Some(event) = events.next().await {
-            event.map_err(|e| self.failure("tell its events", e))?;
-            changed.notify_one();
+            let event = event.map_err(|e| self.failure("tell its events", e))?;
+            let labels = event.actor.and_then(|container| container.attributes);
+            if labels.is_some_and(|labels| labels.contains_key(label)) {
+                changed.notify_one();
+            }
         }
         Ok(())
     }

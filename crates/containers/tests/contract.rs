@@ -1,7 +1,10 @@
 //! What [`Engine`] promises, asked of the real engine and of the one in memory alike.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{sleep, timeout},
+};
 use wisehosting_containers::{
     Build, BuildBounds, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
     EngineError, Image, ImageId, LogPosition, Network,
@@ -38,6 +41,7 @@ async fn suite(engine: &impl Engine, dir: &Path) {
     a_container_lives_from_run_to_remove(engine, &image).await;
     an_address_is_given_once(engine, &image).await;
     an_exit_code_is_kept(engine, dir).await;
+    every_change_is_told(engine, dir).await;
     an_image_in_use_stays(engine, &image).await;
 }
 
@@ -195,6 +199,33 @@ async fn an_exit_code_is_kept(engine: &impl Engine, dir: &Path) {
     assert_eq!(exited(engine, &id).await, 3);
     assert_eq!(log_texts(engine, &id, LogPosition::default(), false).await.0, ["boom"]);
     engine.remove(&id).await.expect("removed");
+    engine.remove_image(&image.id).await.expect("removed");
+}
+
+async fn every_change_is_told(engine: &impl Engine, dir: &Path) {
+    write_app(&dir.join("short"), "", "exit 3");
+    let image = built(engine, &dir.join("short")).await.0.expect("an image");
+    let changed = Notify::new();
+    let told = async || timeout(Duration::from_secs(1), changed.notified()).await;
+    let changes = async {
+        let run = async || engine.run(&spec("short", &image.id, 20_004)).await.expect("a container");
+        let mut id = run().await;
+        // It takes a moment until the engine's events are heard.
+        while told().await.is_err() {
+            engine.remove(&id).await.expect("removed");
+            id = run().await;
+        }
+        exited(engine, &id).await;
+        // What is left of its start and of its end.
+        while told().await.is_ok() {}
+        engine.remove(&id).await.expect("removed");
+        told().await.expect("its removal is told");
+        while told().await.is_ok() {}
+    };
+    tokio::select! {
+        ended = engine.events(LABEL, &changed) => panic!("the events end: {ended:?}"),
+        () = changes => {}
+    }
     engine.remove_image(&image.id).await.expect("removed");
 }
 

@@ -176,7 +176,11 @@ impl Lines {
         }
     }
 
-    async fn send(&mut self, line: String) {
+    async fn send(&mut self, mut line: String) {
+        // The engine's own words about an image; its registry is nobody's concern.
+        if ["COMMIT localhost/", "Successfully tagged localhost/"].iter().any(|own| line.starts_with(own)) {
+            line = line.replacen("localhost/", "", 1);
+        }
         self.killed |= line == KILLED_LINE;
         self.no_space |= line.to_ascii_lowercase().contains(NO_SPACE);
         if let Some(log) = &self.log
@@ -214,7 +218,7 @@ mod tests {
     async fn output_is_cut_into_lines_wherever_it_comes_apart() {
         let (log, mut received) = mpsc::channel(8);
         let mut lines = Lines::new(log);
-        for piece in ["STEP 1", "/2: FROM scratch\r\nab", "c\n\nrest"] {
+        for piece in ["STEP 1", "/2: FROM scratch\r\nab", "c\n\nCOMMIT localhost/a:1\nrest localhost/a"] {
             lines.push(piece).await;
         }
         lines.finish().await;
@@ -223,6 +227,6 @@ mod tests {
         while let Some(line) = received.recv().await {
             all.push(line);
         }
-        assert_eq!(all, ["STEP 1/2: FROM scratch", "abc", "", "rest"]);
+        assert_eq!(all, ["STEP 1/2: FROM scratch", "abc", "", "COMMIT a:1", "rest localhost/a"]);
     }
 }

@@ -97,9 +97,10 @@ async fn path(podman: &Podman, id: &ContainerId) -> Result<PathBuf, EngineError>
 /// as long as a container runs; the kernel tells for nothing.
 async fn ended(podman: &Podman, id: &ContainerId) {
     while let Ok(found) = podman.inspect(id).await
-        && let Some(state) = found.state.filter(|state| state.running == Some(true))
+        // One that is being stopped does not count as running, and still has a process.
+        && let Some(pid) = found.state.and_then(|state| state.pid).filter(|pid| *pid > 0)
     {
-        let Some(process) = process(id, state.pid.unwrap_or_default()) else {
+        let Some(process) = process(id, pid) else {
             sleep(LOOK).await;
             continue;
         };

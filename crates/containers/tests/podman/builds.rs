@@ -28,7 +28,7 @@ fn a_build_that_is_dropped_ends_its_step() {
                 }
             }
             runs_soon(&seconds).await;
-            assert_eq!(bounds_of_all_builds(&name), (2 * 3 * 1024 * MIB, 2 * 50));
+            assert_eq!(bounds_of_all_builds(&name), [2 * 3 * 1024 * MIB, 2 * 50, 2 * 200_000]);
             assert!(holds_a_process(&name), "the step is somewhere else");
         }
         assert!(!runs(&seconds), "the step still runs");
@@ -138,15 +138,16 @@ fn groups_of_builds(name: &str) -> Vec<PathBuf> {
     groups.filter(|group| group.is_dir()).collect()
 }
 
-/// Memory and processes of all builds of a host together.
-fn bounds_of_all_builds(name: &str) -> (u64, u64) {
+/// Memory, processes, and processor time in a tenth of a second in microseconds, of all builds of a host together.
+fn bounds_of_all_builds(name: &str) -> [u64; 3] {
     let groups = groups_of_builds(name);
     let bound = |files: [&str; 2]| {
         let mut files = groups.iter().flat_map(|group| files.map(|file| group.join(file)));
         let text = files.find_map(|file| fs::read_to_string(file).ok()).expect("a bound");
-        text.trim().parse().expect("a number")
+        text.split_whitespace().next().expect("a word").parse().expect("a number")
     };
-    (bound(["memory.limit_in_bytes", "memory.max"]), bound(["pids.max", "pids.max"]))
+    [["memory.limit_in_bytes", "memory.max"], ["pids.max", "pids.max"], ["cpu.cfs_quota_us", "cpu.max"]]
+        .map(bound)
 }
 
 /// Whether a step of a build of this host runs in its group in each hierarchy that bounds it.
@@ -179,6 +180,25 @@ async fn runs_soon(argument: &str) {
         sleep(Duration::from_millis(20)).await;
     }
     panic!("nothing runs with {argument}");
+}
+
+#[test]
+fn a_step_that_was_done_before_is_not_done_again() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        write_app(&context, "RUN echo this is done", SERVER);
+        for is_done in [false, true] {
+            let (log, mut received) = mpsc::channel(1_000);
+            build(&podman, &context, log).await.expect("an image");
+            let mut lines = Vec::new();
+            while let Some(line) = received.recv().await {
+                lines.push(line);
+            }
+            assert_eq!(lines.iter().any(|line| line == "this is done"), !is_done, "{lines:#?}");
+        }
+    });
 }
 
 #[test]

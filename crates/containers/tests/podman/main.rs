@@ -167,17 +167,33 @@ fn a_container_is_bounded_and_has_few_rights() {
     on_host(|host| async move {
         let podman = host.podman();
         with_network(&podman).await;
-        let script = "/bin/busybox grep -E 'CapBnd|CapEff|NoNewPrivs|Seccomp:' /proc/self/status; \
+        let script = "/bin/busybox grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status; \
                       /bin/busybox cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
                       /sys/fs/cgroup/memory.max 2>/dev/null; \
                       /bin/busybox cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; \
+                      /bin/busybox cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null; \
                       echo PORT=$PORT";
         let image = image(&podman, &host.dir().join("context"), "", script).await;
         let output = output(&podman, &image).await;
         // CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID are the bits 0, 1, 3, 6 and 7.
-        for expected in ["CapBnd:\t00000000000000cb", "NoNewPrivs:\t1", "67108864", "\n32\n", "PORT=8080"] {
+        let rights = ["CapBnd:\t00000000000000cb", "NoNewPrivs:\t1"];
+        for expected in rights.into_iter().chain(["67108864", "\n32\n", "\n50000", "PORT=8080"]) {
             assert!(output.contains(expected), "{expected} is not in {output}");
         }
+    });
+}
+
+#[test]
+fn a_container_runs_the_image_it_was_given_whatever_its_name_means_by_now() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let context = host.dir().join("context");
+        let old = image(&podman, &context, "", "echo old").await;
+        let new = image(&podman, &context, "", "echo new").await;
+        assert_ne!(old, new);
+        assert_eq!(output(&podman, &old).await, "old\n");
+        assert_eq!(output(&podman, &new).await, "new\n");
     });
 }
 
