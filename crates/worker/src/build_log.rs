@@ -1,14 +1,15 @@
-//! The logs of deployments on their way to the control plane.
+//! What deploys say on their way to the control plane: their logs, and the step that they have reached.
 //!
 //! Invariants: lines arrive in the order in which they were written, numbered from 0; a build that does not stop
 //! printing fills neither disk nor memory; a log is kept until the result of its job is stored, and sent again on each
-//! connection until then, so that a control plane that has a result has the whole log (it stores each line once). Only
-//! a worker that ends before that takes what was not stored with it.
+//! connection until then, so that a control plane that has a result has the whole log (it stores each line once). The log
+//! of a deploy that has ended is a file, too, so it outlives the worker.
 
 use crate::{
     lines::{self, Lines},
     outbox::Outbox,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,9 +20,12 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::task::AbortOnDropHandle;
-use wisehosting_domain::id::{DeploymentId, JobId};
+use wisehosting_domain::{
+    id::{DeploymentId, JobId},
+    state::DeploymentState,
+};
 use wisehosting_node::clock::Clock;
-use wisehosting_protocol::payload::{BuildLog as Message, Stream};
+use wisehosting_protocol::payload::{BuildLog as Message, JobStatus, LogLine, Stream};
 
 /// How long lines are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(100);
@@ -47,8 +51,7 @@ impl BuildLogs {
 
     /// Begins the log of a job.
     pub(crate) fn start(&self, job_id: JobId, deployment_id: DeploymentId) -> BuildLog {
-        let kept = Arc::new(Kept { deployment_id, outbox: self.outbox.clone(), lines: Mutex::default() });
-        self.kept().insert(job_id, kept.clone());
+        let kept = self.keep(job_id, deployment_id, Lines::default());
         let gathering = kept.clone();
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
@@ -56,13 +59,32 @@ impl BuildLogs {
                 sleep(GATHER).await;
             }
         }));
-        BuildLog { kept, clock: self.clock.clone(), connected: self.connected.clone(), _task: task }
+        BuildLog { job_id, kept, clock: self.clock.clone(), connected: self.connected.clone(), _task: task }
+    }
+
+    /// What there is of a job's log, to be written down.
+    pub(crate) fn written(&self, job_id: JobId) -> Option<WrittenLog> {
+        let kept = self.kept().get(&job_id)?.clone();
+        let lines = kept.said().lines.all().to_vec();
+        Some(WrittenLog { job_id, deployment_id: kept.deployment_id, lines })
+    }
+
+    /// Takes a log that was written down back.
+    pub(crate) fn restore(&self, log: WrittenLog) {
+        self.keep(log.job_id, log.deployment_id, Lines::from(log.lines));
+    }
+
+    fn keep(&self, job_id: JobId, deployment_id: DeploymentId, lines: Lines) -> Arc<Kept> {
+        let said = Mutex::new(Said { step: None, lines });
+        let kept = Arc::new(Kept { deployment_id, outbox: self.outbox.clone(), said });
+        self.kept().insert(job_id, kept.clone());
+        kept
     }
 
     /// A connection has begun or ended: what was on its way is to be sent again.
     pub(crate) fn rewind(&self) {
         for kept in self.kept().values() {
-            kept.lines().rewind();
+            kept.said().rewind();
         }
     }
 
@@ -81,27 +103,60 @@ impl BuildLogs {
     }
 }
 
-/// What is kept of a log.
+/// The log of a job that has ended.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenLog {
+    pub(crate) job_id: JobId,
+    deployment_id: DeploymentId,
+    lines: Vec<LogLine>,
+}
+
+/// What is kept of what a deploy says.
 #[derive(Debug)]
 struct Kept {
     deployment_id: DeploymentId,
     outbox: Outbox,
-    lines: Mutex<Lines>,
+    said: Mutex<Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    /// The last step that it has reached, and whether it was told.
+    step: Option<(JobStatus, bool)>,
+    lines: Lines,
+}
+
+impl Said {
+    fn rewind(&mut self) {
+        if let Some((_, told)) = &mut self.step {
+            *told = false;
+        }
+        self.lines.rewind();
+    }
 }
 
 impl Kept {
+    /// Offers what is not sent; whether all of it was taken.
     fn offer(&self) -> bool {
         let deployment_id = self.deployment_id;
-        self.lines().send(|first_line, lines| self.outbox.offer(Message { deployment_id, first_line, lines }))
+        let mut said = self.said();
+        if let Some((step, told)) = said.step.as_mut().filter(|(_, told)| !told) {
+            *told = self.outbox.offer(step.clone());
+        }
+        let all_told = said.step.as_ref().is_none_or(|(_, told)| *told);
+        let offer = |first_line, lines| self.outbox.offer(Message { deployment_id, first_line, lines });
+        said.lines.send(offer) && all_told
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The log of a job that is at work.
 pub(crate) struct BuildLog {
+    job_id: JobId,
     kept: Arc<Kept>,
     clock: Arc<dyn Clock>,
     connected: watch::Receiver<bool>,
@@ -110,6 +165,13 @@ pub(crate) struct BuildLog {
 }
 
 impl BuildLog {
+    /// Says which step the deploy has reached.
+    pub(crate) fn reach(&self, state: DeploymentState) {
+        let step = JobStatus { job_id: self.job_id, state, observed_at_ms: self.clock.now_ms() };
+        self.kept.said().step = Some((step, false));
+        self.kept.offer();
+    }
+
     /// Says something in the platform's own name.
     pub(crate) fn say(&self, text: &str) {
         self.write(Stream::System, text);
@@ -136,7 +198,7 @@ impl BuildLog {
     }
 
     fn write(&self, stream: Stream, text: &str) {
-        self.kept.lines().push(lines::line(self.clock.now(), stream, text));
+        self.kept.said().lines.push(lines::line(self.clock.now(), stream, text));
     }
 }
 

@@ -33,7 +33,7 @@ use wisehosting_containers::{
     LogPosition,
 };
 use wisehosting_domain::{source::Commit, state::DeploymentState};
-use wisehosting_protocol::payload::{Deploy, Job, JobStatus, Outcome};
+use wisehosting_protocol::payload::{Deploy, Job, Outcome};
 
 /// A repository's own.
 const DOCKERFILE: &str = "Dockerfile";
@@ -170,8 +170,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     fn reach(&self, state: DeploymentState) {
         self.begun.notify_one();
-        let observed_at_ms = self.host.clock.now_ms();
-        self.host.outbox.offer(JobStatus { job_id: self.job.job_id, state, observed_at_ms });
+        self.log.reach(state);
     }
 
     /// Fetching counts as building: it takes disk and network alike.

@@ -73,6 +73,9 @@ impl<E: Engine> Jobs<E> {
     /// The journal cannot be read.
     pub fn new(host: Arc<Host<E>>, journal: Journal, changed: Arc<Notify>) -> Result<Self, JournalError> {
         let results = journal.results()?.into_iter().map(|result| (result.job_id, result)).collect();
+        for log in journal.logs()? {
+            host.logs.builds.restore(log);
+        }
         let state = Mutex::new(State { results, ..State::default() });
         Ok(Self(Arc::new(Inner { host, journal, state, changed })))
     }
@@ -92,9 +95,7 @@ impl<E: Engine> Jobs<E> {
                 let Taken { job_id, app_id, app, instance_id, .. } = taken;
                 self.enqueue(Job { job_id, app_id, app, instance_id, work });
             } else {
-                self.0.host.engine.end_build(&taken.job_id.to_string());
-                self.0.host.remove_instance(taken.instance_id).await?;
-                self.0.host.remove_image_of(taken.job_id).await?;
+                self.0.clear(taken.job_id, taken.instance_id).await?;
                 let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
                 self.0.finish(taken.job_id, taken.instance_id, Outcome::Failed { message });
             }
@@ -207,15 +208,28 @@ impl<E: Engine> Inner<E> {
     async fn work_on(self: Arc<Self>, line: Line) {
         while let Some(job) = self.next(line) {
             let (job_id, instance_id) = (job.job_id, job.instance_id);
+            let is_deploy = matches!(job.work, Work::Deploy(_));
             // A task of its own, so that a fault in one job is the end of that job only.
-            let outcome = tokio::spawn(self.clone().work(job)).await.unwrap_or_else(|error| {
-                tracing::error!(job.id = %job_id, %error, "a job ended by a fault of the worker");
-                Outcome::Failed {
-                    message: "The worker failed by a fault of its own. Deploy again.".to_owned(),
+            let outcome = match tokio::spawn(self.clone().work(job)).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::error!(job.id = %job_id, %error, "a job ended by a fault of the worker");
+                    if is_deploy && let Err(error) = self.clear(job_id, instance_id).await {
+                        tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
+                    }
+                    let message = "The worker failed by a fault of its own. Deploy again.".to_owned();
+                    Outcome::Failed { message }
                 }
-            });
+            };
             self.finish(job_id, instance_id, outcome);
         }
+    }
+
+    /// Removes what a deploy has made that did not come to its own end.
+    async fn clear(&self, job_id: JobId, instance_id: InstanceId) -> Result<(), EngineError> {
+        self.host.engine.end_build(&job_id.to_string());
+        self.host.remove_instance(instance_id).await?;
+        self.host.remove_image_of(job_id).await
     }
 
     fn next(&self, line: Line) -> Option<Job> {
@@ -279,6 +293,10 @@ impl<E: Engine> Inner<E> {
 
     fn finish(&self, job_id: JobId, instance_id: InstanceId, outcome: Outcome) {
         let result = JobResult { job_id, instance_id, outcome, observed_at_ms: self.host.clock.now_ms() };
+        let log = self.host.logs.builds.written(job_id);
+        if let Some(Err(error)) = log.map(|log| self.journal.keep_log(&log)) {
+            tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a log would not outlive a crash");
+        }
         if let Err(error) = self.journal.finish(&result) {
             tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a result would not outlive a crash");
         }

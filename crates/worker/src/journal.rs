@@ -1,5 +1,5 @@
-//! What a worker must still know after a crash: jobs that it took and has not finished, and results that the control
-//! plane has not stored.
+//! What a worker must still know after a crash: jobs that it took and has not finished, and results, with the logs of their
+//! jobs, that the control plane has not stored.
 //!
 //! Files of one job each, replaced whole or not at all. Invariants: a job that was taken ends in exactly one result, whatever
 //! happens to this process in between; one that has a result is never taken for one that was cut off. Nothing here is secret: settings of apps are not written.
@@ -16,6 +16,8 @@ use wisehosting_domain::{
     name::Label,
 };
 use wisehosting_protocol::payload::{Job, JobResult, Work};
+
+use crate::build_log::WrittenLog;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,7 @@ impl From<&Job> for Taken {
 pub struct Journal {
     taken: PathBuf,
     results: PathBuf,
+    logs: PathBuf,
 }
 
 impl Journal {
@@ -66,8 +69,9 @@ impl Journal {
     /// # Errors
     /// The folder cannot be made.
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
-        let journal = Self { taken: dir.join("taken"), results: dir.join("results") };
-        for dir in [&journal.taken, &journal.results] {
+        let [taken, results, logs] = ["taken", "results", "logs"].map(|name| dir.join(name));
+        let journal = Self { taken, results, logs };
+        for dir in [&journal.taken, &journal.results, &journal.logs] {
             make_dir(dir)?;
         }
         Ok(journal)
@@ -79,6 +83,22 @@ impl Journal {
     /// It cannot be written.
     pub fn take(&self, job: &Job) -> Result<(), JournalError> {
         write(&file(&self.taken, job.job_id), &Taken::from(job))
+    }
+
+    /// Remembers what a job has said, before it is remembered that it ended.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn keep_log(&self, log: &WrittenLog) -> Result<(), JournalError> {
+        write(&file(&self.logs, log.job_id), log)
+    }
+
+    /// The logs that were not forgotten.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(crate) fn logs(&self) -> Result<Vec<WrittenLog>, JournalError> {
+        read_all(&self.logs)
     }
 
     /// Remembers how a job ended, instead of that it was taken. Where the disk has no room for that, it is forgotten: an
@@ -98,8 +118,10 @@ impl Journal {
     /// It cannot be removed.
     pub fn forget(&self, job_id: JobId) -> Result<(), JournalError> {
         // In this order: what is left of a job that was cut off here must not look as if it had not ended.
-        remove(&file(&self.taken, job_id))?;
-        remove(&file(&self.results, job_id))
+        for dir in [&self.taken, &self.logs, &self.results] {
+            remove(&file(dir, job_id))?;
+        }
+        Ok(())
     }
 
     /// The jobs that were taken and not finished.

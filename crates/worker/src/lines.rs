@@ -37,10 +37,22 @@ pub(crate) struct Lines {
     sent: usize,
 }
 
+impl From<Vec<LogLine>> for Lines {
+    /// A log of which nothing was sent.
+    fn from(lines: Vec<LogLine>) -> Self {
+        Self { lines, sent: 0 }
+    }
+}
+
 impl Lines {
     /// Adds a line.
     pub(crate) fn push(&mut self, line: LogLine) {
         self.lines.push(line);
+    }
+
+    /// All of them, from the first.
+    pub(crate) fn all(&self) -> &[LogLine] {
+        &self.lines
     }
 
     /// Begins anew: what was sent may not have arrived.

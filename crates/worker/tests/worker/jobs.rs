@@ -89,6 +89,10 @@ async fn a_log_is_sent_again_in_front_of_its_result_until_that_is_stored() {
     worker.connect().await;
     assert_eq!(worker.result(&first).await, outcome);
     assert_eq!(worker.build_log(), log);
+    drop(worker);
+    let mut worker = bench.start().await;
+    assert_eq!(worker.result(&first).await, outcome);
+    assert_eq!(worker.build_log(), log, "also by the next process");
 
     worker.tell(HubMessage::ResultAck(ResultAck(JobRef { job_id: first.job_id }))).await;
     worker.heard.clear();
@@ -96,6 +100,21 @@ async fn a_log_is_sent_again_in_front_of_its_result_until_that_is_stored() {
     worker.connect().await;
     worker.run(&second).await;
     assert_eq!(worker.build_log().len(), log.len(), "only that of the second job");
+    assert!(!bench.dir.path().join(format!("state/logs/{}.json", first.job_id)).exists());
+}
+
+#[tokio::test]
+async fn the_step_of_a_deploy_is_told_again_to_a_new_connection() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = bench.deploy(1, 60_000);
+    worker.tell(job.clone()).await;
+    checking(&mut worker, &job).await;
+    worker.disconnect().await;
+    worker.connect().await;
+    checking(&mut worker, &job).await;
+    worker.tell(JobCancel(JobRef { job_id: job.job_id })).await;
+    assert_eq!(worker.result(&job).await, Outcome::Cancelled);
 }
 
 #[tokio::test]
