@@ -2,8 +2,8 @@
 //!
 //! git runs as a program with arguments, never through a shell. Invariants: no value of a user stands where git takes
 //! options; only the transports that are allowed here are used; git connects to no address that `destination` refuses,
-//! and follows nobody to another one, so a login goes to no other host; git asks for nothing, reads no settings of the user that the worker runs as, and
-//! is ended with all its children when its time is over.
+//! and follows nobody to another one, so a login goes to no other host; git asks for nothing, reads no settings of this host or
+//! of the user that the worker runs as, and is ended with all its children when its time is over.
 
 mod destination;
 mod login;
@@ -232,8 +232,6 @@ impl Git<'_> {
             // It wins over the setting.
             command.env("GIT_SSL_CAINFO", file);
         }
-        // The empty one takes back those of the system's settings.
-        command.args(["-c", "credential.helper="]);
         if login.is_some() {
             command.args(["-c", "credential.helper=store"]);
         }
@@ -244,6 +242,8 @@ impl Git<'_> {
             .arg(&self.tree)
             .args(arguments)
             .env("HOME", login.map_or(self.home.as_path(), LoginHome::path))
+            // What this host's own git is told to do is not for repositories of others: a filter that downloads goes anywhere.
+            .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ASKPASS", "")
             .env("SSH_ASKPASS", "")
