@@ -17,13 +17,15 @@ use wisehosting_store::apps::RepositoryLogin;
 use super::Login;
 use crate::{
     error::Problem,
-    sealing::{KeyRing, Place},
+    sealing::{self, KeyRing, Place},
 };
 
 const HEALTH_PATH_LEN_MAX: usize = 1_024;
 const HEALTH_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=600_000;
 const VARIABLES_MAX: usize = 256;
 const VARIABLE_VALUE_LEN_MAX: usize = 32 * 1_024;
+/// All of them go to the worker in one message: JSON makes a byte six at most, so they stay below the channel's limit.
+const ENVIRONMENT_BYTES_MAX: usize = 256 * 1_024;
 
 /// The settings of an app, which its next deployment will copy.
 #[derive(Debug, Serialize, ToSchema)]
@@ -203,6 +205,12 @@ pub(super) fn change_environment(
     }
     if environment.len() > VARIABLES_MAX {
         return Err(refused("environment", format!("use {VARIABLES_MAX} variables at most")));
+    }
+    let bytes = |(name, value): (&String, &Sealed)| name.len() + sealing::secret_len(value);
+    if environment.iter().map(bytes).sum::<usize>() > ENVIRONMENT_BYTES_MAX {
+        let message = format!("use {} KiB at most for all variables together", ENVIRONMENT_BYTES_MAX / 1_024);
+        return Err(refused("environment", message)
+            .hint("Put large values into files of the repository or of its image."));
     }
     Ok(())
 }

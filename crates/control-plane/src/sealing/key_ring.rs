@@ -38,6 +38,13 @@ pub enum OpenError {
     Refused,
 }
 
+/// Length in bytes of the secret that was sealed.
+#[must_use]
+pub fn secret_len(sealed: &Sealed) -> usize {
+    let bytes = sealed.value.trim_end_matches('=').len() * 3 / 4;
+    bytes.saturating_sub(NONCE_LEN + AES_256_GCM.tag_len())
+}
+
 /// The control plane's master keys.
 pub struct KeyRing {
     seals: MasterKey,

@@ -18,7 +18,7 @@ use wisehosting_domain::{
 };
 use wisehosting_store::apps::RepositoryLogin;
 
-pub use key_ring::{KeyRing, OpenError};
+pub use key_ring::{KeyRing, OpenError, secret_len};
 pub use reseal::reseal;
 
 /// What a value is and where it belongs.

@@ -27,6 +27,15 @@ async fn variables_are_set_and_removed_one_by_one_and_only_their_names_are_shown
     let many: Value = (0..255).map(|n| (format!("V{n}"), json!("x"))).collect();
     user.send("PATCH", "/v1/apps/hello", Some(json!({ "environment": many }))).await.expect_error(422);
 
+    let large = |from: usize| {
+        let values: Value =
+            (from..from + 4).map(|n| (format!("L{n}"), json!("x".repeat(32 * 1_024)))).collect();
+        json!({ "environment": values })
+    };
+    user.send("PATCH", "/v1/apps/hello", Some(large(0))).await.expect(200);
+    let (_, _, message) = user.send("PATCH", "/v1/apps/hello", Some(large(4))).await.expect_error(422);
+    assert!(message.contains("256 KiB at most"), "{message}");
+
     user.post("/v1/apps/hello/deployments", json!({})).await.expect(201);
     for path in ["/v1/apps", "/v1/apps/hello", "/v1/apps/hello/deployments"] {
         assert!(!user.get(path).await.expect(200).to_string().contains("hunter2"), "{path}");
