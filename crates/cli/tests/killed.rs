@@ -1,7 +1,8 @@
 //! Every program killed, as by `kill -9`, at every step of a deploy: each deployment ends, and ends once; visitors are
 //! served by the old version or the new one; no container is left but the one that serves.
 //!
-//! One lab and one app for the whole table. Whoever is killed is started again at once, as a service manager would.
+//! One lab and one app for the whole table. A step that lasts milliseconds is held open: who would do what comes next is
+//! frozen until the kill. Whoever is killed is started again at once, as a service manager would.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
@@ -14,6 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use reqwest::Method;
 use serde_json::Value;
 use support::{command, lab::start_lab, repository::Repository, state_dir, visitor};
@@ -42,11 +47,77 @@ const VICTIMS: [Victim; 4] = [Victim::ControlPlane, Victim::Worker, Victim::Podm
 /// When the victim is killed.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// As soon as the deployment is in this state.
+    /// While the deployment is in this state.
     Deployment(&'static str),
-    /// As soon as the instance before it drains or is being stopped.
+    /// While the instance before it drains or is being stopped.
     OldOneEnds,
 }
+
+impl Moment {
+    /// Whether it is now, by the states of a deployment and of the instance before it.
+    fn is_now(self, states: &States) -> bool {
+        match self {
+            Self::Deployment(state) => states.deployment == state,
+            Self::OldOneEnds => ["draining", "stopping"].contains(&&*states.old),
+        }
+    }
+
+    /// Whether it has been, or will not be.
+    fn is_past(self, states: &States) -> bool {
+        let over = ["live", "failed"].contains(&&*states.deployment);
+        match self {
+            Self::Deployment(state) => over || states.steps.iter().any(|step| step == state),
+            Self::OldOneEnds => states.deployment == "failed" || states.old == "stopped",
+        }
+    }
+
+    /// When whoever ends it is to be frozen; none to do that before anything begins.
+    fn freeze_at(self) -> Option<Self> {
+        match self {
+            Self::Deployment("queued") => None,
+            // The edge says when it serves the new instance.
+            Self::Deployment("routing") => Some(Self::Deployment("checking")),
+            other => Some(other),
+        }
+    }
+
+    fn who_ends_it(self, lab: &Lab) -> Pid {
+        let program = match self {
+            Self::Deployment("routing") => &lab.programs.edge,
+            _ => &lab.programs.worker,
+        };
+        program.pid().unwrap()
+    }
+}
+
+/// What is known of a deployment and of the one before it.
+#[derive(Debug)]
+struct States {
+    deployment: String,
+    steps: Vec<String>,
+    /// Of the instance before it.
+    old: String,
+}
+
+/// A program that does nothing until this is dropped.
+struct Frozen(Pid);
+
+impl Frozen {
+    fn new(pid: Pid) -> Self {
+        signal::kill(pid, Signal::SIGSTOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been the victim.
+        let _ = signal::kill(self.0, Signal::SIGCONT);
+    }
+}
+
+/// How often a moment that has passed before it could be held is waited for again.
+const ATTEMPTS: usize = 8;
 
 const MOMENTS: [Moment; 7] = [
     Moment::Deployment("queued"),
@@ -71,7 +142,7 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
         .unwrap();
     assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
     let mut served: Value = serde_json::from_slice(&deployed.stdout).unwrap();
-    let mut served_version = 0;
+    let mut served_version = "0".to_owned();
 
     let api = Api::of(&lab);
     let visits = Visits::begin(lab.running().http_port);
@@ -79,20 +150,29 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
         (1..).zip(VICTIMS.iter().flat_map(|victim| MOMENTS.map(|moment| (*victim, moment))))
     {
         let row = format!("{victim:?} at {moment:?}");
-        let begun = Instant::now();
-        repository.change("VERSION", &format!("{version}\n"));
-        let deployment = api.deploy().await;
-        let at_kill = api.reaches(&deployment, &served, moment).await;
-        visits.excuse(victim == Victim::Worker);
-        kill(&mut lab, victim).await;
-        let ended = api.ends(&row, &deployment).await;
-        let (outcome, message) = (&ended["state"], &ended["message"]);
-        eprintln!("{row}: killed when {at_kill}, ended {outcome} after {:?}: {message}", begun.elapsed());
-        if ended["state"] == "live" {
-            (served, served_version) = (ended, version);
+        let mut held = false;
+        for attempt in 1..=ATTEMPTS {
+            let begun = Instant::now();
+            repository.change("VERSION", &format!("{version}.{attempt}\n"));
+            let (deployment, frozen) = deploy_until(&lab, &api, &served, moment).await;
+            held = frozen.is_some();
+            if frozen.is_some() {
+                visits.excuse(victim == Victim::Worker);
+                kill(&mut lab, victim, frozen).await;
+            }
+            let ended = api.ends(&row, &deployment).await;
+            let (outcome, message) = (&ended["state"], &ended["message"]);
+            eprintln!("{row}: held {held}, ended {outcome} after {:?}: {message}", begun.elapsed());
+            if ended["state"] == "live" {
+                (served, served_version) = (ended, format!("{version}.{attempt}"));
+            }
+            rests(&row, &lab, &api, &served).await;
+            visits.answered(&row, &served_version).await;
+            if held {
+                break;
+            }
         }
-        rests(&row, &lab, &api, &served).await;
-        visits.answered(&row, served_version).await;
+        assert!(held, "{row}: the moment always passed before it could be held");
     }
     assert_eq!(visits.end().await, Vec::<String>::new());
     api.delete().await;
@@ -105,8 +185,25 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
     lab.stop().await.unwrap();
 }
 
-/// Kills a program and starts it again. Postgres does not start while a process of the killed one is left.
-async fn kill(lab: &mut Lab, victim: Victim) {
+/// Deploys, and holds a moment of that open: answers the deployment's path, and nothing else if the moment has passed.
+async fn deploy_until(lab: &Lab, api: &Api, before: &Value, moment: Moment) -> (String, Option<Frozen>) {
+    let freeze = || Frozen::new(moment.who_ends_it(lab));
+    let begun = moment.freeze_at().is_none().then(freeze);
+    let deployment = api.deploy().await;
+    let frozen = if let Some(early) = moment.freeze_at() {
+        api.comes(&deployment, before, early).await;
+        freeze()
+    } else {
+        begun.unwrap()
+    };
+    // The edge is frozen ahead of its moment.
+    let is_held = moment.is_now(&api.comes(&deployment, before, moment).await);
+    (deployment, is_held.then_some(frozen))
+}
+
+/// Kills a program, lets who was frozen go on, and starts the program again. Postgres does not start while a process of
+/// the killed one is left.
+async fn kill(lab: &mut Lab, victim: Victim, frozen: Option<Frozen>) {
     let (programs, hosts) = (&mut lab.programs, &lab.hosts);
     let (program, host) = match victim {
         Victim::ControlPlane => (&mut programs.control_plane, &hosts.control_plane),
@@ -115,6 +212,7 @@ async fn kill(lab: &mut Lab, victim: Victim) {
         Victim::Postgres => (&mut programs.postgres, &hosts.control_plane),
     };
     program.kill().await.unwrap();
+    drop(frozen);
     program.restart(host).unwrap();
     while victim == Victim::Postgres && timeout(LOOK_AGAIN, program.wait()).await.is_ok() {
         program.restart(host).unwrap();
@@ -179,24 +277,24 @@ impl Api {
     }
 
     /// Waits for the moment of a deployment, or until it is past or will not come; answers the states then.
-    async fn reaches(&self, deployment: &str, before: &Value, moment: Moment) -> String {
+    async fn comes(&self, deployment: &str, before: &Value, moment: Moment) -> States {
         let before = format!("/v1/deployments/{}", before["id"].as_str().unwrap());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
         self.until(&format!("{moment:?}"), async || {
             let now = self.get(deployment).await?;
-            let old = self.get(&before).await?["instances"][0]["state"].clone();
-            let reached = match moment {
-                Moment::Deployment(state) => {
-                    now["steps"].as_array().unwrap().iter().any(|step| step["state"] == state)
-                }
-                Moment::OldOneEnds => old != "healthy",
+            let old = self.get(&before).await?;
+            let states = States {
+                deployment: text(&now["state"]),
+                steps: now["steps"].as_array().unwrap().iter().map(|step| text(&step["state"])).collect(),
+                old: text(&old["instances"][0]["state"]),
             };
-            let states = format!("{}, the one before {old}", now["state"]);
-            if reached || now["state"] == "failed" { Ok(states) } else { Err(states) }
+            let come = moment.is_now(&states) || moment.is_past(&states);
+            if come { Ok(states) } else { Err(format!("{states:?}")) }
         })
         .await
     }
 
-    /// Waits for the end of a deployment, which went through no state twice.
+    /// Waits for the end of a deployment, of which there is one.
     async fn ends(&self, row: &str, path: &str) -> Value {
         let ended = self
             .until(&format!("{row}: its end"), async || {
@@ -272,10 +370,10 @@ impl Visits {
     }
 
     /// Waits until the page shows this version, as asked for from now on.
-    async fn answered(&self, row: &str, version: u32) {
+    async fn answered(&self, row: &str, version: &str) {
         self.seen.last.lock().unwrap().clear();
         let wait = async {
-            while *self.seen.last.lock().unwrap() != version.to_string() {
+            while *self.seen.last.lock().unwrap() != version {
                 sleep(Duration::from_millis(20)).await;
             }
         };
