@@ -145,7 +145,7 @@ impl Agent {
     }
 
     async fn report(&mut self) -> anyhow::Result<()> {
-        let (memory_bytes_used, cpu_millis_used, instances, running_jobs) = (1, 1, 0, Vec::new());
+        let (memory_bytes_used, cpu_millis_used, instances, running_jobs) = (1, 1, Some(0), Vec::new());
         self.send(Heartbeat { memory_bytes_used, cpu_millis_used, instances, running_jobs }).await?;
         let observed_at_ms = SystemClock.now_ms();
         self.send(AppStats { observed_at_ms, host: HostStats::default(), instances: Vec::new() }).await

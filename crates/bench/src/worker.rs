@@ -137,7 +137,7 @@ async fn work(
 
 /// The heartbeat of a host on which nothing runs.
 fn idle() -> Heartbeat {
-    Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() }
+    Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: Some(0), running_jobs: Vec::new() }
 }
 
 fn result(job: &Job, outcome: Outcome) -> JobResult {

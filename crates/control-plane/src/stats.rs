@@ -195,8 +195,12 @@ mod tests {
     #[test]
     fn what_is_old_is_not_shown() {
         let stats = Stats::default();
-        let heartbeat =
-            Heartbeat { memory_bytes_used: 5, cpu_millis_used: 6, instances: 0, running_jobs: Vec::new() };
+        let heartbeat = Heartbeat {
+            memory_bytes_used: 5,
+            cpu_millis_used: 6,
+            instances: Some(0),
+            running_jobs: Vec::new(),
+        };
         stats.heartbeat(&label("a"), &heartbeat, NOW);
         tell(&stats, 10, &[(id(1), 1)]);
         let load = Share { memory_bytes: 5, cpu_millis: 6 };

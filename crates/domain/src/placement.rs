@@ -29,6 +29,8 @@ pub struct Worker {
     pub starting: Share,
     /// What its machine uses now; none if it has not said so lately.
     pub load: Option<Share>,
+    /// Whether its disk has less room than a deploy wants.
+    pub disk_full: bool,
 }
 
 /// Why no worker was chosen. Both can pass: the job stays queued.
@@ -42,7 +44,8 @@ pub enum NoPlace {
     NoMemory(u64),
 }
 
-/// The connected worker with room for `limits` that is used least once it has them; `preferred` before all others.
+/// The connected worker with room for `limits` that is used least once it has them; `preferred` before all others. One with
+/// a full disk comes last: what it has to say about that is said if nobody else can take the deploy.
 ///
 /// Equal workers are ordered by name, so the answer depends on the arguments alone.
 ///
@@ -61,7 +64,9 @@ pub fn place<'a>(
         .filter(|worker| {
             worker.promised.memory_bytes.saturating_add(limits.memory_bytes()) <= worker.capacity.memory_bytes
         })
-        .min_by_key(|worker| (Some(&worker.name) != preferred, use_after(worker, limits), &worker.name))
+        .min_by_key(|worker| {
+            (worker.disk_full, Some(&worker.name) != preferred, use_after(worker, limits), &worker.name)
+        })
         .ok_or(NoPlace::NoMemory(limits.memory_bytes()))
 }
 
@@ -90,6 +95,7 @@ mod tests {
             promised: Share { memory_bytes: memory_used, cpu_millis: cpu_used },
             starting: Share::default(),
             load: None,
+            disk_full: false,
         }
     }
 
@@ -133,6 +139,16 @@ mod tests {
             let chosen = place(&workers, &limits, Some(&preferred)).expect("a worker");
             assert_eq!(chosen.name.as_str(), expected);
         }
+    }
+
+    #[test]
+    fn one_with_a_full_disk_comes_last() {
+        let full = Worker { disk_full: true, ..worker("a", 0, 0) };
+        let preferred = Some(&full.name);
+        let limits = Limits::new(GIB, 1_000, 64).expect("limits");
+        let both = [full.clone(), worker("b", 3 * GIB, 0)];
+        assert_eq!(place(&both, &limits, preferred).expect("a worker").name.as_str(), "b");
+        assert_eq!(chosen(std::slice::from_ref(&full), GIB), Ok("a".to_owned()));
     }
 
     #[test]

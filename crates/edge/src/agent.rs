@@ -195,7 +195,7 @@ impl Agent {
         let heartbeat = Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: self.pulse.cpu.millis(),
-            instances: 0,
+            instances: None,
             running_jobs: self.mailbox.running(),
         };
         // One that finds no room is followed by a newer one.

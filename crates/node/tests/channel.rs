@@ -223,7 +223,7 @@ async fn a_lost_connection_comes_back_and_brings_what_waited() {
     drop(fixture.connected().await);
     assert_eq!(fixture.event().await, Event::Disconnected);
     let heartbeat =
-        Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() };
+        Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: None, running_jobs: Vec::new() };
     fixture.handle.send(heartbeat).await.unwrap();
     fixture.handle.send(job_ack(1)).await.unwrap();
     let mut hub = fixture.connected().await;

@@ -68,8 +68,8 @@ pub struct Heartbeat {
     pub memory_bytes_used: u64,
     /// Processor time in use on the whole host, in thousandths of a core.
     pub cpu_millis_used: u32,
-    /// Containers of the platform that run.
-    pub instances: u32,
+    /// Containers of the platform that run; none until the agent has looked at them.
+    pub instances: Option<u32>,
     /// Jobs that the agent works on.
     pub running_jobs: Vec<JobId>,
 }
@@ -377,6 +377,8 @@ pub struct HostStats {
     pub disk_bytes: u64,
     /// How much of it is in use.
     pub disk_bytes_used: u64,
+    /// How much of it the worker wants to be free before it builds.
+    pub disk_bytes_wanted: u64,
     /// Whether it keeps an instance from writing more than its limit; else the worker stops one that has.
     pub disk_limits_held: bool,
     /// What came in over the mesh since its interface was made; 0 if it cannot be told.

@@ -23,8 +23,8 @@ pub struct Agent<E> {
     pub host: Arc<Host<E>>,
     /// The jobs.
     pub jobs: Jobs<E>,
-    /// The instances that run.
-    pub running: watch::Receiver<Vec<Running>>,
+    /// The instances that run; none until they were looked at.
+    pub running: watch::Receiver<Option<Vec<Running>>>,
     /// Calls for a report of every instance's state.
     pub report_all: Arc<Notify>,
 }
@@ -84,7 +84,7 @@ impl<E: Engine> Agent<E> {
         self.host.outbox.offer(Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: cpu.millis(),
-            instances: u32::try_from(self.running.borrow().len()).unwrap_or(u32::MAX),
+            instances: self.running.borrow().as_ref().map(|all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
             running_jobs: self.jobs.running(),
         });
     }

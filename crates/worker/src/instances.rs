@@ -2,7 +2,8 @@
 //!
 //! Invariants: an instance runs until a job stops it or it breaks a limit, whether the control plane is there or not; what
 //! a job is at work on is not touched; a state is offered until it was taken once. The engine's events call for a look;
-//! where one is missed, the next look by the clock finds the same.
+//! where one is missed, the next look by the clock finds the same. A look waits for none of the engine's work on a container:
+//! one that hangs holds up no other, and what is found is reported before anything is done about it.
 
 use crate::{
     bandwidth,
@@ -22,11 +23,11 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use wisehosting_containers::{Container, ContainerId, ContainerState, Engine};
+use wisehosting_containers::{Container, ContainerId, ContainerState, Engine, EngineError};
 use wisehosting_domain::{id::InstanceId, state::ViolationKind};
 use wisehosting_protocol::payload::{AppStatus, Violation};
 
@@ -34,10 +35,14 @@ use wisehosting_protocol::payload::{AppStatus, Violation};
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Shortest time between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
-/// For the program of an instance that broke a limit to end. Nobody else is looked at meanwhile.
+/// For the program of an instance that broke a limit to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Before the engine is asked again to stop an instance that broke a limit.
 const STOP_PAUSE: Duration = Duration::from_secs(2);
+/// For the engine to start or stop a container.
+const WORK_PATIENCE: Duration = Duration::from_secs(60);
+/// Containers that the engine starts or stops for us at the same time: all of them are due when a host has started.
+const WORK_AT_ONCE: usize = 4;
 /// Before the engine's events are asked for again when it went away.
 const EVENTS_PAUSE: Duration = Duration::from_secs(2);
 
@@ -54,17 +59,29 @@ pub struct Running {
     pub disk_limited: bool,
 }
 
+impl Running {
+    fn of(container: &Container) -> Option<Self> {
+        let instance = host::instance_of(container)?;
+        (container.state == ContainerState::Running).then(|| Self {
+            instance,
+            container: container.id.clone(),
+            network_namespace: container.network_namespace.clone(),
+            disk_limited: written::is_limited(container),
+        })
+    }
+}
+
 /// The instances on this host.
 pub struct Instances<E> {
     host: Arc<Host<E>>,
     jobs: Jobs<E>,
     calls: Calls,
-    running: watch::Sender<Vec<Running>>,
+    /// None until the first look: what that finds was there before this program.
+    running: watch::Sender<Option<Vec<Running>>>,
     known: BTreeMap<InstanceId, Known>,
     violations: Violations,
     evidence: Evidence,
-    /// Whether what is found now was there before this program.
-    first_look: bool,
+    turns: Arc<Semaphore>,
     engine_away: bool,
 }
 
@@ -86,6 +103,8 @@ struct Calls {
 struct Known {
     restarts: Restarts,
     log: LogState,
+    /// What the engine does with it, or did last; says whether it could.
+    work: Option<Work>,
     /// Since when it has not run.
     down_since: Option<Instant>,
     /// The state that the control plane was told.
@@ -104,6 +123,19 @@ enum LogState {
     Followed(JoinHandle<bool>),
     /// All that was written is sent.
     Sent,
+}
+
+/// What the engine does with a container, and whether it could.
+enum Work {
+    Start(JoinHandle<bool>),
+    Stop(JoinHandle<bool>),
+}
+
+impl Work {
+    fn is_finished(&self) -> bool {
+        let (Self::Start(task) | Self::Stop(task)) = self;
+        task.is_finished()
+    }
 }
 
 /// What an instance is doing.
@@ -135,14 +167,14 @@ impl<E: Engine> Instances<E> {
                 memory_kills: MemoryKills::new(),
                 written: watch::Sender::default().subscribe(),
             },
-            first_look: true,
+            turns: Arc::new(Semaphore::new(WORK_AT_ONCE)),
             engine_away: false,
         }
     }
 
-    /// Those that run, as of the last look.
+    /// Those that run, as of the last look; none before the first.
     #[must_use]
-    pub fn running(&self) -> watch::Receiver<Vec<Running>> {
+    pub fn running(&self) -> watch::Receiver<Option<Vec<Running>>> {
         self.running.subscribe()
     }
 
@@ -178,6 +210,8 @@ impl<E: Engine> Instances<E> {
     /// Looks at all instances, does what is due, and says when to look again.
     async fn look(&mut self) -> Instant {
         let mut next = Instant::now() + LOOK_EVERY;
+        // Before the containers are looked at: what is still at work may not show in them.
+        self.take_work().await;
         let Some(containers) = self.containers().await else { return next };
         let found: HashSet<InstanceId> = containers.iter().filter_map(host::instance_of).collect();
         self.violations.retain(&found);
@@ -185,27 +219,21 @@ impl<E: Engine> Instances<E> {
         if self.host.settings.restart.trust_kernel {
             self.evidence.memory_kills.look(Instant::now(), &containers);
         }
-        let mut running = Vec::new();
         for container in &containers {
             let Some(instance) = host::instance_of(container) else { continue };
-            if container.state == ContainerState::Running {
-                running.push(Running {
-                    instance,
-                    container: container.id.clone(),
-                    network_namespace: container.network_namespace.clone(),
-                    disk_limited: written::is_limited(container),
-                });
-                self.limit_bandwidth(instance, container).await;
-            }
             self.follow(instance, container).await;
             if !self.jobs.is_busy(instance) {
                 let due = self.attend(instance, container).await;
                 next = due.map_or(next, |due| next.min(due));
             }
         }
-        self.running.send_replace(running);
+        // After the reports: who counts those that run has heard of all that do not.
+        self.running.send_replace(Some(containers.iter().filter_map(Running::of).collect()));
         self.forget_gone(&found);
-        self.first_look = false;
+        for container in containers.iter().filter(|one| one.state == ContainerState::Running) {
+            let Some(instance) = host::instance_of(container) else { continue };
+            self.limit_bandwidth(instance, container).await;
+        }
         next
     }
 
@@ -232,6 +260,7 @@ impl<E: Engine> Instances<E> {
         self.known.entry(instance).or_insert_with(|| Known {
             restarts: Restarts::new(Instant::now()),
             log: LogState::Open,
+            work: None,
             down_since: None,
             reported: None,
             tell_again: false,
@@ -288,8 +317,8 @@ impl<E: Engine> Instances<E> {
             self.keep_from_running(instance, ViolationKind::DiskQuota, None);
         }
         if container.state == ContainerState::Running && self.violations.holds(instance) {
-            self.stop(instance, container).await;
-            return Some(now + STOP_PAUSE);
+            self.stop(instance, container);
+            return None;
         }
         let (exit_code, out_of_memory) = match container.state {
             ContainerState::Running => {
@@ -308,28 +337,94 @@ impl<E: Engine> Instances<E> {
         let policy = self.host.settings.restart;
         let known = self.known(instance);
         let stopped_at = *known.down_since.get_or_insert(now) + policy.stopped_after;
-        let step = known.restarts.ended(&policy, out_of_memory, now);
-        if let Step::Keep(kind) = step
+        let step = known.work.is_none().then(|| known.restarts.ended(&policy, out_of_memory, now));
+        if let Some(Step::Keep(kind)) = step
             && !self.violations.holds(instance)
         {
             self.keep_from_running(instance, kind, exit_code);
         }
         let held = self.violations.holds(instance);
         self.report(instance, Condition { running: false, exit_code, stopped: held || now >= stopped_at });
-        match step {
-            Step::StartAt(due) if !held => {
-                let next = self.start_again_if_due(instance, container, due).await;
-                Some(if now < stopped_at { next.min(stopped_at) } else { next })
+        if held {
+            return None;
+        }
+        let mut due = [Some(stopped_at), None];
+        if let Some(Step::StartAt(at)) = step {
+            // What is found at the start of this program has been down for long enough.
+            if at <= now || self.running.borrow().is_none() {
+                self.start_again(instance, container);
+            } else {
+                due[1] = Some(at);
             }
-            _ => None,
+        }
+        due.into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    /// Takes note of what the engine was asked to do, where that has ended.
+    async fn take_work(&mut self) {
+        let (policy, now) = (self.host.settings.restart, Instant::now());
+        for known in self.known.values_mut() {
+            let Some(Work::Start(task)) = known.work.take_if(|work| work.is_finished()) else { continue };
+            if !task.await.unwrap_or(false) {
+                known.restarts.not_started(&policy, now);
+                continue;
+            }
+            known.restarts.started(now);
+            if matches!(known.log, LogState::Sent) {
+                known.log = LogState::Open;
+            }
         }
     }
 
     /// Stops an instance that broke a limit while it runs.
-    async fn stop(&self, instance: InstanceId, container: &Container) {
-        if let Err(error) = self.host.engine.stop(&container.id, STOP_GRACE).await {
-            tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance that broke a limit cannot be stopped yet");
+    fn stop(&mut self, instance: InstanceId, container: &Container) {
+        let (host, id) = (self.host.clone(), container.id.clone());
+        let stop = async move {
+            let stopped = host.engine.stop(&id, STOP_GRACE).await;
+            if stopped.is_err() {
+                sleep(STOP_PAUSE).await;
+            }
+            stopped
+        };
+        self.work(instance, Work::Stop, "an instance that broke a limit cannot be stopped yet", stop);
+    }
+
+    /// Starts the container of an instance that has ended.
+    fn start_again(&mut self, instance: InstanceId, container: &Container) {
+        let (host, id, state) = (self.host.clone(), container.id.clone(), container.state);
+        let start = async move {
+            tracing::warn!(instance.id = %instance, ?state, "an instance ended; starting it again");
+            host.engine.start(&id).await
+        };
+        self.work(instance, Work::Start, "an instance cannot be started again", start);
+    }
+
+    /// Has the engine do something with an instance, unless it is still at something.
+    fn work(
+        &mut self,
+        instance: InstanceId,
+        kind: fn(JoinHandle<bool>) -> Work,
+        failure: &'static str,
+        work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
+    ) {
+        let (turns, changed) = (self.turns.clone(), self.calls.changed.clone());
+        let known = self.known(instance);
+        if known.work.is_some() {
+            return;
         }
+        known.work = Some(kind(tokio::spawn(async move {
+            // Never closed.
+            let _turn = turns.acquire().await;
+            let done = match timeout(WORK_PATIENCE, work).await {
+                Ok(done) => done.map_err(Box::<dyn Error + Send + Sync>::from),
+                Err(late) => Err(late.into()),
+            };
+            if let Err(error) = &done {
+                tracing::error!(instance.id = %instance, error = &**error as &dyn Error, "{failure}");
+            }
+            changed.notify_one();
+            done.is_ok()
+        })));
     }
 
     fn keep_from_running(&mut self, instance_id: InstanceId, kind: ViolationKind, exit_code: Option<i64>) {
@@ -371,33 +466,6 @@ impl<E: Engine> Instances<E> {
             known.reported = Some(condition);
             known.tell_again = false;
         }
-    }
-
-    /// Starts a container that has ended if it is time for it; says when to look at it again.
-    async fn start_again_if_due(
-        &mut self,
-        instance: InstanceId,
-        container: &Container,
-        due: Instant,
-    ) -> Instant {
-        let now = Instant::now();
-        // What is found at the start of this program has been down for long enough.
-        if due > now && !self.first_look {
-            return due;
-        }
-        tracing::warn!(instance.id = %instance, state = ?container.state, "an instance ended; starting it again");
-        let policy = self.host.settings.restart;
-        let started = self.host.engine.start(&container.id).await;
-        let known = self.known(instance);
-        if let Err(error) = started {
-            tracing::error!(instance.id = %instance, error = &error as &dyn Error, "an instance cannot be started again");
-            return known.restarts.not_started(&policy, now);
-        }
-        known.restarts.started(now);
-        if matches!(known.log, LogState::Sent) {
-            known.log = LogState::Open;
-        }
-        now + LOOK_PAUSE
     }
 
     /// Reports instances whose container somebody else has removed, and forgets them.

@@ -22,7 +22,7 @@ pub const TELL_EVERY: Duration = Duration::from_secs(10);
 /// What the instances and the host use.
 pub struct Stats<E> {
     host: Arc<Host<E>>,
-    running: watch::Receiver<Vec<Running>>,
+    running: watch::Receiver<Option<Vec<Running>>>,
     /// The mesh's interface, if this program knows of it.
     mesh: Option<String>,
     reader: UsageReader,
@@ -32,7 +32,11 @@ pub struct Stats<E> {
 impl<E: Engine> Stats<E> {
     /// Of the instances that run on a host, and of that.
     #[must_use]
-    pub fn new(host: Arc<Host<E>>, running: watch::Receiver<Vec<Running>>, mesh: Option<String>) -> Self {
+    pub fn new(
+        host: Arc<Host<E>>,
+        running: watch::Receiver<Option<Vec<Running>>>,
+        mesh: Option<String>,
+    ) -> Self {
         Self { host, running, mesh, reader: UsageReader::default(), written: watch::Sender::default() }
     }
 
@@ -59,7 +63,8 @@ impl<E: Engine> Stats<E> {
 
     async fn tell_once(&mut self) {
         let observed_at_ms = self.host.clock.now_ms();
-        let (running, written) = (self.running.borrow().clone(), self.written.borrow().clone());
+        let running = self.running.borrow().clone().unwrap_or_default();
+        let written = self.written.borrow().clone();
         let Reading { instances, links } = self.reader.read(&running, &written).await;
         let mesh = links.iter().find(|link| Some(&link.name) == self.mesh.as_ref());
         // An engine that is away is asked again the next time.
@@ -68,6 +73,7 @@ impl<E: Engine> Stats<E> {
         let host = HostStats {
             disk_bytes: disk.bytes,
             disk_bytes_used: disk.bytes_used,
+            disk_bytes_wanted: self.host.settings.space.free_min_bytes,
             disk_limits_held: storage.is_some_and(|storage| storage.holds_disk_limits),
             mesh_received_bytes: mesh.map_or(0, |link| link.received_bytes),
             mesh_sent_bytes: mesh.map_or(0, |link| link.sent_bytes),

@@ -30,7 +30,7 @@ pub type Written = HashMap<ContainerId, u64>;
 /// Counts for ever.
 pub(crate) async fn count<E: Engine>(
     host: &Host<E>,
-    mut running: watch::Receiver<Vec<Running>>,
+    mut running: watch::Receiver<Option<Vec<Running>>>,
     written: &watch::Sender<Written>,
 ) {
     loop {
@@ -51,7 +51,7 @@ pub(crate) async fn count<E: Engine>(
             began + took + least.max(took * PAUSE_FACTOR)
         };
         loop {
-            let until = due(&running.borrow_and_update());
+            let until = due(running.borrow_and_update().as_deref().unwrap_or_default());
             match timeout_at(until, running.changed()).await {
                 Ok(Ok(())) => {}
                 // Nobody says what runs any more: the worker ends.

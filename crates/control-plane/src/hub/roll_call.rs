@@ -32,8 +32,10 @@ impl RollCall {
         self.named.insert(instance);
     }
 
-    /// A heartbeat came, of a worker on which so many run; says whether the roll call is over.
-    pub(super) fn heartbeat(&mut self, running: u32) -> bool {
+    /// A heartbeat came, of a worker that has seen so many run; says whether the roll call is over.
+    pub(super) fn heartbeat(&mut self, running: Option<u32>) -> bool {
+        // It may have had no way to look at its instances yet.
+        let Some(running) = running else { return false };
         self.heartbeats += 1;
         // One whose engine does not answer knows how many it has, and cannot name them yet.
         self.heartbeats >= HEARTBEATS && self.named.len() >= usize::try_from(running).unwrap_or(usize::MAX)

@@ -167,7 +167,7 @@ impl WorkerAgent {
     }
 
     /// What the worker has not named by now is gone.
-    async fn end_roll_call(&mut self, running: u32) -> Result<(), StoreError> {
+    async fn end_roll_call(&mut self, running: Option<u32>) -> Result<(), StoreError> {
         let Some(roll_call) = &mut self.roll_call else { return Ok(()) };
         if !roll_call.heartbeat(running) {
             return Ok(());
@@ -236,20 +236,18 @@ impl WorkerAgent {
         if has_container && before.is_some_and(|before| before.state == InstanceState::Failed) {
             job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
-        let fell = before.filter(|before| status.stopped && !before.stopped);
+        // One that is being stopped, or never served, has not fallen.
+        let fell =
+            before.is_some_and(|was| status.stopped && !was.stopped && was.state == InstanceState::Healthy);
         // Nothing is there that could run again.
-        let lost =
-            fell.is_some_and(|before| before.state == InstanceState::Healthy) && status.exit_code.is_none();
+        let lost = fell && status.exit_code.is_none();
         if lost {
             instances::lost(&mut transaction, instance_id, now).await?;
         }
-        let line = fell.map(|_| {
+        let line = fell.then(|| {
             let text = match status.exit_code {
                 Some(code) => format!("The program has ended with exit status {code} and does not run"),
-                None if lost => {
-                    "The container is gone or cannot be started: the app is deployed again".to_owned()
-                }
-                None => "The program has ended and does not run".to_owned(),
+                None => "The container is gone or cannot be started: the app is deployed again".to_owned(),
             };
             NewLine { at: seen.observed_at, stream: runtime_log::Stream::System, text }
         });

@@ -131,14 +131,19 @@ impl Scheduler {
     fn candidate(&self, worker: workers::Worker, now: OffsetDateTime) -> placement::Worker {
         let connected = self.state.hub.is_connected(&worker.name);
         let health = WorkerHealth::of(connected, worker.last_seen_at, now);
-        let load = self.state.hub.stats().host(&worker.name, now).map(|host| host.load);
+        let host = self.state.hub.stats().host(&worker.name, now);
+        let disk_full = host.and_then(|host| host.told).is_some_and(|told| {
+            told.disk_bytes > 0
+                && told.disk_bytes.saturating_sub(told.disk_bytes_used) < told.disk_bytes_wanted
+        });
         placement::Worker {
             name: worker.name,
             connected: health == WorkerHealth::Connected,
             capacity: worker.capacity,
             promised: worker.used,
             starting: worker.starting,
-            load,
+            load: host.map(|host| host.load),
+            disk_full,
         }
     }
 

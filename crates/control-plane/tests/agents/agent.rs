@@ -190,7 +190,8 @@ impl Agent {
 
     pub(crate) async fn heartbeat(&mut self, running_jobs: &[JobId]) {
         let running_jobs = running_jobs.to_vec();
-        self.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs }).await;
+        self.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: Some(0), running_jobs })
+            .await;
         self.is_heard().await;
     }
 

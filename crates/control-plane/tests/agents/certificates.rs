@@ -155,7 +155,7 @@ async fn an_order_is_an_edges_for_as_long_as_it_is_heard_of(pool: PgPool) {
     let first = lease_s(&pool).await;
     advance(29);
     let running_jobs = vec![id(1)];
-    one.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs }).await;
+    one.send(Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: None, running_jobs }).await;
     platform
         .eventually(async || {
             let now = lease_s(&pool).await;

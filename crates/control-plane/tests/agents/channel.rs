@@ -147,7 +147,8 @@ fn register() -> AgentMessage {
 }
 
 fn heartbeat() -> AgentMessage {
-    Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: 0, running_jobs: Vec::new() }.into()
+    Heartbeat { memory_bytes_used: 0, cpu_millis_used: 0, instances: Some(0), running_jobs: Vec::new() }
+        .into()
 }
 
 async fn post(platform: &Platform, path: &str, body: &str) -> reqwest::Response {

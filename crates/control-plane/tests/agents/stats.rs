@@ -29,7 +29,12 @@ async fn what_a_worker_says_is_kept_and_made_into_rates(pool: PgPool) {
         }
     };
     worker
-        .send(Heartbeat { memory_bytes_used: 5, cpu_millis_used: 6, instances: 1, running_jobs: Vec::new() })
+        .send(Heartbeat {
+            memory_bytes_used: 5,
+            cpu_millis_used: 6,
+            instances: Some(1),
+            running_jobs: Vec::new(),
+        })
         .await;
     worker.send(told(1_000, 0)).await;
     let stats = platform.state.hub.stats();

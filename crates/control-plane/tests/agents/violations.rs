@@ -108,7 +108,7 @@ async fn what_is_stored_is_also_said_even_if_postgres_refuses_it_at_first(pool: 
 }
 
 /// A heartbeat of a worker on which so many run; returns when it was carried out. `number` is another each time.
-async fn beat(platform: &Platform, worker: &mut Agent, number: u64, instances: u32) {
+async fn beat(platform: &Platform, worker: &mut Agent, number: u64, instances: Option<u32>) {
     let running_jobs = Vec::new();
     worker.send(Heartbeat { memory_bytes_used: number, cpu_millis_used: 0, instances, running_jobs }).await;
     // It may be overtaken by what is sent after it.
@@ -132,19 +132,22 @@ async fn what_a_worker_that_is_back_does_not_name_is_replaced(pool: PgPool) {
     let mut edge = Agent::edge(&platform, "proxy-1").await;
     let (id, instance_id) = live(&platform, &mut worker, &mut edge).await;
     let named = AppStatus { instance_id, running: true, exit_code: None, stopped: false, observed_at_ms: 1 };
-    for (number, is_named) in [(10, true), (20, false)] {
+    for (number, is_named) in [(100, true), (200, false)] {
         drop(worker);
         worker = Agent::worker(&platform, "worker-1").await;
         if is_named {
             worker.send(named.clone()).await;
         }
-        for early in 1..=3 {
-            beat(&platform, &mut worker, number + early, 0).await;
+        for before_its_first_look in 1..=5 {
+            beat(&platform, &mut worker, number + before_its_first_look, None).await;
+        }
+        for early in 6..=8 {
+            beat(&platform, &mut worker, number + early, Some(0)).await;
         }
         assert!(!platform.instance(id).await.stopped, "it still has time");
-        beat(&platform, &mut worker, number + 4, 1).await;
+        beat(&platform, &mut worker, number + 9, Some(1)).await;
         assert!(!platform.instance(id).await.stopped, "it has one, and may not know yet which");
-        beat(&platform, &mut worker, number + 5, 0).await;
+        beat(&platform, &mut worker, number + 10, Some(0)).await;
         assert_eq!(platform.instance(id).await.stopped, !is_named);
     }
     assert_eq!(platform.down().await[0].deployment_id, id);
@@ -158,6 +161,26 @@ async fn what_a_worker_that_is_back_does_not_name_is_replaced(pool: PgPool) {
     edge.serves(table.generation).await;
     platform.reaches(deploy.deployment_id, DeploymentState::Live).await;
     assert!(platform.down().await.is_empty());
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_instance_that_was_to_stop_has_not_fallen(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    let (_, instance_id) = live(&platform, &mut worker, &mut edge).await;
+    platform.stop_app("hello").await;
+    let table = edge.table().await;
+    edge.serves(table.generation).await;
+    edge.has_drained(table.generation).await;
+    let stop = worker.stop_job().await;
+    assert_eq!(stop.instance_id, instance_id);
+    let gone =
+        AppStatus { instance_id, running: false, exit_code: None, stopped: true, observed_at_ms: 5_000 };
+    worker.send(gone).await;
+    worker.finish(&stop, Outcome::Stopped).await;
+    assert_eq!(platform.log_texts("hello").await, [""; 0]);
     platform.stop().await;
 }
 

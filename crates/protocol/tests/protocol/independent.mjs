@@ -64,7 +64,7 @@ const PAYLOADS = {
       running_jobs: list(text),
     }),
     heartbeat: object({
-      memory_bytes_used: number, cpu_millis_used: number, instances: number, running_jobs: list(text),
+      memory_bytes_used: number, cpu_millis_used: number, instances: orNull(number), running_jobs: list(text),
     }),
     job_ack: job,
     job_status: object({
@@ -93,7 +93,7 @@ const PAYLOADS = {
     app_stats: object({
       observed_at_ms: number,
       host: object({
-        disk_bytes: number, disk_bytes_used: number, disk_limits_held: boolean,
+        disk_bytes: number, disk_bytes_used: number, disk_bytes_wanted: number, disk_limits_held: boolean,
         mesh_received_bytes: number, mesh_sent_bytes: number,
       }),
       instances: list(object({ instance_id: text, usage })),

@@ -41,16 +41,18 @@ async fn with_labels(
     };
     let (log, _received) = mpsc::channel(16);
     let image = engine.build(&build, log).await.expect("an image").id;
-    labels.insert("wisehosting.instance".to_owned(), INSTANCE.to_string());
+    labels.entry("wisehosting.instance".to_owned()).or_insert(INSTANCE.to_string());
+    let others = u16::try_from(engine.containers("wisehosting.instance").await.expect("a list").len());
+    let port = 20_000 + others.expect("a few");
     let spec = ContainerSpec {
-        name: "x".to_owned(),
+        name: format!("x{port}"),
         image,
         limits: Limits::default(),
         labels,
         env: BTreeMap::new(),
         network: "x".to_owned(),
         read_only: false,
-        published: ([10, 50, 0, 11], 20_000).into(),
+        published: ([10, 50, 0, 11], port).into(),
         port: 8080,
     };
     engine.run(&spec).await.expect("a container")
@@ -120,6 +122,53 @@ async fn an_engine_that_cannot_start_a_program_is_asked_until_it_can() {
     becomes(&mut worker, (false, Some(3))).await;
     refused.wait_for(|times| *times > policy.short_runs_max).await.expect("the engine is there");
     engine.refuse_starts(false);
+    becomes(&mut worker, (true, None)).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_the_engine_hangs_on_holds_up_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let held = container(&engine, dir.path()).await;
+    let other = InstanceId(Uuid::from_u128(8));
+    let labels = BTreeMap::from([("wisehosting.instance".to_owned(), other.to_string())]);
+    let id = with_labels(&engine, dir.path(), "serve", labels).await;
+    for id in [&held, &id] {
+        engine.crash(id, 3);
+    }
+    engine.hold_starts_of(&held);
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    let mut down = Vec::new();
+    worker
+        .wait("start of the other", |message| match message {
+            AgentMessage::AppStatus(status) if !status.running => {
+                down.push(status.instance_id);
+                None
+            }
+            AgentMessage::AppStatus(status) => (status.instance_id == other).then_some(()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(down[..2], [INSTANCE, other], "both are told of before anything is done");
+    engine.crash(&id, 4);
+    worker
+        .wait("another start", |message| match message {
+            AgentMessage::AppStatus(status) => (status.instance_id == other && status.running).then_some(()),
+            _ => None,
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_ends_while_nobody_listens_is_started_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    becomes(&mut worker, (true, None)).await;
+    worker.disconnect().await;
+    engine.crash(&id, 3);
+    becomes(&mut worker, (false, Some(3))).await;
     becomes(&mut worker, (true, None)).await;
 }
 

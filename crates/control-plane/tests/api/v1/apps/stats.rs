@@ -33,6 +33,7 @@ fn tell(server: &Server, at_s: u64, instance_id: InstanceId, usage: Usage) {
     let host = HostStats {
         disk_bytes: 100,
         disk_bytes_used: 40,
+        disk_bytes_wanted: 10,
         disk_limits_held: true,
         mesh_received_bytes: 3,
         mesh_sent_bytes: 4,
@@ -108,8 +109,12 @@ async fn a_worker_shows_what_its_machine_uses(pool: PgPool) {
     let user = server.user("a@example.org").await;
     let usage = async || user.get("/v1/workers").await.expect(200)["workers"][0]["usage"].clone();
     assert_eq!(usage().await, Value::Null);
-    let heartbeat =
-        Heartbeat { memory_bytes_used: 9, cpu_millis_used: 1_500, instances: 1, running_jobs: Vec::new() };
+    let heartbeat = Heartbeat {
+        memory_bytes_used: 9,
+        cpu_millis_used: 1_500,
+        instances: Some(1),
+        running_jobs: Vec::new(),
+    };
     server.state.hub.stats().heartbeat(&worker(), &heartbeat, server.now());
     tell(&server, 1, InstanceId(random::uuid()), Usage::default());
     assert_eq!(
