@@ -4,7 +4,7 @@
 //! send on and a stream of [`Event`]s. Nothing of one connection is valid on the next: each has its own sequence
 //! numbers, and begins with a `register` message.
 //!
-//! How a message waits is its type's [`Queueing`]: what is sent while there is no connection waits in a bounded queue,
+//! How a message waits is its type's [`Queueing`](wisehosting_protocol::message::Queueing): what is sent while there is no connection waits in a bounded queue,
 //! except what is only true at its moment (a heartbeat, usage figures, what an edge serves), of which the newest waits
 //! while there is a connection, and nothing otherwise. A message that was on its way when a connection broke may be lost:
 //! what must arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
