@@ -46,13 +46,17 @@ use wisehosting_protocol::{
 
 const API_KEY: &str = "edge-key";
 /// Long enough to connect, short enough to see it refreshed.
-const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(8);
+const SHORT_LIFETIME: Duration = Duration::from_secs(8);
+/// No test sees it refreshed.
+const LONG_LIFETIME: Duration = Duration::from_secs(900);
 
 /// A hub that hands its connections to the test.
 #[derive(Clone)]
 struct Hub {
     registrations: Arc<AtomicUsize>,
     refreshes: Arc<AtomicUsize>,
+    /// Of a token that a registration gives.
+    lifetime: Duration,
     /// The tokens that open the channel; a registration gives a new one, and so does a refresh.
     tokens: Arc<Mutex<Vec<String>>>,
     connections: mpsc::UnboundedSender<HubEnd>,
@@ -98,7 +102,7 @@ async fn register(State(hub): State<Hub>, Json(request): Json<RegisterRequest>) 
     }
     let token = format!("token-{count}");
     hub.tokens.lock().unwrap().push(token.clone());
-    Json(TokenResponse { token: token.into(), token_expires_at: SystemClock.now() + FIRST_TOKEN_LIFETIME })
+    Json(TokenResponse { token: token.into(), token_expires_at: SystemClock.now() + hub.lifetime })
         .into_response()
 }
 
@@ -107,11 +111,8 @@ async fn refresh(State(hub): State<Hub>, headers: HeaderMap) -> Response {
     let count = hub.refreshes.fetch_add(1, Ordering::SeqCst);
     let token = format!("refreshed-{count}");
     hub.tokens.lock().unwrap().push(token.clone());
-    Json(TokenResponse {
-        token: token.into(),
-        token_expires_at: SystemClock.now() + Duration::from_secs(900),
-    })
-    .into_response()
+    Json(TokenResponse { token: token.into(), token_expires_at: SystemClock.now() + LONG_LIFETIME })
+        .into_response()
 }
 
 async fn upgrade(State(hub): State<Hub>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
@@ -141,12 +142,18 @@ struct Fixture {
 
 impl Fixture {
     async fn start(api_key: &str) -> Self {
+        Self::start_with(api_key, LONG_LIFETIME).await
+    }
+
+    /// With this lifetime of the first token.
+    async fn start_with(api_key: &str, lifetime: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (connections, hub_ends) = mpsc::unbounded_channel();
         let hub = Hub {
             registrations: Arc::default(),
             refreshes: Arc::default(),
+            lifetime,
             tokens: Arc::default(),
             connections,
         };
@@ -264,7 +271,7 @@ async fn a_full_queue_has_room_for_what_matters_more() {
 
 #[tokio::test]
 async fn a_token_is_refreshed_before_it_ends() {
-    let mut fixture = Fixture::start(API_KEY).await;
+    let mut fixture = Fixture::start_with(API_KEY, SHORT_LIFETIME).await;
     let mut hub = fixture.connected().await;
     within(async {
         while fixture.hub.refreshes.load(Ordering::SeqCst) == 0 {
