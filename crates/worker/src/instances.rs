@@ -103,7 +103,9 @@ struct Calls {
 struct Known {
     restarts: Restarts,
     log: LogState,
-    /// What the engine does with it, or did last; says whether it could.
+    /// Whether its program was started again since its log began to be followed.
+    log_grew: bool,
+    /// What the engine does with it, or did last.
     work: Option<Work>,
     /// Since when it has not run.
     down_since: Option<Instant>,
@@ -125,10 +127,21 @@ enum LogState {
     Sent,
 }
 
-/// What the engine does with a container, and whether it could.
+/// What the engine does with a container, and whether it could; none if it was not to any more.
 enum Work {
-    Start(JoinHandle<bool>),
-    Stop(JoinHandle<bool>),
+    Start(JoinHandle<Option<bool>>),
+    Stop(JoinHandle<Option<bool>>),
+}
+
+impl Known {
+    /// Its program runs again.
+    fn started(&mut self, now: Instant) {
+        self.restarts.started(now);
+        self.log_grew = true;
+        if matches!(self.log, LogState::Sent) {
+            self.log = LogState::Open;
+        }
+    }
 }
 
 impl Work {
@@ -238,7 +251,8 @@ impl<E: Engine> Instances<E> {
     }
 
     async fn containers(&mut self) -> Option<Vec<Container>> {
-        match self.host.engine.containers(LABEL_INSTANCE).await {
+        let listed = timeout(WORK_PATIENCE, self.host.engine.containers(LABEL_INSTANCE)).await;
+        match listed.map_err(Box::<dyn Error + Send + Sync>::from).and_then(|listed| Ok(listed?)) {
             Ok(containers) => {
                 self.engine_away = false;
                 Some(containers)
@@ -246,7 +260,7 @@ impl<E: Engine> Instances<E> {
             Err(error) => {
                 if !self.engine_away {
                     tracing::error!(
-                        error = &error as &dyn Error,
+                        error = &*error as &dyn Error,
                         "the instances cannot be watched until the engine answers"
                     );
                 }
@@ -260,6 +274,7 @@ impl<E: Engine> Instances<E> {
         self.known.entry(instance).or_insert_with(|| Known {
             restarts: Restarts::new(Instant::now()),
             log: LogState::Open,
+            log_grew: false,
             work: None,
             down_since: None,
             reported: None,
@@ -288,7 +303,8 @@ impl<E: Engine> Instances<E> {
             if !follower.is_finished() {
                 return;
             }
-            known.log = if follower.await.unwrap_or(false) { LogState::Sent } else { LogState::Open };
+            let whole = follower.await.unwrap_or(false) && !known.log_grew;
+            known.log = if whole { LogState::Sent } else { LogState::Open };
         }
         let wanted = match container.state {
             ContainerState::Running => true,
@@ -297,6 +313,7 @@ impl<E: Engine> Instances<E> {
         };
         if wanted {
             let id = container.id.clone();
+            known.log_grew = false;
             known.log = LogState::Followed(tokio::spawn(async move {
                 let sent = runtime_log::follow(host, instance, id).await;
                 // A log ends with its program: reason enough for a look.
@@ -316,15 +333,19 @@ impl<E: Engine> Instances<E> {
         {
             self.keep_from_running(instance, ViolationKind::DiskQuota, None);
         }
-        if container.state == ContainerState::Running && self.violations.holds(instance) {
-            self.stop(instance, container);
-            return None;
-        }
         let (exit_code, out_of_memory) = match container.state {
             ContainerState::Running => {
-                self.known(instance).down_since = None;
+                let known = self.known(instance);
+                known.down_since = None;
+                if known.work.is_none() && known.restarts.is_due() {
+                    // Somebody else has started it, or the engine did when nobody waited for that any more.
+                    known.started(now);
+                }
                 let condition = Condition { running: true, exit_code: None, stopped: false };
                 self.report(instance, condition);
+                if self.violations.holds(instance) {
+                    self.stop(instance, container);
+                }
                 return None;
             }
             ContainerState::Exited { code, out_of_memory } => {
@@ -344,7 +365,9 @@ impl<E: Engine> Instances<E> {
             self.keep_from_running(instance, kind, exit_code);
         }
         let held = self.violations.holds(instance);
-        self.report(instance, Condition { running: false, exit_code, stopped: held || now >= stopped_at });
+        // One that waits for its turn to be started is on its way.
+        let stopped = held || (now >= stopped_at && self.known(instance).work.is_none());
+        self.report(instance, Condition { running: false, exit_code, stopped });
         if held {
             return None;
         }
@@ -365,13 +388,10 @@ impl<E: Engine> Instances<E> {
         let (policy, now) = (self.host.settings.restart, Instant::now());
         for known in self.known.values_mut() {
             let Some(Work::Start(task)) = known.work.take_if(|work| work.is_finished()) else { continue };
-            if !task.await.unwrap_or(false) {
-                known.restarts.not_started(&policy, now);
-                continue;
-            }
-            known.restarts.started(now);
-            if matches!(known.log, LogState::Sent) {
-                known.log = LogState::Open;
+            match task.await {
+                Ok(Some(true)) => known.started(now),
+                Ok(Some(false)) => known.restarts.not_started(&policy, now),
+                Ok(None) | Err(_) => {}
             }
         }
     }
@@ -403,11 +423,11 @@ impl<E: Engine> Instances<E> {
     fn work(
         &mut self,
         instance: InstanceId,
-        kind: fn(JoinHandle<bool>) -> Work,
+        kind: fn(JoinHandle<Option<bool>>) -> Work,
         failure: &'static str,
         work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
     ) {
-        let (turns, changed) = (self.turns.clone(), self.calls.changed.clone());
+        let (turns, changed, jobs) = (self.turns.clone(), self.calls.changed.clone(), self.jobs.clone());
         let known = self.known(instance);
         if known.work.is_some() {
             return;
@@ -415,6 +435,10 @@ impl<E: Engine> Instances<E> {
         known.work = Some(kind(tokio::spawn(async move {
             // Never closed.
             let _turn = turns.acquire().await;
+            // It may have waited for a while.
+            if jobs.is_busy(instance) {
+                return None;
+            }
             let done = match timeout(WORK_PATIENCE, work).await {
                 Ok(done) => done.map_err(Box::<dyn Error + Send + Sync>::from),
                 Err(late) => Err(late.into()),
@@ -423,7 +447,7 @@ impl<E: Engine> Instances<E> {
                 tracing::error!(instance.id = %instance, error = &**error as &dyn Error, "{failure}");
             }
             changed.notify_one();
-            done.is_ok()
+            Some(done.is_ok())
         })));
     }
 
@@ -449,6 +473,9 @@ impl<E: Engine> Instances<E> {
             }
         };
         tracing::warn!(instance.id = %instance_id, violation.kind = %kind, "an instance broke a limit; it is kept from running");
+        if let Some(Work::Start(start)) = &self.known(instance_id).work {
+            start.abort();
+        }
         let observed_at_ms = self.host.clock.now_ms();
         self.violations.record(Violation { instance_id, kind, message, observed_at_ms });
         self.violations.tell(&self.host.outbox);
@@ -472,8 +499,12 @@ impl<E: Engine> Instances<E> {
     fn forget_gone(&mut self, found: &HashSet<InstanceId>) {
         let gone: Vec<InstanceId> = self.known.keys().filter(|id| !found.contains(id)).copied().collect();
         for instance in gone {
+            let gone = Condition { running: false, exit_code: None, stopped: true };
             if !self.jobs.is_busy(instance) && self.known(instance).reported.is_some() {
-                self.report(instance, Condition { running: false, exit_code: None, stopped: true });
+                self.report(instance, gone);
+                if self.known(instance).reported != Some(gone) {
+                    continue; // There was no room: at the next look.
+                }
             }
             self.known.remove(&instance);
         }

@@ -93,12 +93,18 @@ impl Journal {
         write(&file(&self.logs, log.job_id), log)
     }
 
-    /// The logs that were not forgotten.
+    /// The logs that were not forgotten, of jobs that somebody will ask for. Others, whose results were lost, are removed.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// A folder cannot be read, or a file not removed.
     pub(crate) fn logs(&self) -> Result<Vec<WrittenLog>, JournalError> {
-        read_all(&self.logs)
+        let ended: HashSet<JobId> = self.results()?.into_iter().map(|result| result.job_id).collect();
+        let (wanted, lost): (Vec<WrittenLog>, _) =
+            read_all::<WrittenLog>(&self.logs)?.into_iter().partition(|log| ended.contains(&log.job_id));
+        for log in lost {
+            remove(&file(&self.logs, log.job_id))?;
+        }
+        Ok(wanted)
     }
 
     /// Remembers how a job ended, instead of that it was taken. Where the disk has no room for that, it is forgotten: an
@@ -157,7 +163,11 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), JournalEr
     let failed = |source| JournalError { path: path.to_owned(), source };
     let bytes = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
     let new = path.with_extension("new");
-    replace(path, &new, &bytes).map_err(failed)
+    replace(path, &new, &bytes).map_err(|error| {
+        // On a full disk it would hold the last of the room.
+        let _ = fs::remove_file(&new);
+        failed(error)
+    })
 }
 
 /// A crash, also of the machine, leaves the old file or the new one.

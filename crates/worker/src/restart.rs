@@ -121,12 +121,16 @@ impl Restarts {
         step
     }
 
-    /// The engine could not start it, which says nothing about the program. Answers when to try again.
-    pub(crate) fn not_started(&mut self, policy: &RestartPolicy, now: Instant) -> Instant {
+    /// Whether it is to be started, or kept from running.
+    pub(crate) fn is_due(&self) -> bool {
+        self.step.is_some()
+    }
+
+    /// The engine could not start it, which says nothing about the program: another try is due later.
+    pub(crate) fn not_started(&mut self, policy: &RestartPolicy, now: Instant) {
         let due = now + policy.pause(self.failed_starts);
         self.failed_starts = self.failed_starts.saturating_add(1);
         self.step = Some(Step::StartAt(due));
-        due
     }
 
     /// It was started again.
@@ -172,17 +176,15 @@ mod tests {
         let mut restarts = Restarts::new(now);
         restarts.ended(&policy, false, now);
         for _ in 0..3 * policy.short_runs_max {
-            let due = restarts.not_started(&policy, now);
+            restarts.not_started(&policy, now);
+            let Step::StartAt(due) = restarts.ended(&policy, false, now) else { panic!("{restarts:?}") };
             assert!(due > now && due <= now + policy.longest_pause);
-            assert_eq!(restarts.ended(&policy, false, now), Step::StartAt(due));
             now = due;
         }
         restarts.started(now);
-        assert_eq!(
-            restarts.not_started(&policy, now),
-            now + policy.first_pause,
-            "the next failure is a new one"
-        );
+        restarts.not_started(&policy, now);
+        let step = restarts.ended(&policy, false, now);
+        assert_eq!(step, Step::StartAt(now + policy.first_pause), "the next failure is a new one");
     }
 
     #[test]

@@ -173,6 +173,34 @@ async fn what_ends_while_nobody_listens_is_started_again() {
 }
 
 #[tokio::test]
+async fn the_log_of_every_run_arrives_also_if_all_have_ended_before_somebody_listens() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let mut worker = start_in_memory_with(strict(), engine.clone(), dir.path()).await;
+    becomes(&mut worker, (true, None)).await;
+    worker.disconnect().await;
+    for run in 1..=strict().short_runs_max {
+        engine.crash(&id, 3);
+        becomes(&mut worker, (false, Some(3))).await;
+        if run < strict().short_runs_max {
+            becomes(&mut worker, (true, None)).await;
+        }
+    }
+    worker.connect().await;
+    let mut runs = 0;
+    worker
+        .wait("a line of each run", |message| match message {
+            AgentMessage::RuntimeLog(log) => {
+                runs += log.lines.iter().filter(|line| line.text == "hello").count();
+                (runs == strict().short_runs_max as usize).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn every_state_is_told_again_to_a_new_connection() {
     let dir = tempfile::tempdir().expect("a folder");
     let engine = FakeEngine::default();
