@@ -108,12 +108,14 @@ pub async fn show(
     conn: &mut PgConnection,
     host: &Hostname,
     order: JobId,
+    edge: &Label,
     challenge: &Challenge,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE certificates SET challenge = $3 WHERE host = $1 AND order_id = $2",
+        "UPDATE certificates SET challenge = $4 WHERE host = $1 AND order_id = $2 AND ordered_by = $3",
         host.as_str(),
         order.0,
+        edge.as_str(),
         json!(challenge)
     )
     .execute(conn)
@@ -163,18 +165,24 @@ pub async fn keep_only(conn: &mut PgConnection, edge: &Label, orders: &[JobId]) 
     Ok(ended.rows_affected() > 0)
 }
 
-/// The order failed. Returns how many in a row have; none if it is not the newest one.
+/// The edge's order failed. Returns how many in a row have; none if it is not the newest one.
 ///
 /// # Errors
 /// The database is away.
-pub async fn fail(conn: &mut PgConnection, host: &Hostname, order: JobId) -> Result<Option<u32>, StoreError> {
+pub async fn fail(
+    conn: &mut PgConnection,
+    host: &Hostname,
+    order: JobId,
+    edge: &Label,
+) -> Result<Option<u32>, StoreError> {
     let operation = "note a failed order";
     let failures = sqlx::query_scalar!(
         "UPDATE certificates
          SET order_id = NULL, ordered_by = NULL, lease_until = NULL, challenge = NULL, failures = failures + 1
-         WHERE host = $1 AND order_id = $2 RETURNING failures",
+         WHERE host = $1 AND order_id = $2 AND ordered_by = $3 RETURNING failures",
         host.as_str(),
-        order.0
+        order.0,
+        edge.as_str()
     )
     .fetch_optional(conn)
     .await

@@ -27,9 +27,9 @@ pub(crate) async fn step(state: &AppState, edge: &Label, said: &CertificateOrder
             let begun = store::begin(&mut transaction, order, now + LEASE, now).await?;
             tracing::info!(edge.name = %edge, host.name = %host, begun, "an edge wants to order a certificate");
         }
-        OrderStep::Challenge(challenge) => store::show(&mut transaction, host, *id, challenge).await?,
+        OrderStep::Challenge(challenge) => store::show(&mut transaction, host, *id, edge, challenge).await?,
         OrderStep::Failed => {
-            if let Some(failures) = store::fail(&mut transaction, host, *id).await? {
+            if let Some(failures) = store::fail(&mut transaction, host, *id, edge).await? {
                 let wait = certificate::retry_after(failures);
                 store::hold_back(&mut transaction, host, now + wait).await?;
                 let retry_in_s = wait.as_secs();

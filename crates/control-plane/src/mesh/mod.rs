@@ -49,8 +49,11 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
     let mut joined = state.hub.watch_joined();
     loop {
         let seen = sight.borrow_and_update().clone();
-        for (to, of) in [(Role::Worker, Role::Edge), (Role::Edge, Role::Worker)] {
-            let peers = known(&state.config, &state.hub.joined(), of, &seen);
+        // Before the database has said who has joined, agents go on with those whom they know.
+        let nodes = joined.borrow_and_update().clone();
+        let ways = [(Role::Worker, Role::Edge), (Role::Edge, Role::Worker)];
+        for (nodes, (to, of)) in nodes.iter().flat_map(|nodes| ways.map(|way| (nodes, way))) {
+            let peers = known(&state.config, nodes, of, &seen);
             let news = state.hub.name_peers(to, hub, peers, state.clock.now_ms());
             if let Some(generation) = news {
                 tracing::info!(node.role = %to, generation, "telling nodes of the mesh of each other");

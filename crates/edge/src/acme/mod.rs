@@ -118,7 +118,9 @@ impl Acme {
         let now = self.clock.now();
         if let Some(known) = known {
             self.pairs.exchange(hosts, known, now);
-            self.orders.ending.retain(|turn| turn.is_in(known));
+            let pairs = &self.pairs;
+            let is_owed = |host: &Hostname| hosts.contains(host) && pairs.is_newer(host, known);
+            self.orders.ending.retain(|turn| turn.is_in(known) && is_owed(turn.host()));
         }
         self.plan.keep_only(hosts);
         while self.orders.running.len() < ORDERS_MAX {
@@ -176,7 +178,7 @@ impl Acme {
         };
         let now = self.clock.now();
         match outcome {
-            Outcome::Ordered(pair, turn) => match self.pairs.write(&host, &pair) {
+            Outcome::Ordered(pair, turn) => match self.pairs.keep(&host, &pair) {
                 Ok(()) => {
                     self.orders.ending.extend(turn);
                     self.plan.succeeded(&host, now);

@@ -61,6 +61,19 @@ impl PairKeeper {
         read.max(self.written.get(host).copied())
     }
 
+    /// Whether this edge has a newer one than the control plane.
+    pub(super) fn is_newer(&self, host: &Hostname, known: &payload::Certificates) -> bool {
+        self.held_not_before_ms(host) > known.stored.get(host).map(|stored| stored.not_before_ms)
+    }
+
+    /// Keeps a pair that this edge has ordered.
+    pub(super) fn keep(&mut self, host: &Hostname, pair: &Pair) -> io::Result<()> {
+        let coverage = certificates::check(host, &pair.chain, pair.key.expose()).map_err(io::Error::other)?;
+        self.write(host, pair)?;
+        self.written.insert(host.clone(), to_ms(coverage.not_before));
+        Ok(())
+    }
+
     /// Asks for one certificate or gives one, if that is due.
     pub(super) fn exchange(
         &mut self,
@@ -130,7 +143,7 @@ impl PairKeeper {
     }
 
     /// Writes a pair, for the program only.
-    pub(super) fn write(&self, host: &Hostname, pair: &Pair) -> io::Result<()> {
+    fn write(&self, host: &Hostname, pair: &Pair) -> io::Result<()> {
         private_file::write(&self.directory.join(format!("{host}.key")), pair.key.expose().as_bytes())?;
         private_file::write(&self.directory.join(format!("{host}.crt")), pair.chain.as_bytes())
     }

@@ -153,6 +153,11 @@ impl Turns {
 }
 
 impl Turn {
+    /// The name that is ordered for.
+    pub(super) fn host(&self) -> &Hostname {
+        &self.host
+    }
+
     /// Has all edges show a challenge, and waits until they do, or for long enough.
     pub(super) async fn show(&self, challenge: Challenge) {
         let token = challenge.token.clone();
