@@ -1,8 +1,8 @@
 //! Sealing, at the start, what the present key has not sealed: values that an older version stored in clear, and those of
 //! an older key.
 //!
-//! It may be interrupted and repeated at any time. What cannot be opened stays as it is, is told of, and keeps nobody else
-//! waiting.
+//! It may be interrupted and repeated at any time. What cannot be opened is told of, stays as it is (but the key
+//! of a certificate, which edges give again), and keeps nobody else waiting.
 
 use std::collections::BTreeSet;
 
