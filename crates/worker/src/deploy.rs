@@ -143,11 +143,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// Removes what the attempt has made.
     pub(crate) async fn undo(&self) {
-        let removed = async {
-            self.host.remove_instance(self.job.instance_id).await?;
-            self.host.remove_image_of(self.job.job_id).await
-        };
-        if let Err(error) = removed.await {
+        if let Err(error) = self.host.undo_deploy(self.job.job_id, self.job.instance_id).await {
             tracing::warn!(instance.id = %self.job.instance_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
         }
     }

@@ -223,8 +223,14 @@ impl<E: Engine> Host<E> {
         Ok(())
     }
 
+    /// Removes what a deploy has made: the instance's containers, and the job's image.
+    pub(crate) async fn undo_deploy(&self, job: JobId, instance: InstanceId) -> Result<(), EngineError> {
+        self.remove_instance(instance).await?;
+        self.remove_image_of(job).await
+    }
+
     /// Removes the image that a job has built, unless a container uses it.
-    pub(crate) async fn remove_image_of(&self, job: JobId) -> Result<(), EngineError> {
+    async fn remove_image_of(&self, job: JobId) -> Result<(), EngineError> {
         for image in self.engine.images(LABEL_ORIGIN).await? {
             if Origin::of(&image).is_some_and(|origin| origin.job == job) {
                 self.engine.remove_image(&image.id).await?;

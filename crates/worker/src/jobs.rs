@@ -72,8 +72,9 @@ impl<E: Engine> Jobs<E> {
     /// # Errors
     /// The journal cannot be read.
     pub fn new(host: Arc<Host<E>>, journal: Journal, changed: Arc<Notify>) -> Result<Self, JournalError> {
-        let results = journal.results()?.into_iter().map(|result| (result.job_id, result)).collect();
-        for log in journal.logs()? {
+        let results: BTreeMap<JobId, JobResult> =
+            journal.results()?.into_iter().map(|result| (result.job_id, result)).collect();
+        for log in journal.logs(|job| results.contains_key(&job))? {
             host.logs.builds.restore(log);
         }
         let state = Mutex::new(State { results, ..State::default() });
@@ -228,8 +229,7 @@ impl<E: Engine> Inner<E> {
     /// Removes what a deploy has made that did not come to its own end.
     async fn clear(&self, job_id: JobId, instance_id: InstanceId) -> Result<(), EngineError> {
         self.host.engine.end_build(&job_id.to_string());
-        self.host.remove_instance(instance_id).await?;
-        self.host.remove_image_of(job_id).await
+        self.host.undo_deploy(job_id, instance_id).await
     }
 
     fn next(&self, line: Line) -> Option<Job> {

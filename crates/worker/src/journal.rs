@@ -93,14 +93,13 @@ impl Journal {
         write(&file(&self.logs, log.job_id), log)
     }
 
-    /// The logs that were not forgotten, of jobs that somebody will ask for. Others, whose results were lost, are removed.
+    /// The logs that were not forgotten, of jobs that have `ended` with a result. Others, whose results were lost, are removed.
     ///
     /// # Errors
-    /// A folder cannot be read, or a file not removed.
-    pub(crate) fn logs(&self) -> Result<Vec<WrittenLog>, JournalError> {
-        let ended: HashSet<JobId> = self.results()?.into_iter().map(|result| result.job_id).collect();
+    /// The folder cannot be read, or a file not removed.
+    pub(crate) fn logs(&self, ended: impl Fn(JobId) -> bool) -> Result<Vec<WrittenLog>, JournalError> {
         let (wanted, lost): (Vec<WrittenLog>, _) =
-            read_all::<WrittenLog>(&self.logs)?.into_iter().partition(|log| ended.contains(&log.job_id));
+            read_all::<WrittenLog>(&self.logs)?.into_iter().partition(|log| ended(log.job_id));
         for log in lost {
             remove(&file(&self.logs, log.job_id))?;
         }
