@@ -79,7 +79,7 @@ fn a_repository_becomes_an_instance_that_serves_until_it_is_stopped() {
             "{log:?}"
         );
         assert!(log.iter().any(|line| line.contains("port 3000")), "the image's only port is taken: {log:?}");
-        let said = worker.wait("line of the program", |message| match message {
+        let said = worker.find("line of the program", |message| match message {
             AgentMessage::RuntimeLog(log) => Some((log.instance_id, log.lines[0].text.clone())),
             _ => None,
         });
@@ -234,15 +234,11 @@ fn an_instance_outlives_its_worker_and_is_started_again_when_it_ends() {
         stream.write_all(b"GET /cgi-bin/end HTTP/1.0\r\n\r\n").await.expect("asked");
         while is_running(&mut worker).await != (false, Some(7)) {}
         while is_running(&mut worker).await != (true, None) {}
-        // It counts anew; lines of before may still be on their way.
-        let mut last = after;
-        loop {
-            let next = tick(&mut worker).await;
-            if next < last {
-                break;
-            }
-            last = next;
-        }
+        let counts_anew = |message: &AgentMessage| match message {
+            AgentMessage::RuntimeLog(log) => log.lines.iter().find(|line| line.text == "tick 1").map(drop),
+            _ => None,
+        };
+        worker.find("first tick of the next run", counts_anew).await;
         TcpStream::connect(address).await.expect("it serves again, at the same address");
     });
 }

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 use wisehosting_containers::{BuildBounds, Engine, fake::FakeEngine, testing::ADDRESS};
@@ -40,7 +41,7 @@ use wisehosting_worker::{
 };
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const STATS_EVERY: Duration = Duration::from_millis(500);
 
@@ -190,14 +191,28 @@ impl Worker {
         message.expect("the worker speaks")
     }
 
-    /// Waits for a message that `pick` takes. Lines of a log are seen when they are stored.
+    /// Finds a message that `pick` takes among those that came, or else waits for one.
+    pub(crate) async fn find<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&AgentMessage) -> Option<T>,
+    ) -> T {
+        match self.heard.iter().find_map(&mut pick) {
+            Some(found) => found,
+            None => self.wait(what, pick).await,
+        }
+    }
+
+    /// Waits for a message that `pick` takes, and that comes from now on. Lines of a log are seen when they are stored.
     pub(crate) async fn wait<T>(
         &mut self,
         what: &str,
         mut pick: impl FnMut(&AgentMessage) -> Option<T>,
     ) -> T {
+        // A worker always says something: that it speaks is not enough.
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.said.recv()).await;
+            let message = timeout_at(deadline, self.said.recv()).await;
             let Ok(Some(message)) = message else { panic!("no {what} came; what came: {:#?}", self.heard) };
             if let AgentMessage::RuntimeLog(log) = &message
                 && !self.store(log).await
