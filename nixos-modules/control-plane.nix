@@ -41,6 +41,7 @@ in
     listen = mkOption {
       type = types.strMatching "(\\[[0-9a-f:]+]|[0-9.]+):[0-9]{1,5}";
       default = "127.0.0.1:8081";
+      example = "[::1]:8081";
       description = "Where the dashboard and the REST API listen, behind a front that speaks TLS.";
     };
 
@@ -59,6 +60,7 @@ in
     internalPort = mkOption {
       type = types.port;
       default = 8081;
+      example = 8082;
       description = "Port for workers and proxies, at this host's address in the mesh only.";
     };
 
@@ -66,6 +68,7 @@ in
       createLocally = mkOption {
         type = types.bool;
         default = true;
+        example = false;
         description = "Whether to run Postgres on this host, with a database and a role for the control plane alone.";
       };
       url = mkOption {
@@ -91,6 +94,7 @@ in
         type = types.bool;
         default = cfg.database.createLocally;
         defaultText = lib.literalExpression "config.services.wisehosting.controlPlane.database.createLocally";
+        example = false;
         description = "Whether to write the database and its keys to /var/lib/wisehosting-backup by a timer.";
       };
       startAt = mkOption {
@@ -102,6 +106,7 @@ in
       keepDays = mkOption {
         type = types.ints.positive;
         default = 14;
+        example = 30;
         description = "Days after which a backup is removed.";
       };
     };

@@ -59,6 +59,7 @@ in
           "system"
         ];
         default = "program";
+        example = "system";
         description = ''
           Who makes the WireGuard interface. `program`: the role's program, which repairs it when somebody changes it, and
           leaves it in place when it stops. `system`: NixOS; then the programs need no right to change the network, and
@@ -69,30 +70,35 @@ in
       interface = mkOption {
         type = types.strMatching "[a-zA-Z0-9_.-]{1,15}";
         default = "wh0";
+        example = "mesh0";
         description = "Name of the interface.";
       };
 
       listenPort = mkOption {
         type = types.port;
         default = 51821;
+        example = 51900;
         description = "UDP port for the other hosts, opened in the firewall.";
       };
 
       prefixLength = mkOption {
         type = types.ints.between 8 30;
         default = 24;
+        example = 16;
         description = "Length of the mesh's prefix.";
       };
 
       mtu = mkOption {
         type = types.ints.between 1280 65455;
         default = 1420;
+        example = 1380;
         description = "Largest packet inside the tunnel, in bytes.";
       };
 
       keepaliveSeconds = mkOption {
         type = types.ints.between 0 65535;
         default = 25;
+        example = 0;
         description = "Seconds between packets that keep the way to a peer open; 0 for none.";
       };
 

@@ -91,7 +91,12 @@ let
 in
 {
   options.services.wisehosting = {
-    package = lib.mkPackageOption pkgs "wisehosting" { };
+    package = lib.mkPackageOption pkgs "wisehosting" {
+      example = [
+        "pkgsMusl"
+        "wisehosting"
+      ];
+    };
 
     node = mkOption {
       type = types.str;

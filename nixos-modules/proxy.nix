@@ -34,6 +34,7 @@ in
         "traefik"
       ];
       default = "built-in";
+      example = "traefik";
       description = ''
         What serves visitors. `built-in`: the edge, to which routes are pushed, and which goes on with the last ones while
         the control plane is away. `traefik`: a Traefik, which brings its own certificates. With `gateway.enable` the edge
@@ -45,12 +46,14 @@ in
     httpPort = mkOption {
       type = types.port;
       default = 80;
+      example = 8080;
       description = "Port for HTTP, opened in the firewall.";
     };
 
     httpsPort = mkOption {
       type = types.port;
       default = 443;
+      example = 8443;
       description = "Port for HTTP over TLS, opened in the firewall.";
     };
 
@@ -61,6 +64,7 @@ in
     certificatesDirectory = mkOption {
       type = wise.types.secretPath;
       default = "/var/lib/wisehosting-edge/certificates";
+      example = "/var/lib/certificates";
       description = ''
         Holds pairs NAME.crt and NAME.key that the group `wisehosting-edge` can read. Changes are noticed. With Traefik it
         is not used.
@@ -71,6 +75,7 @@ in
       termsAgreed = mkOption {
         type = types.bool;
         default = false;
+        example = true;
         description = ''
           Whether the edge orders certificates, and with that agrees to the terms of the certificate authority: Let's Encrypt,
           or another one by `settings.ingress.acme.directory`. With Traefik it is not used.
@@ -98,6 +103,7 @@ in
       port = mkOption {
         type = types.port;
         default = 8082;
+        example = 8090;
         description = "Port of the API at this host's address in the mesh, opened in the firewall for the mesh alone.";
       };
 

@@ -26,18 +26,21 @@ in
     ports = mkOption {
       type = types.strMatching "[0-9]{4,5}-[0-9]{4,5}";
       default = "20000-29999";
+      example = "30000-30999";
       description = "Ports of the mesh address that apps are given.";
     };
 
     builds = mkOption {
       type = types.ints.between 1 64;
       default = 2;
+      example = 4;
       description = "Builds at a time.";
     };
 
     buildMemoryBytes = mkOption {
       type = types.ints.between 67108864 1125899906842624;
       default = 2147483648;
+      example = 4294967296;
       description = "Memory of one build step.";
     };
 

@@ -74,7 +74,10 @@ let
         leaves here
     ) (lib.attrNames tree);
   untouched = tree: lib.filter (option: option.highestPrio >= 1000) (leaves tree);
-  described = option: option ? description && (option ? default || option ? example);
+  described = option: option ? description && option ? example;
+  # Options that name a secret, and a path that everybody may read.
+  secrets = tree: lib.filter (option: lib.hasSuffix "File" (lib.last option.loc)) (leaves tree);
+  inStore = "${builtins.storeDir}/00000000000000000000000000000000-key";
 in
 {
   "nothing is enabled".modules = [ ];
@@ -83,7 +86,14 @@ in
     {
       "no unit is there" =
         lib.filter (lib.hasPrefix "wisehosting") (lib.attrNames config.systemd.services) == [ ];
-      "every option is described" = lib.all described (leaves options.services.wisehosting);
+      "every option is described, with an example" = lib.all described (
+        leaves options.services.wisehosting ++ leaves (options.services.wisehosting.nodes.type.getSubOptions [ ])
+      );
+      "no secret may be in the store" =
+        let
+          types = lib.catAttrs "type" (secrets options.services.wisehosting);
+        in
+        lib.length types == 9 && lib.all (type: type.check "/run/key" && !type.check inStore) types;
     };
 
   "control plane".modules = [ controlPlane ];
@@ -348,7 +358,7 @@ in
   "Traefik without a mesh".fires = [ ''mesh.managedBy = "system"'' ];
 
   "a secret in the store".modules = with' worker {
-    worker.apiKeyFile = "${builtins.storeDir}/00000000000000000000000000000000-key";
+    worker.apiKeyFile = inStore;
   };
   "a secret in the store".refused = config: config.services.wisehosting.worker.apiKeyFile;
   "an address that is none".modules = with' worker {
