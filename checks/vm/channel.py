@@ -25,7 +25,6 @@ class Channel:
     """A connection that lasts as long as the QEMU process, over restarts of the system in it."""
 
     def __init__(self, qemu: Qemu) -> None:
-        self._qemu = qemu
         self._socket = qemu.connect("control", time.monotonic() + 60)
         self._received = b""
         self._number = 0
@@ -40,6 +39,15 @@ class Channel:
         while not self._is_ready:
             self._is_ready = self._line(deadline) == "ready"
 
+    def greet(self, timeout: float) -> None:
+        """Instead of `wait_ready`, where the system was already listening when its machine was saved. Whether it has
+        noticed that nobody was there is not known: then it says first that it is ready, else it answers only."""
+        self._send(0, "true", timeout)
+        deadline = time.monotonic() + timeout
+        while not self._line(deadline).startswith("0 "):
+            pass
+        self._is_ready = True
+
     def expect_restart(self) -> None:
         """Everything until the next greeting is of a system that goes away."""
         self._is_ready = False
@@ -48,9 +56,7 @@ class Channel:
         """Runs a command with bash, as root."""
         self.wait_ready(timeout)
         self._number += 1
-        encoded = base64.b64encode(command.encode()).decode()
-        self._socket.settimeout(60)
-        self._socket.sendall(f"{self._number} {timeout:.0f} {encoded}\n".encode())
+        self._send(self._number, command, timeout)
         deadline = time.monotonic() + timeout + GRACE_S
         while True:
             match self._line(deadline).split(" "):
@@ -59,6 +65,14 @@ class Channel:
                 case ["ready"]:
                     raise MachineError("the machine has restarted")
 
+    def _send(self, number: int, command: str, timeout: float) -> None:
+        encoded = base64.b64encode(command.encode()).decode()
+        self._socket.settimeout(60)
+        try:
+            self._socket.sendall(f"{number} {timeout:.0f} {encoded}\n".encode())
+        except OSError as error:
+            raise MachineError(f"the machine is off: {error}") from None
+
     def _line(self, deadline: float) -> str:
         while b"\n" not in self._received:
             remaining = deadline - time.monotonic()
@@ -66,12 +80,18 @@ class Channel:
                 raise MachineError("the machine does not answer")
             self._socket.settimeout(min(remaining, 5))
             with contextlib.suppress(TimeoutError):
-                received = self._socket.recv(1 << 16)
+                received = self._receive()
                 if not received:
                     raise MachineError("the machine is off")
                 self._received += received
         line, self._received = self._received.split(b"\n", 1)
         return line.decode()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(1 << 16)
+        except ConnectionResetError:
+            return b""
 
 
 def _text(field: str) -> str:

@@ -12,9 +12,8 @@ BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A command stands after the prompt, up to its remark.
 COMMAND = re.compile(r"^# (.+?)(?: {2,}# .*)?$", re.MULTILINE)
 
-
 # Whoever types it puts something of his own in its place.
-PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
+PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b")
 
 
 def unproved(executed: Iterable[str]) -> list[str]:

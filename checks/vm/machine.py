@@ -3,6 +3,7 @@
 import base64
 import io
 import shlex
+import shutil
 import tarfile
 import time
 from collections.abc import Callable
@@ -40,6 +41,27 @@ class Machine:
         if self._qemu is None:
             self._qemu = Qemu(self._hardware, self._folder)
             self._channel = Channel(self._qemu)
+
+    def save(self, folder: Path) -> None:
+        """Keeps it as it is, for `resume`."""
+        folder.mkdir(parents=True)
+        self._running().save(folder / "memory", self._hardware.disk, folder / "disk")
+
+    def resume(self, folder: Path) -> None:
+        """Instead of `start`: it goes on from where it was saved, once `wake` is called."""
+        shutil.copy(folder / "disk", self._hardware.disk)
+        self._qemu = Qemu(self._hardware, self._folder, folder / "memory")
+        self._channel = Channel(self._qemu)
+
+    def wake(self) -> None:
+        """It goes on, but for the time, of which it has missed some."""
+        self._running().resume()
+        self._connected().greet(TIMEOUT_S)
+        self._run(f"date --set @{time.time():.3f}", TIMEOUT_S)
+
+    def processor_s(self) -> float:
+        """Processor time of the host since it was switched on."""
+        return self._qemu.processor_s() if self._qemu else 0.0
 
     def is_up(self) -> bool:
         return self._qemu is not None

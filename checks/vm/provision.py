@@ -41,6 +41,11 @@ TALKS_TO = {
     "worker": ("control-plane", "proxy"),
     "proxy": ("control-plane", "worker"),
 }
+# `install-programs`: what an upgrade begins with. On NixOS a rebuild does it, and machines.nix has nothing to do there.
+BUILT = "/root/wisehosting"
+PROGRAMS = "\n".join(
+    ["#!/bin/bash", "set -eu", f"mountpoint --quiet {BUILT} || mount {BUILT}", f"cd {BUILT}", *INSTALL, ""]
+)
 # `declare-nodes NAME`: what a rebuild does on NixOS. The same name in machines.nix.
 DECLARE = """\
 #!/bin/sh
@@ -48,6 +53,7 @@ set -eu
 install --mode 644 "/etc/wisehosting/sets/$1/"* /etc/wisehosting/
 systemctl try-restart wisehosting-control-plane wisehosting-worker wisehosting-edge
 """
+COMMANDS = Path("/usr/local/bin")
 SETS = {"all": (), "without-worker-2": ("worker-2",)}
 
 
@@ -82,7 +88,9 @@ def _install(machine: Machine) -> Node:
     more = {"control-plane": DATABASE, "worker": FORWARDING, "proxy": ()}[role]
     if role == "control-plane":
         machine.wait_for_file("/run/postgresql/.s.PGSQL.5432")
-    machine.succeed("\n".join(["cd /root/wisehosting", *INSTALL, *more, f"systemctl start wisehosting-keys@{role}"]))
+    write = _files({COMMANDS / "install-programs": PROGRAMS})
+    machine.succeed("\n".join([*write, "install-programs", f"cd {BUILT}", *more]))
+    machine.succeed(f"systemctl start wisehosting-keys@{role}")
     told = machine.wait_until_succeeds(
         "journalctl --unit 'wisehosting-keys@*' --output cat | tee /run/told; grep publicKey /run/told"
     )
@@ -93,23 +101,17 @@ def _install(machine: Machine) -> Node:
 
 
 def _configure(node: Node, nodes: list[Node]) -> None:
-    files = {"/usr/local/bin/declare-nodes": DECLARE}
+    files = {COMMANDS / "declare-nodes": DECLARE}
     for name, left_out in SETS.items():
         declared = [other for other in nodes if other.machine.name not in left_out]
-        files[f"/etc/wisehosting/sets/{name}/{FILES[node.role]}"] = _settings(node, declared)
-    node.machine.succeed(
-        "\n".join(
-            [
-                *(
-                    f"mkdir --parents {Path(path).parent}; printf %s {shlex.quote(text)} >{path}"
-                    for path, text in files.items()
-                ),
-                "chmod 755 /usr/local/bin/declare-nodes",
-                "declare-nodes without-worker-2",
-                START[node.role],
-            ]
-        )
-    )
+        files[Path("/etc/wisehosting/sets", name, FILES[node.role])] = _settings(node, declared)
+    node.machine.succeed("\n".join([*_files(files), "declare-nodes without-worker-2", START[node.role]]))
+
+
+def _files(texts: dict[Path, str]) -> list[str]:
+    """The commands that write them; those of COMMANDS can be run."""
+    write = [f"mkdir --parents {path.parent}; printf %s {shlex.quote(text)} >{path}" for path, text in texts.items()]
+    return [*write, f"chmod 755 {COMMANDS}/*"]
 
 
 def _settings(node: Node, declared: list[Node]) -> str:
@@ -151,6 +153,9 @@ url = "postgres://wisehosting@localhost/wisehosting?host=/run/postgresql"
 [secrets]
 [apps]
 domain = "apps.example.org"
+[join]
+pool = "10.50.0.128/25"
+endpoint = "198.51.100.1:51821"
 {workers}{edges}"""
 
 WORKER = """\
