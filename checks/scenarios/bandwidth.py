@@ -48,9 +48,9 @@ with subtest("a limit holds in each direction"):
     check_limit()
 
 with subtest("a container that is started again has its limit again"):
-    worker_1.wait_until_succeeds("[[ $(podman ps --quiet | wc --lines) == 1 ]]")
+    worker_1.wait_until_succeeds(f"[[ $({containers('narrow')} | wc --lines) == 1 ]]")
     link = worker_1.succeed("tc qdisc show | grep tbf | cut --delimiter ' ' --fields 5")
-    worker_1.succeed("podman kill $(podman ps --quiet)")
+    worker_1.succeed(f"podman kill $({containers('narrow')})")
     worker_1.wait_until_succeeds(f"tc qdisc show | grep tbf | grep --invert-match ' dev {link.strip()} '")
     wait_until_served("narrow", "2")
     check_limit()

@@ -33,6 +33,7 @@ let
       virtualisation.diskSize = 4096;
       environment.systemPackages = [
         declare
+        (pkgs.writeShellScriptBin "install-programs" "") # a rebuild has done it
         pkgs.curl
         pkgs.git
         pkgs.jq

@@ -2,7 +2,9 @@ start_platform()
 prepare_worker(worker_1)
 
 with subtest("code becomes an address"):
-    print(deploy("first", "1"))
+    # With the example's own Dockerfile.
+    repository = publish("first", "1", dockerfile=None)
+    print(control_plane_1.succeed(f"wisehosting deploy {repository} --name first --health-timeout 300"))
     wait_until_served("first", "1")
     control_plane_1.succeed("wisehosting apps show first | grep first.apps.example.org")
     control_plane_1.succeed("wisehosting logs first --build | grep 'this is version 1'")

@@ -15,12 +15,13 @@ def restart_worker_on(prepare):
 def holds_limits(is_so):
     """The command that succeeds if the worker says so of its disk."""
     return (
-        "wisehosting --json workers | jq --exit-status"
+        f"{ask('workers')} | jq --exit-status"
         f" '.workers[] | select(.name == \"worker-1\") | .usage.disk_limits_held == {is_so}'"
     )
 
 
 start_platform()
+end_steady()
 
 with subtest("a disk without quotas holds no limits"):
     control_plane_1.wait_until_succeeds(holds_limits("false"))

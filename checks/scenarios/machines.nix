@@ -14,9 +14,16 @@ let
           enable = true;
           baseUrl = "https://hosting.example.org";
           appsDomain = "apps.example.org";
+          settings.join = {
+            pool = "10.50.0.128/25";
+            endpoint = "${endpoint "control-plane-1"}:51821";
+          };
         };
-        # The repositories that the scenarios serve.
-        networking.firewall.allowedTCPPorts = [ 3000 ];
+        # The repositories that the scenarios serve, and in one of them the dashboard's front.
+        networking.firewall.allowedTCPPorts = [
+          3000
+          8443
+        ];
       };
     };
     worker-1 = {

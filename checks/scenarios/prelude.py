@@ -4,6 +4,12 @@ import shlex
 
 CONTROL_PLANE = "runuser -u wisehosting -- wisehosting-control-plane --config /etc/wisehosting/control-plane.toml"
 PUBLIC_DOMAIN = "apps.example.org"
+# The example's in fewer steps, each of which takes long where machines are emulated.
+DOCKERFILE = """\
+FROM docker.io/library/busybox:1
+COPY VERSION index.html start.sh built-at /app/
+CMD ["/bin/sh", "-c", "cd /app; exec sh start.sh"]
+"""
 
 
 def start_platform():
@@ -25,6 +31,7 @@ def sign_in():
         f" {CONTROL_PLANE} token create --email you@example.org --name laptop >token",
         "printf '%s\\n' 'server = \"http://127.0.0.1:8081\"' 'token_file = \"/root/.config/wisehosting/token\"'"
         " >~/.config/wisehosting/config.toml",
+        "umask 077; printf 'Authorization: Bearer %s' $(cat ~/.config/wisehosting/token) >/run/api",
     )
 
 
@@ -32,8 +39,13 @@ def wait_for_agent(kind, name, connected=True):
     """Waits until one of the workers or edges is connected, or is not."""
     is_so = ".connected" if connected else ".connected | not"
     control_plane_1.wait_until_succeeds(
-        f"wisehosting --json workers | jq --exit-status '.{kind}[] | select(.name == \"{name}\") | {is_so}'"
+        f"{ask(kind)} | jq --exit-status '.{kind}[] | select(.name == \"{name}\") | {is_so}'"
     )
+
+
+def ask(path):
+    """The command that asks the REST API. What is asked again and again is asked by this: the CLI takes longer to start."""
+    return f"curl --silent --show-error --fail --max-time 60 --header @/run/api http://127.0.0.1:8081/v1/{path}"
 
 
 def prepare_worker(worker):
@@ -59,12 +71,18 @@ def serve_repositories():
     control_plane_1.wait_for_open_port(3000)
 
 
-def publish(app, version):
+def publish(app, version, dockerfile=DOCKERFILE):
     """Commits the example, in this version, to a repository; answers its address."""
     folder = f"/srv/git/{app}"
     if control_plane_1.execute(f"test -e {folder}")[0] != 0:
-        control_plane_1.copy_from_host(f"{EXAMPLES}/hello", folder)
-        control_plane_1.succeed(f"git init --quiet {folder}")
+        control_plane_1.copy_from_host(f"{EXAMPLES}/hello", "/srv/example/hello")
+        control_plane_1.succeed(
+            f"mkdir --parents /srv/git; rm -rf {folder}; cp --recursive /srv/example/hello {folder};"
+            f" git init --quiet {folder}; echo a while ago >{folder}/built-at"
+        )
+        if dockerfile:
+            control_plane_1.succeed(f"printf %s {shlex.quote(dockerfile)} >{folder}/Dockerfile")
+    version = str(version)
     control_plane_1.succeed(
         f"cd {folder}; echo {shlex.quote(version)} >VERSION; git add .;"
         " git -c user.name=Test -c user.email=you@example.org commit --quiet --message version"
@@ -77,6 +95,28 @@ def deploy(app, version, options=""):
     """Publishes this version, deploys it, and waits until it is live."""
     repository = publish(app, version)
     return control_plane_1.succeed(f"wisehosting deploy {repository} --name {app} --health-timeout 300 {options}")
+
+
+def steady():
+    """An app that is served, on worker-1 unless it was moved; its version. The scenarios have it in common, since to deploy
+    it takes a while."""
+    known, version = control_plane_1.execute("cat /srv/git/steady/VERSION")
+    if known != 0:
+        prepare_worker(worker_1)
+        deploy("steady", 1)
+    version = 1 if known != 0 else int(version)
+    wait_until_served("steady", version)
+    return version
+
+
+def end_steady():
+    """For a scenario that needs workers on which nothing runs."""
+    control_plane_1.succeed("[[ ! -e /srv/git/steady ]] || wisehosting delete steady", "rm -rf /srv/git/steady")
+
+
+def containers(app):
+    """The command that prints the containers of an app on a worker, one a line."""
+    return f"podman ps --quiet --filter label=wisehosting.app={app}"
 
 
 def request(app):

@@ -52,4 +52,5 @@ with subtest("logins of repositories have a folder in memory"):
     worker_1.succeed("[[ $(stat --format %a /run/wisehosting-worker) == 700 ]]")
 
 control_plane_1.succeed("wisehosting delete greedy", "wisehosting delete modest")
-worker_1.wait_until_succeeds("[[ -z $(podman ps --all --quiet) ]]")
+for app in ("greedy", "modest"):
+    worker_1.wait_until_fails(f"{containers(app)} --all | grep .")
