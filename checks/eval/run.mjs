@@ -50,12 +50,21 @@ function environment(file, folder) {
   return { ...process.env, ...changed }
 }
 
-function checkFile(file, folder) {
+function checkConfig(file, text, folder) {
   const path = join(folder, `${file.name}.toml`)
-  writeFileSync(path, file.text)
+  writeFileSync(path, text)
   const program = join(programs, file.program)
-  const run = spawnSync(program, ['--config', path, 'check-config'], { env: environment(file, folder) })
-  return run.status === 0 ? [] : [`${file.name}: ${run.error ?? run.stderr}`]
+  return spawnSync(program, ['--config', path, 'check-config'], { env: environment(file, folder) })
+}
+
+// The program takes the file, and would not have taken it with a setting that it does not know.
+function checkFile(file, folder) {
+  const taken = checkConfig(file, file.text, folder)
+  if (taken.status !== 0) return [`${file.name}: ${taken.error ?? taken.stderr}`]
+  const refused = checkConfig(file, `nobody_knows_this = 1\n${file.text}`, folder)
+  return refused.status === 78 && `${refused.stderr}`.includes('nobody_knows_this')
+    ? []
+    : [`${file.name}: an unknown setting is not refused: ${refused.stderr}`]
 }
 
 function checkFiles(files) {
