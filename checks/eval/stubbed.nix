@@ -94,7 +94,8 @@ let
   };
 in
 {
-  inherit (result) count failures;
+  inherit (result) count;
+  failures = result.failures ++ import ./flake.nix { inherit lib; };
   files = lib.concatLists (
     lib.mapAttrsToList files (
       result.hosts // lib.mapAttrs' (role: lib.nameValuePair "every-option-${role}") result.everyOption
