@@ -30,13 +30,17 @@ MASKED = {
 LAST_WORDS = "systemctl --failed --no-legend; journalctl --boot --unit 'wisehosting*' --lines 40 --no-pager"
 
 
+def hosts() -> str:
+    """The /etc/hosts of the machines."""
+    return "127.0.0.1 localhost\n" + "".join(f"198.51.100.{number} {name}\n" for name, number, _ in HOSTS)
+
+
 class World:
     """All machines. Leaving it pulls every plug."""
 
     def __init__(self, state: Path, programs: Path, log: Callable[[str], None]) -> None:
-        hosts = "127.0.0.1 localhost\n" + "".join(f"198.51.100.{number} {name}\n" for name, number, _ in HOSTS)
         log("preparing the disks")
-        base = image.base(state, hosts)
+        base = image.base(state, hosts())
         self.folder = state / "run"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
