@@ -56,7 +56,9 @@ def run(state: Path, log: Log) -> bool:
 
 
 def _passes(machine: Machine, name: str, log: Log) -> bool:
-    status, output = machine.execute(f"/root/wisehosting/{name} --test-threads=1 --nocapture 2>&1", TIMEOUT_S)
+    # What needs no kernel's WireGuard runs everywhere, and would take very long where all is emulated.
+    arguments = "--test-threads=1 --nocapture --skip userspace"
+    status, output = machine.execute(f"/root/wisehosting/{name} {arguments} 2>&1", TIMEOUT_S)
     passes = status == 0 and NOT_TESTED not in output
     log.detail(output)
     summary = next((line for line in output.splitlines() if line.startswith("test result")), f"status {status}")
