@@ -82,13 +82,14 @@ impl Config {
         Ok(())
     }
 
-    /// No two nodes have one name or one address.
+    /// No two nodes have one name, one address or one API key.
     fn check_nodes(&self) -> Result<(), ConfigError> {
-        let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
-        let workers =
-            self.workers.iter().enumerate().map(|(i, w)| (format!("workers[{i}]"), &w.name, w.address));
-        let edges = self.edges.iter().enumerate().map(|(i, e)| (format!("edges[{i}]"), &e.name, e.address));
-        for (setting, name, address) in workers.chain(edges) {
+        let (mut names, mut addresses, mut keys) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let workers = self.workers.iter().enumerate();
+        let workers = workers.map(|(i, w)| (format!("workers[{i}]"), &w.name, w.address, w.api_key_sha256));
+        let edges = self.edges.iter().enumerate();
+        let edges = edges.map(|(i, e)| (format!("edges[{i}]"), &e.name, e.address, e.api_key_sha256));
+        for (setting, name, address, key) in workers.chain(edges) {
             if !names.insert(name) {
                 let message = format!("{name} is another node's name already");
                 return Err(ConfigError::invalid(format!("{setting}.name"), message));
@@ -96,6 +97,10 @@ impl Config {
             if !addresses.insert(address) {
                 let message = format!("{address} is another node's address already");
                 return Err(ConfigError::invalid(format!("{setting}.address"), message));
+            }
+            if !keys.insert(key.0) {
+                let message = "is another node's already: each node has an API key of its own";
+                return Err(ConfigError::invalid(format!("{setting}.api_key_sha256"), message));
             }
         }
         Ok(())
@@ -364,7 +369,7 @@ api_key_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 [[edges]]
 name = "proxy-1"
 address = "10.50.0.30"
-api_key_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+api_key_sha256 = "f3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 "#;
 
     fn read(text: &str) -> Result<Config, String> {
@@ -389,6 +394,7 @@ api_key_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
             ("\"proxy-1\"", "\"worker-1\"", "edges[0].name"),
             ("10.50.0.30", "10.50.0.11", "edges[0].address"),
             ("e3b0", "x3b0", "workers[0].api_key_sha256"),
+            ("e3b0", "f3b0", "edges[0].api_key_sha256"),
             ("postgres:///", "postgres://me:secret@db/", "database.url"),
             ("?host=", "?password=me:secret&host=", "database.url"),
             ("jwt_secret_file", "jwt_secret", "secrets"),

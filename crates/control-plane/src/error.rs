@@ -65,6 +65,18 @@ impl Problem {
         self
     }
 
+    /// The status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the answer says.
+    #[must_use]
+    pub fn detail(&self) -> &ErrorDetail {
+        &self.error
+    }
+
     /// 401: nobody is signed in.
     #[must_use]
     pub fn unauthenticated() -> Self {

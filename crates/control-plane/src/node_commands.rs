@@ -32,7 +32,8 @@ pub(crate) enum NodeCommand {
     Token(TokenCommand),
     /// List the nodes: those that the configuration declares, that have joined, and that were removed lately.
     List(Listing),
-    /// Let a node that has joined come back with another key: say what `join` said on the machine, then join again there.
+    /// Let a node that has joined have another key: from when it speaks with it, it has no other. For another machine in its place, say
+    /// what `join` said there, and join again there.
     Rekey {
         /// The node's name.
         #[arg(long)]
@@ -125,6 +126,7 @@ async fn create_token(
     join_tokens::create(&mut db, &stored)
         .await
         .context("is the control plane running? it creates the tables when it starts")?;
+    pool::notify(&mut db, changes::NODES).await?;
     pool::commit(db).await?;
     println!("{}", token.expose().expose_secret());
     Ok(())
@@ -161,6 +163,7 @@ async fn revoke_token(config: &Config, id: &TokenId) -> anyhow::Result<()> {
         Err(StoreError::NotFound { .. }) => bail!("there is no join token {}", hex::encode(id)),
         revoked => revoked?,
     }
+    pool::notify(&mut db, changes::NODES).await?;
     pool::commit(db).await?;
     println!("the join token {} is revoked", hex::encode(id));
     Ok(())
@@ -191,12 +194,18 @@ async fn list(config: &Config, listing: &Listing) -> anyhow::Result<()> {
 
 async fn rekey(config: &Config, name: &Label, key: &PublicKey) -> anyhow::Result<()> {
     let mut db = open_database(config).await?;
+    let is_declared =
+        config.mesh.iter().flat_map(|mesh| &mesh.peers).any(|peer| peer.keys().any(|other| other == *key));
+    let others = joined_nodes::list(&mut db).await?;
+    let is_others = |node: &&JoinedNode| node.public_key == *key.as_bytes() && node.removed_at.is_none();
+    ensure!(!is_declared && !others.iter().any(|node| is_others(&node)), "the key {key} is a node's already");
     match joined_nodes::approve(&mut db, name, key.as_bytes()).await {
         Err(StoreError::NotFound { .. }) => bail!("no node {name} has joined"),
         approved => approved?,
     }
+    pool::notify(&mut db, changes::NODES).await?;
     pool::commit(db).await?;
-    println!("{name} may join again with the key {key}, and loses the other one then");
+    println!("{name} may speak, or join again, with the key {key}, and loses the other one then");
     Ok(())
 }
 
@@ -208,10 +217,14 @@ async fn remove(config: &Config, name: &Label) -> anyhow::Result<()> {
         }
         removed => removed?,
     }
+    let revoked = join_tokens::revoke_held(&mut db, name).await?;
     pool::notify(&mut db, changes::NODES).await?;
     pool::commit(db).await?;
     let days = config.join.as_ref().map_or(0, |join| join.address_rest_days);
     println!("{name} is removed; its address is nobody else's for {days} days");
+    for id in revoked {
+        println!("the join token {} is revoked: {name} knows it", hex::encode(id));
+    }
     Ok(())
 }
 

@@ -135,6 +135,32 @@ pub async fn use_up(conn: &mut PgConnection, id: &TokenId) -> Result<(), StoreEr
     query.fetch_one(conn).await.map_err(doing("use a join token")).map(drop)
 }
 
+/// Notes that a node has joined with it, or has come again, and so knows it.
+///
+/// # Errors
+/// The database is away.
+pub async fn note_holder(conn: &mut PgConnection, id: &TokenId, name: &Label) -> Result<(), StoreError> {
+    let query = sqlx::query!(
+        "UPDATE join_tokens SET holders = array_append(holders, $2) WHERE id = $1 AND $2 <> ALL (holders)",
+        id,
+        name.as_str()
+    );
+    query.execute(conn).await.map_err(doing("note who knows a join token")).map(drop)
+}
+
+/// Ends the tokens that a node knows; which that were.
+///
+/// # Errors
+/// The database is away.
+pub async fn revoke_held(conn: &mut PgConnection, name: &Label) -> Result<Vec<TokenId>, StoreError> {
+    let operation = "revoke the join tokens that a node knows";
+    let query =
+        sqlx::query_scalar!("DELETE FROM join_tokens WHERE $1 = ANY (holders) RETURNING id", name.as_str());
+    let ids = query.fetch_all(conn).await.map_err(doing(operation))?;
+    let wrong = |_| inconsistent(operation)("an id has another length");
+    ids.into_iter().map(|id| id.try_into().map_err(wrong)).collect()
+}
+
 /// Ends a token.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Who may connect beside those whom the configuration declares: the nodes that have joined.
 //!
-//! Invariant: who is not among them any more, or has another key there, has no connection.
+//! Invariant: who is not among them any more, or has another key there than it was to have, has no connection.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 use wisehosting_store::joined_nodes::JoinedNode;
 
 use super::{Dismissal, Hub, Node};
+use crate::nodes::join::JoinTokens;
 
 /// None before the database has said so.
 pub(crate) type Nodes = Option<Arc<Vec<JoinedNode>>>;
@@ -15,6 +16,7 @@ pub(crate) type Nodes = Option<Arc<Vec<JoinedNode>>>;
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     nodes: watch::Sender<Nodes>,
+    tokens: JoinTokens,
     turn: Mutex<()>,
 }
 
@@ -37,6 +39,12 @@ impl Hub {
         self.0.joined.nodes.subscribe()
     }
 
+    /// With what others may join.
+    #[must_use]
+    pub fn join_tokens(&self) -> &JoinTokens {
+        &self.0.joined.tokens
+    }
+
     /// Waits for one's turn to say who has joined.
     pub async fn admission(&self) -> Admission<'_> {
         Admission { hub: self, _turn: self.0.joined.turn.lock().await }
@@ -48,9 +56,12 @@ impl Admission<'_> {
     pub fn admit(self, nodes: Vec<JoinedNode>) {
         let nodes = Arc::new(nodes);
         let before = self.hub.0.joined.nodes.send_replace(Some(nodes.clone())).unwrap_or_default();
-        let identity = |node: &JoinedNode| (node.role, node.address, node.public_key, node.api_key_sha256);
+        let identity = |node: &JoinedNode| (node.role, node.address, node.api_key_sha256);
         let stays = |node: &JoinedNode| {
-            nodes.iter().any(|now| now.name == node.name && identity(now) == identity(node))
+            let has_key = |now: &JoinedNode| {
+                [Some(node.public_key), node.approved_public_key].contains(&Some(now.public_key))
+            };
+            nodes.iter().any(|now| now.name == node.name && has_key(now) && identity(now) == identity(node))
         };
         let links = self.hub.links();
         for node in before.iter().filter(|node| !stays(node)) {

@@ -5,12 +5,14 @@
 //! quarter of an hour, which opens the channel. Only the hash of the key is known here. Invariant: what the configuration declares wins; a joined
 //! node that has a name, an address or a key of a declared one is as if it had not joined.
 
+mod declared;
 pub mod join;
 pub mod token;
 pub mod token_endpoints;
 
 use std::{net::IpAddr, time::Duration};
 
+use declared::Declared;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use wisehosting_domain::name::Label;
@@ -18,7 +20,7 @@ pub use wisehosting_node::channel::Role;
 use wisehosting_node::mesh::PublicKey;
 use wisehosting_protocol::key::SigningKey;
 use wisehosting_store::{
-    DeclaredNode, StoreError, edges,
+    DeclaredNode, StoreError, edges, join_tokens,
     joined_nodes::{self, JoinedNode},
     pool, routes, workers,
 };
@@ -39,6 +41,8 @@ pub struct Known<'a> {
     pub address: IpAddr,
     /// Its key in the mesh, if it has joined with it. That of a declared node stands among the peers that are declared.
     pub public_key: Option<PublicKey>,
+    /// The key that an operator lets it change to.
+    pub next_public_key: Option<PublicKey>,
     /// Proves it at registration, and signs its channel.
     key_hash: [u8; 32],
 }
@@ -52,6 +56,7 @@ pub fn declared(config: &Config) -> impl Iterator<Item = Known<'_>> {
         name,
         address,
         public_key: None,
+        next_public_key: None,
         key_hash: hash.0,
     })
 }
@@ -63,6 +68,7 @@ impl<'a> From<&'a JoinedNode> for Known<'a> {
             name: &node.name,
             address: node.address,
             public_key: Some(PublicKey::from_bytes(node.public_key)),
+            next_public_key: node.approved_public_key.map(PublicKey::from_bytes),
             key_hash: node.api_key_sha256,
         }
     }
@@ -86,7 +92,8 @@ pub async fn declare(state: &AppState) -> Result<(), StoreError> {
     let admission = state.hub.admission().await;
     let now = state.clock.now();
     let mut transaction = pool::begin(&state.pool).await?;
-    let joined = joined(&state.config, joined_nodes::list(&mut transaction).await?);
+    let joined = joined(state, joined_nodes::list(&mut transaction).await?);
+    let tokens = join_tokens::list(&mut transaction).await?;
     let nodes = |role| {
         let nodes = known(&state.config, &joined, role);
         nodes.map(|node| DeclaredNode { name: node.name.clone(), address: node.address }).collect::<Vec<_>>()
@@ -95,21 +102,15 @@ pub async fn declare(state: &AppState) -> Result<(), StoreError> {
     edges::declare(&mut transaction, &nodes(Role::Edge), now).await?;
     routes::set_domain(&mut transaction, &state.config.apps.domain).await?;
     pool::commit(transaction).await?;
+    state.hub.join_tokens().know(&tokens);
     admission.admit(joined);
     Ok(())
 }
 
 /// Those of the nodes which have joined that may connect.
-fn joined(config: &Config, mut nodes: Vec<JoinedNode>) -> Vec<JoinedNode> {
-    let peers = || config.mesh.iter().flat_map(|mesh| &mesh.peers);
-    nodes.retain(|node| {
-        let is_declared = |other: Known<'_>| {
-            *other.name == node.name || other.address == node.address || other.key_hash == node.api_key_sha256
-        };
-        node.removed_at.is_none()
-            && !declared(config).any(is_declared)
-            && !peers().any(|peer| peer.keys().any(|key| *key.as_bytes() == node.public_key))
-    });
+fn joined(state: &AppState, mut nodes: Vec<JoinedNode>) -> Vec<JoinedNode> {
+    let declared = Declared::of(state);
+    nodes.retain(|node| node.removed_at.is_none() && !declared.collides(node));
     nodes
 }
 
@@ -141,7 +142,8 @@ pub fn signing_key(state: &AppState, role: Role, name: &Label) -> Option<Signing
     SigningKey::from_hex(&hex::encode(node.key_hash)).ok()
 }
 
-/// Lets those connect that have joined, and nobody else, when another process has changed who that is.
+/// Lets those connect that have joined, and nobody else, when another process has changed who that is; and knows with which tokens
+/// others may join.
 pub struct Admissions(pub AppState);
 
 impl Reconciler for Admissions {
@@ -150,8 +152,10 @@ impl Reconciler for Admissions {
     async fn reconcile(&mut self) -> Result<Duration, StoreError> {
         let Self(state) = self;
         let mut connection = pool::acquire(&state.pool).await?;
-        let now = joined(&state.config, joined_nodes::list(&mut connection).await?);
+        let now = joined(state, joined_nodes::list(&mut connection).await?);
+        let tokens = join_tokens::list(&mut connection).await?;
         drop(connection);
+        state.hub.join_tokens().know(&tokens);
         if *state.hub.joined() != now {
             declare(state).await?;
             // What was to run there must run elsewhere.

@@ -140,11 +140,12 @@ async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
     );
     site.configure("[apps]", &sections);
     site.let_postgres_come();
-    let token = || site.printed_by(&["node", "token", "create", "--role", "edge"]);
+    let token = || site.printed_by(&["node", "token", "create", "--role", "edge", "--uses", "3"]);
     let control_plane = outside.run(|| site.run()).unwrap();
     until_healthy(&outside, format!("{OUTSIDE}/healthz"));
 
-    let joined = printed(&machine.join(&token(), "keys"));
+    let first = token();
+    let joined = printed(&machine.join(&first, "keys"));
     assert_eq!((&joined["name"], &joined["address"]), (&NAME.into(), &"10.50.0.129".into()));
     let agent = machine.run();
     control_plane.logs("connected node.role=edge node.name=proxy-9");
@@ -157,16 +158,20 @@ async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
     assert!(error.contains("proxy-9 has joined with another key."), "{error}");
     let (_, command) = error.split_once("`wisehosting-control-plane ").expect("it says what to type");
     let command: Vec<&str> = command.split_once('`').unwrap().0.split(' ').collect();
-    assert!(site.printed_by(&command).contains("proxy-9 may join again"));
+    assert!(site.printed_by(&command).contains("proxy-9 may speak, or join again"));
     let again = printed(&machine.join(&token(), "keys"));
     assert_eq!(again, joined, "the first one is it still");
 
-    site.printed_by(&["node", "remove", "--name", NAME]);
+    let removed = site.printed_by(&["node", "remove", "--name", NAME]);
+    assert_eq!(removed.matches("is revoked: proxy-9 knows it").count(), 2, "{removed}");
     control_plane.logs("this node was removed");
     let deadline = Instant::now() + PATIENCE;
     while machine.reaches_inside(SILENCE) {
         assert!(Instant::now() < deadline, "it is in the mesh still");
     }
+    let refused = machine.join(&first, "new-keys");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("there is no such join token"), "{error}");
     let list = site.printed_by(&["node", "list"]);
     assert!(list.contains("proxy-9  edge  10.50.0.129") && list.contains("removed 2"), "{list}");
     drop(agent);

@@ -52,19 +52,20 @@ pub(crate) fn run(program: Program, configuration: &Path, options: &JoinArgument
     let who = Applicant {
         role: program.role,
         name: options.name.clone(),
-        public_key: keys.public_key()?,
+        private_key: keys.private_key()?,
         api_key_sha256: keys.api_key_sha256()?,
     };
+    let public_key = who.private_key.public_key();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let joined = runtime
         .block_on(client::join(&options.control_plane, &token, &who))
-        .with_context(|| format!("{} with the key {} has not joined", who.name, who.public_key))?;
+        .with_context(|| format!("{} with the key {public_key} has not joined", who.name))?;
     let files = options.keys_dir.is_some().then(|| KeyFiles { mesh: keys.mesh(), api: keys.api() });
     let path = settings::beside(configuration);
     settings::write(&path, who.role, &who.name, &joined, files.as_ref())?;
     let address = joined.answer.address.addr();
     if options.json {
-        let (name, key) = (&who.name, who.public_key.to_string());
+        let (name, key) = (&who.name, public_key.to_string());
         let result = json!({ "name": name, "address": address, "public_key": key, "settings": path });
         println!("{result}");
     } else {

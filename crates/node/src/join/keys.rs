@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
-use wisehosting_network::{PrivateKey, PublicKey};
+use wisehosting_network::PrivateKey;
 use zeroize::Zeroizing;
 
 /// The folder with them, which nobody else joins from meanwhile.
@@ -42,11 +42,11 @@ impl Keys {
         self.folder.join("api.key")
     }
 
-    /// The public half of the key pair.
-    pub(super) fn public_key(&self) -> anyhow::Result<PublicKey> {
+    /// The key in the mesh.
+    pub(super) fn private_key(&self) -> anyhow::Result<PrivateKey> {
         let path = self.mesh();
         make(&path, || Zeroizing::new(format!("{}\n", *PrivateKey::generate().to_base64())))?;
-        Ok(PrivateKey::read_file(&path)?.public_key())
+        Ok(PrivateKey::read_file(&path)?)
     }
 
     /// The hash of the API key.
@@ -80,7 +80,7 @@ mod tests {
         let folder = folder.path().join("keys");
         let read = || {
             let keys = Keys::open(&folder).unwrap();
-            (keys.public_key().unwrap(), keys.api_key_sha256().unwrap())
+            (keys.private_key().unwrap().public_key(), keys.api_key_sha256().unwrap())
         };
         let first = read();
         assert_eq!(read(), first);
@@ -98,7 +98,7 @@ mod tests {
         fs::write(folder.path().join("mesh.key"), "not a key\n").unwrap();
         fs::set_permissions(folder.path().join("mesh.key"), fs::Permissions::from_mode(0o600)).unwrap();
         let keys = Keys::open(folder.path()).unwrap();
-        let error = format!("{:#}", keys.public_key().unwrap_err());
+        let error = format!("{:#}", keys.private_key().unwrap_err());
         assert!(error.contains("not a WireGuard key"), "{error}");
         assert_eq!(fs::read_to_string(keys.mesh()).unwrap(), "not a key\n");
     }

@@ -26,6 +26,22 @@ pub struct Challenge {
     pub public_key: PublicKey,
 }
 
+/// Length of a sealed hash: itself and a tag.
+pub const SEALED_LEN: usize = 32 + 16;
+
+/// Who wants to join as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// What kind of node.
+    pub role: Role,
+    /// Its name.
+    pub name: Label,
+    /// Its key in the mesh.
+    pub public_key: PublicKey,
+    /// SHA-256 of its API key.
+    pub api_key_sha256: [u8; 32],
+}
+
 /// Body of the second request: who wants to join as what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,10 +62,10 @@ pub struct JoinRequest {
     /// Its key in the mesh.
     #[serde(with = "as_text")]
     pub public_key: PublicKey,
-    /// SHA-256 of its API key.
+    /// SHA-256 of its API key, which signs its channel: for the control plane's eyes alone.
     #[serde(with = "hex::serde")]
-    pub api_key_sha256: [u8; 32],
-    /// That it knows the token, over all of this.
+    pub sealed_api_key_sha256: [u8; SEALED_LEN],
+    /// That it knows the token and has the private key, over all of this.
     #[serde(with = "hex::serde")]
     pub proof: [u8; 32],
 }
@@ -71,6 +87,28 @@ pub struct JoinAnswer {
     /// That the control plane knows the token, over all of this and the request.
     #[serde(with = "hex::serde")]
     pub proof: [u8; 32],
+}
+
+/// Body of an answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalBody {
+    /// What was refused.
+    pub error: Refusal,
+    /// That the control plane says so, over all of this and the request; empty if it cannot prove it: to one who proves nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
+    pub proof: Vec<u8>,
+}
+
+/// Why a node does not join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: String,
+    /// One sentence for people.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// A key in its text form.

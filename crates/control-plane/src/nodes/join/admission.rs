@@ -6,18 +6,12 @@ use axum::http::StatusCode;
 use time::OffsetDateTime;
 use wisehosting_domain::{name::Label, role::Role};
 use wisehosting_node::{
-    join::messages::JoinRequest,
+    join::messages::Candidate,
     mesh::{IpNet, PublicKey},
 };
 use wisehosting_store::{join_tokens::JoinToken, joined_nodes::JoinedNode};
 
-/// What the configuration gives away itself.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Declared {
-    pub(super) names: BTreeSet<Label>,
-    pub(super) keys: BTreeSet<PublicKey>,
-    pub(super) networks: Vec<IpNet>,
-}
+use super::Declared;
 
 /// All that decides.
 #[derive(Clone, Debug)]
@@ -58,6 +52,8 @@ pub(super) enum Refusal {
     OtherKey(Label),
     #[error("The key of this machine is that of another node.")]
     KeyTaken,
+    #[error("The API key of this machine is that of another node.")]
+    ApiKeyTaken,
     #[error("{0} was removed after the join token was made.")]
     Removed(Label),
     #[error("No address of the pool {0} is free.")]
@@ -81,6 +77,7 @@ impl Refusal {
             Self::OtherRole(..) => "other_role",
             Self::OtherKey(_) => "other_key",
             Self::KeyTaken => "key_taken",
+            Self::ApiKeyTaken => "api_key_taken",
             Self::Removed(_) => "removed",
             Self::PoolExhausted(_) => "pool_exhausted",
         }
@@ -104,7 +101,7 @@ impl Refusal {
                 "Choose another name; or, if this machine is to take its place, type \
                  `{command} rekey --name {name} --public-key {key}` on the control plane and join again."
             ),
-            Self::KeyTaken => {
+            Self::KeyTaken | Self::ApiKeyTaken => {
                 "Choose the name with which this machine joined before, or remove its keys.".to_owned()
             }
             Self::PoolExhausted(_) => {
@@ -115,9 +112,9 @@ impl Refusal {
     }
 }
 
-/// Decides about a request whose proof is right.
-pub(super) fn decide(facts: &Facts, request: &JoinRequest) -> Result<Admission, Refusal> {
-    let JoinRequest { role, name, public_key, api_key_sha256, .. } = request;
+/// Decides about one who has proved that it knows the token and has its key.
+pub(super) fn decide(facts: &Facts, candidate: &Candidate) -> Result<Admission, Refusal> {
+    let Candidate { role, name, public_key, api_key_sha256 } = candidate;
     let Facts { declared, token, .. } = facts;
     if facts.now >= token.expires_at {
         return Err(Refusal::Expired);
@@ -129,25 +126,31 @@ pub(super) fn decide(facts: &Facts, request: &JoinRequest) -> Result<Admission, 
         return Err(Refusal::Declared(name.clone()));
     }
     let has_key = |node: &&JoinedNode| node.public_key == *public_key.as_bytes();
+    let has_api_key = |node: &&JoinedNode| node.api_key_sha256 == *api_key_sha256;
     let is_removed = |node: &&JoinedNode| node.removed_at.is_some_and(|at| token.created_at <= at);
     let same = facts.joined.iter().find(|node| node.name == *name);
     if let Some(node) = same.filter(|node| node.removed_at.is_none()) {
         if node.role != *role {
             return Err(Refusal::OtherRole(name.clone(), node.role));
         }
-        if has_key(&node) && node.api_key_sha256 == *api_key_sha256 {
+        let is_it = has_key(&node) && has_api_key(&node);
+        if is_it && !declared.collides(node) {
             return Ok(Admission::Known(node.address));
         }
-        if node.approved_public_key != Some(*public_key.as_bytes()) {
+        if !is_it && node.approved_public_key != Some(*public_key.as_bytes()) {
             return Err(Refusal::OtherKey(name.clone()));
         }
     }
     let others = || facts.joined.iter().filter(|node| node.name != *name);
-    let of_another = others().filter(has_key).any(|node| node.removed_at.is_none());
-    if declared.keys.contains(public_key) || of_another {
+    let others_now = || others().filter(|node| node.removed_at.is_none());
+    if declared.keys.contains(public_key) || others_now().any(|node| has_key(&node)) {
         return Err(Refusal::KeyTaken);
     }
-    if let Some(node) = same.into_iter().chain(others().filter(has_key)).find(is_removed) {
+    if declared.api_key_hashes.contains(api_key_sha256) || others_now().any(|node| has_api_key(&node)) {
+        return Err(Refusal::ApiKeyTaken);
+    }
+    let same_machine = others().filter(|node| has_key(node) || has_api_key(node));
+    if let Some(node) = same.into_iter().chain(same_machine).find(is_removed) {
         return Err(Refusal::Removed(node.name.clone()));
     }
     if token.uses_left == 0 {
@@ -185,7 +188,7 @@ fn is_usable(facts: &Facts, address: IpAddr) -> bool {
     let Facts { pool, mesh, declared, .. } = facts;
     pool.contains(&address)
         && ![mesh.network(), mesh.broadcast()].contains(&address)
-        && !declared.networks.iter().any(|network| network.contains(&address))
+        && !declared.has_address(address)
 }
 
 #[cfg(test)]

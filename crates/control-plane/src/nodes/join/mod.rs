@@ -1,23 +1,27 @@
 //! `POST /v1/join/challenge` and `POST /v1/join`: a machine with an operator's token becomes a node.
 //!
 //! They are open to everybody, over plain http too: what is secret does not cross the wire, and the answer is proved
-//! ([`wisehosting_node::join::proof`]). Invariants: without a proof nothing is stored; a challenge is met once with each token, whatever
-//! comes of it; who is refused learns why only after proving that it knows the token.
+//! ([`wisehosting_node::join::proof`]). Invariants: without a proof nothing is stored, and nobody gets a connection to the database; a challenge is met
+//! once with each token, whatever comes of it; who is refused learns why only after proving that it knows the token, and the reason is proved to it.
 
 mod admission;
 mod challenge;
-
-use std::collections::BTreeSet;
+mod tokens;
 
 use admission::{Admission, Facts, Refusal, decide};
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use time::{Duration, OffsetDateTime};
 use wisehosting_node::{
     join::{
-        messages::{Challenge, JoinAnswer, JoinRequest},
+        messages::{self, Candidate, Challenge, JoinAnswer, JoinRequest, RefusalBody},
         proof::JoinKey,
     },
-    mesh::{IpNet, MeshConfig, MeshPeer, PrivateKey, PublicKey},
+    mesh::{IpNet, MeshConfig, PrivateKey},
 };
 use wisehosting_store::{
     PgConnection, StoreError,
@@ -26,6 +30,7 @@ use wisehosting_store::{
     joined_nodes, pool,
 };
 
+use super::Declared;
 use crate::{
     config::{Config, JoinConfig},
     error::Problem,
@@ -33,6 +38,7 @@ use crate::{
     nodes,
     state::AppState,
 };
+pub use tokens::JoinTokens;
 
 /// For how long it is said of a token that it has expired, and no longer that there is none.
 const TOKEN_REMEMBERED: Duration = Duration::days(7);
@@ -88,81 +94,124 @@ pub async fn create_challenge(State(state): State<AppState>) -> Result<Json<Chal
 pub async fn join(
     State(state): State<AppState>,
     JsonBody(request): JsonBody<JoinRequest>,
-) -> Result<Json<JoinAnswer>, Problem> {
+) -> Result<Json<JoinAnswer>, Refused> {
     let platform = Platform::of(&state)?;
     let now = state.clock.now();
     let challenged_at =
         challenge::made_at(&state.secrets.jwt, &request.challenge, now).ok_or_else(stale_challenge)?;
-    let mut db = state.begin().await?;
-    let token = match join_tokens::get(&mut db, &request.token_id).await {
-        Err(StoreError::NotFound { .. }) => return Err(refuse_unproved(&request)),
-        token => token?,
-    };
-    let key = JoinKey::of_control_plane(platform.key, &PublicKey::from_bytes(token.verifier));
-    if !key.proves_request(&request) {
-        return Err(refuse_unproved(&request));
+    let tokens = state.hub.join_tokens();
+    if !tokens.are_known() {
+        return Err(Problem::database_unavailable().into());
     }
-    joined_nodes::lock(&mut db).await?;
-    if !join_tokens::meet_challenge(&mut db, &token.id, challenged_at).await? {
-        return Err(stale_challenge());
+    let key = tokens
+        .verifier(&request.token_id)
+        .and_then(|verifier| JoinKey::of_control_plane(platform.key, &verifier, &request.public_key));
+    let proved = key.and_then(|key| Some((key.open(&request)?, key)));
+    let (candidate, key) = proved.ok_or_else(|| refuse_unproved(&request))?;
+    let prove = |problem: Problem| Refused::proved(problem, &key, &request);
+    if !tokens.meet(&request.token_id, challenged_at) {
+        return Err(prove(stale_challenge()));
     }
-    let admission = admit(&mut db, &platform, &token.id, &request, now).await?;
-    // Also after a refusal: the challenge is met.
-    pool::commit(db).await?;
-    let address = admission.map_err(|refusal| refuse(&request, &refusal))?;
-    // Its first words may come before the notice.
-    nodes::declare(&state).await?;
-    tracing::info!(node.role = %request.role, node.name = %request.name, %address, "a node joined");
-    let mut answer = platform.answer(address);
+    let address = settle(&state, &platform, &request.token_id, challenged_at, &candidate).await;
+    let mut answer = platform.answer(address.map_err(prove)?);
     answer.proof = key.of_answer(&request, &answer);
     Ok(Json(answer))
+}
+
+/// Decides about one who has proved itself, and carries it out; its address.
+async fn settle(
+    state: &AppState,
+    platform: &Platform<'_>,
+    token: &join_tokens::TokenId,
+    challenged_at: OffsetDateTime,
+    candidate: &Candidate,
+) -> Result<std::net::IpAddr, Problem> {
+    let mut db = state.begin().await?;
+    joined_nodes::lock(&mut db).await?;
+    // Another process may have met it before this one was started.
+    if !join_tokens::meet_challenge(&mut db, token, challenged_at).await? {
+        return Err(stale_challenge());
+    }
+    let admission = admit(&mut db, state, platform, token, candidate).await?;
+    // Also after a refusal: the challenge is met.
+    pool::commit(db).await?;
+    let address = admission.map_err(|refusal| refuse(candidate, &refusal))?;
+    // Its first words may come before the notice.
+    nodes::declare(state).await?;
+    tracing::info!(node.role = %candidate.role, node.name = %candidate.name, %address, "a node joined");
+    Ok(address)
 }
 
 /// Decides, and stores what follows. Who has joined must be locked.
 async fn admit(
     db: &mut PgConnection,
+    state: &AppState,
     platform: &Platform<'_>,
     token: &join_tokens::TokenId,
-    request: &JoinRequest,
-    now: OffsetDateTime,
+    candidate: &Candidate,
 ) -> Result<Result<std::net::IpAddr, Refusal>, StoreError> {
+    let now = state.clock.now();
     let rest = Duration::days(platform.join.address_rest_days.into());
     joined_nodes::forget_removed(db, now - rest).await?;
     join_tokens::forget_expired(db, now - TOKEN_REMEMBERED).await?;
     // As it is now that nobody else uses it.
     let token: JoinToken = join_tokens::get(db, token).await?;
     let facts = Facts {
-        declared: declared(platform),
+        declared: Declared::of(state),
         pool: platform.join.pool,
         mesh: platform.mesh.address,
         joined: joined_nodes::list(db).await?,
         token,
         now,
     };
-    match decide(&facts, request) {
-        Ok(Admission::Known(address)) => Ok(Ok(address)),
+    let address = match decide(&facts, candidate) {
+        Ok(Admission::Known(address)) => address,
         Ok(Admission::New(node)) => {
             pool::notify(db, NODES).await?;
             joined_nodes::put(db, &node).await?;
             join_tokens::use_up(db, &facts.token.id).await?;
-            Ok(Ok(node.address))
+            node.address
         }
-        Err(refusal) => Ok(Err(refusal)),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    join_tokens::note_holder(db, &facts.token.id, &candidate.name).await?;
+    Ok(Ok(address))
+}
+
+/// Why a machine does not join, with the proof that the control plane says so, if the machine has proved itself.
+#[derive(Debug)]
+pub struct Refused {
+    problem: Problem,
+    proof: Vec<u8>,
+}
+
+impl Refused {
+    fn proved(problem: Problem, key: &JoinKey, request: &JoinRequest) -> Self {
+        let proof = key.of_refusal(request, &said(&problem)).to_vec();
+        Self { problem, proof }
     }
 }
 
-/// Names, keys and networks that the configuration gives away itself.
-fn declared(platform: &Platform<'_>) -> admission::Declared {
-    let Platform { config, mesh, key, .. } = platform;
-    let nodes: Vec<_> = nodes::declared(config).collect();
-    let mut names: BTreeSet<_> = mesh.peers.iter().map(|peer| peer.name.clone()).collect();
-    names.extend(nodes.iter().map(|node| node.name.clone()));
-    let mut keys: BTreeSet<_> = mesh.peers.iter().flat_map(MeshPeer::keys).collect();
-    keys.insert(key.public_key());
-    let mut networks: Vec<IpNet> = mesh.peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect();
-    networks.extend(nodes.iter().map(|node| IpNet::from(node.address)));
-    networks.push(mesh.address.addr().into());
-    admission::Declared { names, keys, networks }
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self { problem, proof: Vec::new() }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let body = RefusalBody { error: said(&self.problem), proof: self.proof };
+        (self.problem.status(), Json(body)).into_response()
+    }
+}
+
+fn said(problem: &Problem) -> messages::Refusal {
+    let detail = problem.detail();
+    messages::Refusal {
+        code: detail.code.to_owned(),
+        message: detail.message.clone(),
+        hint: detail.hint.clone(),
+    }
 }
 
 fn stale_challenge() -> Problem {
@@ -179,8 +228,8 @@ fn refuse_unproved(request: &JoinRequest) -> Problem {
     )
 }
 
-fn refuse(request: &JoinRequest, refusal: &Refusal) -> Problem {
-    let JoinRequest { role, name, public_key, .. } = request;
+fn refuse(candidate: &Candidate, refusal: &Refusal) -> Problem {
+    let Candidate { role, name, public_key, .. } = candidate;
     let reason = refusal.to_string();
     tracing::warn!(node.role = %role, node.name = %name, reason, "refused a node that wants to join");
     let problem = Problem::new(refusal.status(), refusal.code(), reason);

@@ -9,10 +9,10 @@ use wisehosting_control_plane::{nodes, router};
 use wisehosting_domain::role::Role;
 use wisehosting_node::{
     join::{
-        messages::{CHALLENGE_PATH, Challenge, JOIN_PATH, JoinAnswer, JoinRequest},
+        messages::{CHALLENGE_PATH, Candidate, Challenge, JOIN_PATH, JoinAnswer, JoinRequest, RefusalBody},
         proof::{JoinKey, JoinToken},
     },
-    mesh::PrivateKey,
+    mesh::{PrivateKey, PublicKey},
     random,
 };
 use wisehosting_store::{StoreError, join_tokens, joined_nodes, pool};
@@ -54,6 +54,7 @@ async fn token(server: &Server, uses_left: u16, good_for: Duration) -> JoinToken
     };
     let mut db = pool::acquire(&server.state.pool).await.unwrap();
     join_tokens::create(&mut db, &stored).await.unwrap();
+    nodes::declare(&server.state).await.unwrap();
     token
 }
 
@@ -72,19 +73,18 @@ impl Machine {
     async fn request(&self, server: &Server, token: &JoinToken) -> (JoinKey, JoinRequest) {
         let answer = server.nobody().send("POST", CHALLENGE_PATH, None).await.expect(200);
         let Challenge { challenge, public_key: hub } = serde_json::from_value(answer).unwrap();
-        let key = JoinKey::of_token(token, &hub);
-        let mut request = JoinRequest {
-            token_id: token.id(),
-            challenge,
-            nonce: random::bytes(),
+        let key = JoinKey::of_token(token, &self.key, &hub).unwrap();
+        let request = key.request(token.id(), challenge, random::bytes(), &self.candidate());
+        (key, request)
+    }
+
+    fn candidate(&self) -> Candidate {
+        Candidate {
             role: Role::Worker,
             name: self.name.parse().unwrap(),
             public_key: self.key.public_key(),
             api_key_sha256: Sha256::digest(&self.api_key).into(),
-            proof: [0; 32],
-        };
-        request.proof = key.of_request(&request);
-        (key, request)
+        }
     }
 
     /// The address that it is given, by one who knows the token.
@@ -98,10 +98,14 @@ impl Machine {
         answer.address.addr().to_string()
     }
 
-    /// Status and code of the refusal that it gets.
+    /// Status and code of the refusal that it gets, and whether it is proved.
     async fn refused(&self, server: &Server, token: &JoinToken) -> String {
-        let (_, request) = self.request(server, token).await;
-        refusal(post(server, &request).await)
+        let (key, request) = self.request(server, token).await;
+        let answer = post(server, &request).await;
+        let RefusalBody { error, proof } = serde_json::from_value(answer.body.clone()).unwrap();
+        let proved = key.proves_refusal(&request, &error, &proof);
+        assert_eq!(proved, error.code != "wrong_token", "{error:?}");
+        refusal(answer)
     }
 
     /// Whether its agent is let in; its path goes by its role.
@@ -194,7 +198,17 @@ async fn who_proves_nothing_learns_nothing(pool: PgPool) {
     assert_eq!(refused(&|r| r.public_key = other_key).await, "403 wrong_token");
     assert_eq!(refused(&|r| r.name = "worker-4".parse().unwrap()).await, "403 wrong_token");
     assert_eq!(refused(&|r| r.role = Role::Edge).await, "403 wrong_token");
-    assert_eq!(refused(&|r| r.api_key_sha256 = [0; 32]).await, "403 wrong_token");
+    assert_eq!(refused(&|r| r.sealed_api_key_sha256 = [0; 48]).await, "403 wrong_token");
+    // A key of which nobody needs the private half, and one of somebody else.
+    let forged = |public_key| {
+        let hub = server.state.secrets.mesh_key.as_ref().unwrap().public_key();
+        let key = JoinKey::of_token(&good, &PrivateKey::generate(), &hub).unwrap();
+        let candidate = Candidate { public_key, ..machine.candidate() };
+        key.request(good.id(), request.challenge.clone(), [7; 32], &candidate)
+    };
+    for public_key in [other_key, PublicKey::from_bytes([0; 32])] {
+        assert_eq!(refusal(post(&server, &forged(public_key)).await), "403 wrong_token");
+    }
     assert_eq!(refused(&|r| r.proof = [0; 32]).await, "403 wrong_token");
     assert_eq!(refused(&|r| r.token_id = [0; 8]).await, "403 wrong_token");
     assert_eq!(refused(&|r| r.challenge = vec![0; 56]).await, "409 stale_challenge");
@@ -209,12 +223,12 @@ async fn who_proves_nothing_learns_nothing(pool: PgPool) {
     let (_, request) = machine.request(&server, &good).await;
     post(&server, &request).await.expect(200);
     assert_eq!(refusal(post(&server, &request).await), "409 stale_challenge", "a replay");
-    let again = JoinRequest { nonce: random::bytes(), ..request };
-    let again = JoinRequest { proof: key.of_request(&again), ..again };
+    let again = key.request(good.id(), request.challenge, random::bytes(), &machine.candidate());
     assert_eq!(refusal(post(&server, &again).await), "409 stale_challenge");
 
     let mut db = pool::acquire(&server.state.pool).await.unwrap();
     join_tokens::revoke(&mut db, &good.id()).await.unwrap();
+    nodes::declare(&server.state).await.unwrap();
     assert_eq!(machine.refused(&server, &good).await, "403 wrong_token");
     assert!(matches!(join_tokens::revoke(&mut db, &good.id()).await, Err(StoreError::NotFound { .. })));
     assert_eq!(joined_nodes::list(&mut db).await.unwrap().len(), 1);
@@ -222,6 +236,35 @@ async fn who_proves_nothing_learns_nothing(pool: PgPool) {
         sqlx::query_scalar("SELECT verifier FROM join_tokens").fetch_one(&server.state.pool).await.unwrap();
     assert_eq!(stored, old.verifier().as_bytes());
     assert!(!old.expose().expose_secret().contains(&old.verifier().to_string()));
+}
+
+/// What is refused without the database is refused also when there is none.
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn who_proves_nothing_and_who_repeats_it_takes_no_connection_to_the_database(pool: PgPool) {
+    let server = server(pool);
+    let good = token(&server, 5, Duration::HOUR).await;
+    let machine = Machine::new("worker-3");
+    let (_, request) = machine.request(&server, &good).await;
+    post(&server, &request).await.expect(200);
+    server.state.pool.close().await;
+    assert_eq!(refusal(post(&server, &request).await), "409 stale_challenge", "a replay");
+    let forged = JoinRequest { proof: [0; 32], ..request };
+    assert_eq!(refusal(post(&server, &forged).await), "403 wrong_token");
+    assert_eq!(machine.refused(&server, &JoinToken::generate()).await, "403 wrong_token");
+    assert_eq!(machine.refused(&server, &good).await, "503 database_unavailable");
+}
+
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn an_api_key_is_one_nodes(pool: PgPool) {
+    let server = Server::with(pool, &JOIN.replace("/30", "/25"), |secrets| {
+        secrets.mesh_key = Some(PrivateKey::generate());
+    });
+    let good = token(&server, 5, Duration::HOUR).await;
+    let first = Machine::new("worker-3");
+    first.joins(&server, &good).await;
+    let second = Machine { api_key: first.api_key.clone(), ..Machine::new("worker-4") };
+    assert_eq!(second.refused(&server, &good).await, "409 api_key_taken");
+    assert!(first.registers(&server).await && !second.registers(&server).await);
 }
 
 #[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
@@ -262,6 +305,21 @@ async fn what_the_configuration_declares_wins(pool: PgPool) {
     assert!(!machine.registers(&next).await);
     let user = next.user("a@example.org").await;
     assert_eq!(mesh_node(&user, "worker-3").await.unwrap()["address"], "10.50.0.12");
+
+    // Or a host with the network that its address is of: it gets another one.
+    let declared = JOIN.replace(
+        "[join]\npool = \"10.50.0.128/30\"",
+        "[[mesh.peers]]\nname = \"router\"\npublic_key = \"tWwDjMGWsHGtHzMXpfZBSwSyMFeYXaUWfhJ0rSy8Hm8=\"\n\
+         allowed_ips = [\"10.50.0.128/28\"]\n[join]\npool = \"10.50.0.128/25\"",
+    );
+    let next = Server::with(server.state.pool.clone(), &declared, |secrets| {
+        secrets.mesh_key = Some(PrivateKey::generate());
+    });
+    nodes::declare(&next.state).await.unwrap();
+    assert!(!machine.registers(&next).await);
+    let address = machine.joins(&next, &token(&next, 1, Duration::HOUR).await).await;
+    assert_eq!(address, "10.50.0.144");
+    assert!(machine.registers(&next).await);
 }
 
 #[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]

@@ -8,23 +8,26 @@ use wisehosting_domain::role::Role;
 const TOKEN: &str = "whj_dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 /// Bob.
 const CONTROL_PLANE: &str = "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=";
+const MACHINE: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
 
 fn keys() -> (JoinKey, JoinKey, PrivateKey) {
     let (token, own): (JoinToken, PrivateKey) = (TOKEN.parse().unwrap(), CONTROL_PLANE.parse().unwrap());
-    let of_machine = JoinKey::of_token(&token, &own.public_key());
-    (of_machine, JoinKey::of_control_plane(&own, &token.verifier()), own)
+    let machine = machine();
+    let of_machine = JoinKey::of_token(&token, &machine, &own.public_key());
+    let of_control_plane = JoinKey::of_control_plane(&own, &token.verifier(), &machine.public_key());
+    (of_machine.unwrap(), of_control_plane.unwrap(), own)
 }
 
-fn request() -> JoinRequest {
-    JoinRequest {
-        token_id: TOKEN.parse::<JoinToken>().unwrap().id(),
-        challenge: vec![1; 56],
-        nonce: [2; 32],
+fn machine() -> PrivateKey {
+    MACHINE.parse().unwrap()
+}
+
+fn who() -> Candidate {
+    Candidate {
         role: Role::Worker,
         name: "worker-3".parse().unwrap(),
-        public_key: PublicKey::from_bytes([3; 32]),
+        public_key: machine().public_key(),
         api_key_sha256: [4; 32],
-        proof: [0; 32],
     }
 }
 
@@ -39,11 +42,16 @@ fn answer() -> JoinAnswer {
     }
 }
 
+fn refusal() -> Refusal {
+    let [code, message, hint] = ["removed", "It was removed.", "Ask."].map(str::to_owned);
+    Refusal { code, message, hint: Some(hint) }
+}
+
 /// A request and its answer, proved.
 fn exchange() -> (JoinRequest, JoinAnswer) {
     let (of_machine, of_control_plane, _) = keys();
-    let mut request = request();
-    request.proof = of_machine.of_request(&request);
+    let token: JoinToken = TOKEN.parse().unwrap();
+    let request = of_machine.request(token.id(), vec![1; 56], [2; 32], &who());
     let mut answer = answer();
     answer.proof = of_control_plane.of_answer(&request, &answer);
     (request, answer)
@@ -55,35 +63,58 @@ fn both_sides_come_to_what_others_compute() {
     let (request, answer) = exchange();
     assert_eq!(hex::encode(request.token_id), "300c9c9603b92a4b");
     assert_eq!(
-        hex::encode(request.proof),
-        "a25c2542b9c064b5fd0ea2bf21f0848c8e1bfa06538a16f22aefa256607f0869"
+        hex::encode(request.sealed_api_key_sha256),
+        "328d217e76448909f6702872e88e96ad74e776f8bfe44be1fbca0971f64e820710cf7e03d4de81e7b8a455cec4535340"
     );
-    assert_eq!(hex::encode(answer.proof), "291f307b84fe9e97aaa6b1856f2d105336e8a3ce55f57fa4e56cad5c2b685c79");
-    assert!(of_control_plane.proves_request(&request) && of_machine.proves_request(&request));
+    assert_eq!(
+        hex::encode(request.proof),
+        "010d093f2c4c0a1770752396cde26759cac2804e582068db05a24d61884f542c"
+    );
+    assert_eq!(hex::encode(answer.proof), "8f570d9a8edb11b787c38f1fc7b612f45a3013031d8f14f8d5d521b50e17f747");
+    let refused = of_control_plane.of_refusal(&request, &refusal());
+    assert_eq!(hex::encode(refused), "143496b930301552f2bde1776399ec9088ed317467b8b36908e26b3211ae62b1");
+    assert_eq!(of_control_plane.open(&request), Some(who()));
+    assert_eq!(of_machine.open(&request), Some(who()));
     assert!(of_control_plane.proves_answer(&request, &answer) && of_machine.proves_answer(&request, &answer));
+    assert!(of_machine.proves_refusal(&request, &refusal(), &refused));
 }
 
 #[test]
-fn it_takes_the_token_or_verifier_and_private_key() {
+fn it_takes_token_and_private_key_or_verifier_and_private_key() {
     let (of_machine, _, own) = keys();
     let (request, answer) = exchange();
-    let token: JoinToken = TOKEN.parse().unwrap();
-    // Who has a copy of the database, and who is in between and knows no verifier.
-    let of_copy = JoinKey::of_control_plane(&PrivateKey::generate(), &token.verifier());
-    let of_network = JoinKey::of_control_plane(&own, &PrivateKey::generate().public_key());
-    let of_another = JoinKey::of_token(&JoinToken::generate(), &own.public_key());
-    for key in [of_copy, of_network, of_another] {
-        assert!(!key.proves_request(&request) && !key.proves_answer(&request, &answer));
+    let (token, machine): (JoinToken, PrivateKey) = (TOKEN.parse().unwrap(), machine());
+    let (hub, of_machines) = (own.public_key(), machine.public_key());
+    // Who has a copy of the database; who is in between and knows no verifier; who has another token; who has the token and not the
+    // private key, such as one that has recorded the join: in the place of what it lacks it has a key of its own.
+    let other = PrivateKey::generate();
+    for key in [
+        JoinKey::of_control_plane(&other, &token.verifier(), &of_machines),
+        JoinKey::of_control_plane(&own, &other.public_key(), &of_machines),
+        JoinKey::of_token(&JoinToken::generate(), &machine, &hub),
+        JoinKey::of_token(&token, &other, &hub),
+    ] {
+        let key = key.unwrap();
+        assert!(key.open(&request).is_none() && !key.proves_answer(&request, &answer));
         let forged = JoinAnswer { proof: key.of_answer(&request, &answer), ..answer.clone() };
         assert!(!of_machine.proves_answer(&request, &forged));
+        let forged = key.of_refusal(&request, &refusal());
+        assert!(!of_machine.proves_refusal(&request, &refusal(), &forged));
     }
-    // A key of the control plane's that makes every secret zero helps nobody who does not know the verifier.
+    // Keys that make every secret zero, so that nobody needs the private key.
     let zero = PublicKey::from_bytes([0; 32]);
-    let blind = JoinKey::new(&PrivateKey::generate().public_key(), &[0; 32], &zero);
-    assert!(
-        !JoinKey::of_token(&token, &zero)
-            .proves_request(&JoinRequest { proof: blind.of_request(&request), ..request })
-    );
+    assert!(JoinKey::of_token(&token, &machine, &zero).is_none());
+    assert!(JoinKey::of_control_plane(&own, &token.verifier(), &zero).is_none());
+}
+
+#[test]
+fn a_listener_sees_no_hash_of_the_api_key() {
+    let (key, _, _) = keys();
+    let token: JoinToken = TOKEN.parse().unwrap();
+    let request = |nonce| key.request(token.id(), vec![1; 56], [nonce; 32], &who());
+    let text = serde_json::to_string(&request(2)).unwrap();
+    assert!(!text.contains(&hex::encode(who().api_key_sha256)), "{text}");
+    assert_ne!(request(2).sealed_api_key_sha256, request(3).sealed_api_key_sha256);
 }
 
 #[test]
@@ -93,10 +124,15 @@ fn a_proof_is_for_its_own_purpose() {
     let reflected = JoinAnswer { proof: request.proof, ..answer.clone() };
     assert!(!key.proves_answer(&request, &reflected));
     let reflected = JoinRequest { proof: answer.proof, ..request.clone() };
-    assert!(!key.proves_request(&reflected));
-    let other = JoinRequest { nonce: [9; 32], ..request.clone() };
-    let other = JoinRequest { proof: key.of_request(&other), ..other };
+    assert!(key.open(&reflected).is_none());
+    assert!(!key.proves_refusal(&request, &refusal(), &answer.proof));
+    assert!(!key.proves_refusal(&request, &refusal(), &[]));
+    let other = key.request(request.token_id, vec![1; 56], [9; 32], &who());
     assert!(!key.proves_answer(&other, &answer), "an answer to another request");
+    let refused = key.of_refusal(&request, &refusal());
+    assert!(!key.proves_refusal(&other, &refusal(), &refused), "a refusal of another request");
+    let changed = Refusal { hint: None, ..refusal() };
+    assert!(!key.proves_refusal(&request, &changed, &refused));
 }
 
 #[test]
@@ -127,7 +163,7 @@ fn changed_request() -> impl Strategy<Value = JoinRequest> {
             0 => flip(&mut changed.token_id),
             1 => flip(&mut changed.challenge),
             2 => flip(&mut changed.nonce),
-            3 => flip(&mut changed.api_key_sha256),
+            3 => flip(&mut changed.sealed_api_key_sha256),
             4 => flip(&mut changed.proof),
             5 => {
                 let mut key = *changed.public_key.as_bytes();
@@ -161,7 +197,7 @@ fn changed_answer() -> impl Strategy<Value = JoinAnswer> {
 proptest! {
     #[test]
     fn a_changed_request_is_refused(changed in changed_request()) {
-        prop_assert!(!keys().1.proves_request(&changed));
+        prop_assert!(keys().1.open(&changed).is_none());
     }
 
     #[test]

@@ -9,16 +9,12 @@ fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-fn request(name: &str, key: u8) -> JoinRequest {
-    JoinRequest {
-        token_id: [0; 8],
-        challenge: Vec::new(),
-        nonce: [0; 32],
+fn request(name: &str, key: u8) -> Candidate {
+    Candidate {
         role: Role::Worker,
         name: label(name),
         public_key: PublicKey::from_bytes([key; 32]),
         api_key_sha256: [key; 32],
-        proof: [0; 32],
     }
 }
 
@@ -49,6 +45,7 @@ fn facts(joined: Vec<JoinedNode>) -> Facts {
     let declared = Declared {
         names: [label("worker-1")].into(),
         keys: [PublicKey::from_bytes([1; 32])].into(),
+        api_key_hashes: [[2; 32]].into(),
         networks: vec!["10.50.0.129/32".parse().unwrap()],
     };
     let [pool, mesh] = ["10.50.0.128/30", "10.50.0.1/24"].map(|text| text.parse().unwrap());
@@ -78,7 +75,7 @@ fn a_node_has_one_address_for_ever() {
 fn another_key_needs_an_operators_word() {
     let mut facts = facts(vec![node("a", 7, "10.50.0.130")]);
     assert_eq!(decide(&facts, &request("a", 8)), Err(Refusal::OtherKey(label("a"))));
-    let other_api_key = JoinRequest { api_key_sha256: [8; 32], ..request("a", 7) };
+    let other_api_key = Candidate { api_key_sha256: [8; 32], ..request("a", 7) };
     assert_eq!(decide(&facts, &other_api_key), Err(Refusal::OtherKey(label("a"))));
     facts.joined[0].approved_public_key = Some([8; 32]);
     assert_eq!(decide(&facts, &request("a", 9)), Err(Refusal::OtherKey(label("a"))));
@@ -86,7 +83,7 @@ fn another_key_needs_an_operators_word() {
     assert_eq!(now, node("a", 8, "10.50.0.130"));
     facts.token.uses_left = 0;
     assert_eq!(decide(&facts, &request("a", 8)), Err(Refusal::UsedUp));
-    let as_edge = JoinRequest { role: Role::Edge, ..request("a", 7) };
+    let as_edge = Candidate { role: Role::Edge, ..request("a", 7) };
     facts.token.role = Role::Edge;
     assert_eq!(decide(&facts, &as_edge), Err(Refusal::OtherRole(label("a"), Role::Worker)));
 }
@@ -100,12 +97,31 @@ fn a_key_is_one_nodes() {
 }
 
 #[test]
+fn an_api_key_is_one_nodes() {
+    let facts = facts(vec![node("a", 7, "10.50.0.130")]);
+    for taken in [7, 2] {
+        let candidate = Candidate { api_key_sha256: [taken; 32], ..request("b", 8) };
+        assert_eq!(decide(&facts, &candidate), Err(Refusal::ApiKeyTaken));
+    }
+}
+
+#[test]
+fn an_address_that_is_declared_since_is_given_up() {
+    let mut facts = facts(vec![node("a", 7, "10.50.0.130")]);
+    facts.pool = "10.50.0.128/29".parse().unwrap();
+    facts.declared.networks.push("10.50.0.130/31".parse().unwrap());
+    assert_eq!(address(decide(&facts, &request("a", 7))), "new 10.50.0.132");
+}
+
+#[test]
 fn who_was_removed_needs_a_newer_token_and_keeps_its_address_meanwhile() {
     let removed = JoinedNode { removed_at: Some(NOW), ..node("a", 7, "10.50.0.130") };
     let mut facts = facts(vec![removed]);
     assert_eq!(decide(&facts, &request("a", 7)), Err(Refusal::Removed(label("a"))));
     assert_eq!(decide(&facts, &request("a", 8)), Err(Refusal::Removed(label("a"))), "by any key");
     assert_eq!(decide(&facts, &request("b", 7)), Err(Refusal::Removed(label("a"))), "by any name");
+    let with_api_key = Candidate { api_key_sha256: [7; 32], ..request("b", 8) };
+    assert_eq!(decide(&facts, &with_api_key), Err(Refusal::Removed(label("a"))));
     facts.token.created_at = NOW + Duration::SECOND;
     assert_eq!(decide(&facts, &request("b", 8)), Err(Refusal::PoolExhausted(facts.pool)));
     assert_eq!(address(decide(&facts, &request("a", 8))), "new 10.50.0.130", "its own");
@@ -117,7 +133,7 @@ fn a_token_is_good_for_what_it_says() {
     facts.token.node = Some(label("b"));
     assert_eq!(decide(&facts, &request("a", 7)), Err(Refusal::ForAnother("the worker b".to_owned())));
     assert_eq!(address(decide(&facts, &request("b", 7))), "new 10.50.0.130");
-    let as_edge = JoinRequest { role: Role::Edge, ..request("b", 7) };
+    let as_edge = Candidate { role: Role::Edge, ..request("b", 7) };
     assert!(matches!(decide(&facts, &as_edge), Err(Refusal::ForAnother(_))));
     facts.now = facts.token.expires_at;
     assert_eq!(decide(&facts, &request("b", 7)), Err(Refusal::Expired));
