@@ -123,6 +123,24 @@ pub async fn approve(conn: &mut PgConnection, name: &Label, public_key: &[u8; 32
     query.fetch_one(conn).await.map_err(doing("approve a node's key")).map(drop)
 }
 
+/// Has a node that uses its approved key have no other; nothing changes if that has happened already.
+///
+/// # Errors
+/// [`StoreError::Conflict`]: the key is another's.
+pub async fn take_approved(
+    conn: &mut PgConnection,
+    name: &Label,
+    approved: &[u8; 32],
+) -> Result<(), StoreError> {
+    let query = sqlx::query!(
+        "UPDATE joined_nodes SET public_key = approved_public_key, approved_public_key = NULL
+         WHERE name = $1 AND approved_public_key = $2",
+        name.as_str(),
+        approved
+    );
+    query.execute(conn).await.map_err(doing("end a node's old key")).map(drop)
+}
+
 /// Removes a node; its address stays taken for now.
 ///
 /// # Errors

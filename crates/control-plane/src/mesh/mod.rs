@@ -2,7 +2,8 @@
 //!
 //! What the control plane knows of a declared node is its declaration and its entry among the peers of the control plane's own
 //! interface, by name; of one that has joined, what it joined with; and where the node was heard from last, which that interface
-//! shows. A node whose key is not known here is told to nobody.
+//! shows. A node whose key is not known here is told to nobody. Of one that changes its key, the key is told that it used last; from
+//! then on one that has joined has no other.
 
 mod book;
 pub mod get_mesh;
@@ -15,10 +16,15 @@ use tokio::sync::watch;
 use wisehosting_domain::name::Label;
 use wisehosting_node::mesh::{PeerSets, PeerSight, PublicKey, Sight};
 use wisehosting_protocol::payload::{MeshPeer, MeshPeers};
-use wisehosting_store::joined_nodes::JoinedNode;
+use wisehosting_store::{
+    changes::NODES,
+    joined_nodes::{self, JoinedNode},
+    pool,
+};
 
 use crate::{
     config::Config,
+    error::Problem,
     nodes::{self, Role},
     state::AppState,
 };
@@ -36,7 +42,11 @@ pub async fn admit(state: AppState, hub: PublicKey, interface: PeerSets) {
                 endpoint: None,
             };
             let peers = nodes.iter().map(peer).collect();
-            interface.put(MeshPeers { generation: state.clock.now_ms(), hub: hub.to_string(), peers });
+            let set = MeshPeers { generation: state.clock.now_ms(), hub: hub.to_string(), peers };
+            let next = |node: &JoinedNode| Some((node.public_key, node.approved_public_key?));
+            let keys = nodes.iter().filter_map(next);
+            let keys = keys.map(|(key, next)| (PublicKey::from_bytes(key), PublicKey::from_bytes(next)));
+            interface.put_with_next_keys(set, keys.collect());
         }
         if joined.changed().await.is_err() {
             return;
@@ -59,6 +69,11 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
                 tracing::info!(node.role = %to, generation, "telling nodes of the mesh of each other");
             }
         }
+        for node in nodes.iter().flat_map(|nodes| nodes.iter()).filter(|node| has_changed_key(node, &seen)) {
+            if let Err(error) = settle_key(&state, node).await {
+                tracing::debug!(node.name = %node.name, ?error, "cannot store a node's other key yet");
+            }
+        }
         state.hub.mesh().saw(seen);
         tokio::select! {
             seen = sight.changed() => if seen.is_err() {
@@ -70,6 +85,23 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
     }
 }
 
+/// Whether a node that has joined speaks with the key that an operator lets it change to.
+fn has_changed_key(node: &JoinedNode, sight: &Sight) -> bool {
+    let mut seen = sight.peers.iter().filter(|peer| peer.name == node.name);
+    node.approved_public_key.is_some_and(|next| seen.any(|peer| *peer.public_key.as_bytes() == next))
+}
+
+/// Ends the key that it had before. Looked for at every change of what is seen, so a failure is made good.
+async fn settle_key(state: &AppState, node: &JoinedNode) -> Result<(), Problem> {
+    let Some(next) = &node.approved_public_key else { return Ok(()) };
+    let mut db = state.begin().await?;
+    joined_nodes::take_approved(&mut db, &node.name, next).await?;
+    pool::notify(&mut db, NODES).await?;
+    pool::commit(db).await?;
+    tracing::info!(node.name = %node.name, "a node that has joined speaks with its other key, and has no other now");
+    Ok(())
+}
+
 /// What others need to know of the nodes of a role. Pure.
 fn known(config: &Config, joined: &[JoinedNode], role: Role, sight: &Sight) -> Vec<MeshPeer> {
     let declared: BTreeMap<&Label, _> =
@@ -77,9 +109,14 @@ fn known(config: &Config, joined: &[JoinedNode], role: Role, sight: &Sight) -> V
     let seen: BTreeMap<&Label, &PeerSight> = sight.peers.iter().map(|peer| (&peer.name, peer)).collect();
     let peers = nodes::known(config, joined, role).filter_map(|node| {
         let (peer, seen) = (declared.get(node.name), seen.get(node.name));
-        // Of a declared node that changes its key, the one that it uses.
-        let in_use = peer.map(|peer| seen.map_or(peer.public_key, |seen| seen.public_key));
-        let public_key = node.public_key.or(in_use)?;
+        // Of one that changes its key, the one that it uses.
+        let public_key = match node.public_key {
+            Some(key) => seen
+                .map(|seen| seen.public_key)
+                .filter(|seen| node.next_public_key == Some(*seen))
+                .unwrap_or(key),
+            None => peer.map(|peer| seen.map_or(peer.public_key, |seen| seen.public_key))?,
+        };
         let heard = seen.filter(|seen| seen.public_key == public_key).and_then(|seen| heard_from(seen));
         Some(MeshPeer {
             name: node.name.clone(),

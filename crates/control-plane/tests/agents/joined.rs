@@ -1,8 +1,12 @@
 //! Nodes that have joined, on the channel.
 
 use sqlx::PgPool;
-use wisehosting_control_plane::nodes::Role;
-use wisehosting_node::channel::Event;
+use tokio::sync::watch;
+use wisehosting_control_plane::{mesh, nodes::Role};
+use wisehosting_node::{
+    channel::Event,
+    mesh::{PeerSight, PublicKey, Sight},
+};
 use wisehosting_protocol::key::SigningKey;
 use wisehosting_store::{
     MIGRATOR, changes,
@@ -25,10 +29,8 @@ async fn change(platform: &Platform, change: impl AsyncFnOnce(&mut wisehosting_s
     pool::commit(db).await.unwrap();
 }
 
-#[sqlx::test(migrator = "MIGRATOR")]
-async fn a_node_that_is_removed_loses_its_connection_and_gets_no_other(pool: PgPool) {
-    let platform = Platform::start(pool).await;
-    let node = JoinedNode {
+fn node(platform: &Platform) -> JoinedNode {
+    JoinedNode {
         name: label(NAME),
         role: Role::Worker,
         address: "10.50.0.130".parse().unwrap(),
@@ -37,7 +39,13 @@ async fn a_node_that_is_removed_loses_its_connection_and_gets_no_other(pool: PgP
         approved_public_key: None,
         joined_at: platform.state.clock.now(),
         removed_at: None,
-    };
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_node_that_is_removed_loses_its_connection_and_gets_no_other(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let node = node(&platform);
     change(&platform, async |db| joined_nodes::put(db, &node).await.unwrap()).await;
     let is_known = async || {
         let joined = platform.state.hub.joined();
@@ -54,5 +62,38 @@ async fn a_node_that_is_removed_loses_its_connection_and_gets_no_other(pool: PgP
     platform.is_cut_off(NAME).await;
     declared.heartbeat(&[]).await;
     assert!(platform.state.hub.is_connected(&label("worker-1")));
+    platform.stop().await;
+}
+
+/// It goes on with its connection: only its key in the mesh is another one.
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_node_that_speaks_with_its_approved_key_has_no_other(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let node = node(&platform);
+    change(&platform, async |db| {
+        joined_nodes::put(db, &node).await.unwrap();
+        joined_nodes::approve(db, &node.name, &[10; 32]).await.unwrap();
+    })
+    .await;
+    let has = |key: [u8; 32], next: Option<[u8; 32]>| {
+        let joined = platform.state.hub.joined();
+        let keys = joined.iter().map(|node| (node.public_key, node.approved_public_key)).collect::<Vec<_>>();
+        async move { if keys == [(key, next)] { Ok(()) } else { Err(format!("{keys:?}")) } }
+    };
+    platform.eventually(|| has([9; 32], Some([10; 32]))).await;
+    let mut agent = Agent::worker(&platform, NAME).await;
+    let seen = |key: u8| {
+        let public_key = PublicKey::from_bytes([key; 32]);
+        let name = node.name.clone();
+        let peers = vec![PeerSight { name, public_key, address: None, direct: true, status: None }];
+        Sight { peers, ..Sight::default() }
+    };
+    let (interface, sight) = watch::channel(seen(9));
+    let telling = tokio::spawn(mesh::tell(platform.state.clone(), PublicKey::from_bytes([1; 32]), sight));
+    interface.send_replace(seen(10));
+    platform.eventually(|| has([10; 32], None)).await;
+    agent.heartbeat(&[]).await;
+    assert!(platform.state.hub.is_connected(&node.name));
+    telling.abort();
     platform.stop().await;
 }

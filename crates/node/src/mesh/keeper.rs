@@ -4,7 +4,7 @@
 //! changed. What the control plane says is in force at once, and on disk after that.
 
 use super::{
-    Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, file,
+    Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, Told, file,
     peers::{self, Paths, PeerSet},
     succession::{Declared, Shown},
     with_causes,
@@ -24,7 +24,6 @@ use wisehosting_network::{
     Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, Peer, PeerPath, PublicKey,
     WireGuardInterface, end_relay, relay,
 };
-use wisehosting_protocol::payload::MeshPeers;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
@@ -56,6 +55,8 @@ struct Leader {
     netlink: Netlink,
     joined: PeerSets,
     set: Option<PeerSet>,
+    /// Of the nodes of the set, each with the key that spoke last.
+    peers: Vec<Peer>,
     /// Peers of an earlier process that may be joined nodes: theirs is the interface until it is known who has joined.
     adopted: Vec<Peer>,
 }
@@ -83,7 +84,8 @@ impl Keeper {
         let mut interface = WireGuardInterface::new(config.interface.clone(), config.backend)?;
         let role = match member {
             Member::Hub { joined, .. } => {
-                Role::Hub(Leader { netlink: Netlink::here()?, joined, set: None, adopted: Vec::new() })
+                let (peers, adopted) = (Vec::new(), Vec::new());
+                Role::Hub(Leader { netlink: Netlink::here()?, joined, set: None, peers, adopted })
             }
             Member::Node { state_dir, sets, timing } => {
                 let set = last_set(&state_dir, &declared);
@@ -143,8 +145,8 @@ impl Keeper {
     }
 
     /// Puts a set in force, and a node's on disk.
-    async fn follow(&mut self, told: MeshPeers) {
-        let set = match peers::usable(&told, &self.declared) {
+    async fn follow(&mut self, Told { set: told, next_keys }: Told) {
+        let mut set = match peers::usable(&told, &self.declared) {
             Ok(set) => set,
             Err(error) => {
                 let error: &dyn Error = &error;
@@ -163,6 +165,7 @@ impl Keeper {
         );
         let directory = match &mut self.role {
             Role::Hub(leader) => {
+                set.change_keys(&next_keys, &self.declared);
                 leader.set = Some(set);
                 None
             }
@@ -206,9 +209,10 @@ impl Keeper {
         let shown = self.interface.observe().await?.map(|seen| seen.device.peers).unwrap_or_default();
         let now = Instant::now();
         self.settled &= !self.follow_keys(&shown);
-        if let Role::Node(follower) = &mut self.role {
-            self.settled &= !follower.decide(&shown, now);
-        }
+        self.settled &= match &mut self.role {
+            Role::Node(follower) => !follower.decide(&shown, now),
+            Role::Hub(leader) => !leader.follow_keys(&shown),
+        };
         let due = now.duration_since(self.repaired_at) >= REPAIR_EVERY;
         if !self.settled || due {
             let changes = self.interface.reconcile(&self.desired()).await?;
@@ -252,10 +256,8 @@ impl Keeper {
             Role::Node(_) => self.in_force.clone(),
             Role::Hub(leader) => {
                 let mut interface = self.in_force.clone();
-                interface.peers.extend(match &leader.set {
-                    Some(set) => set.nodes.iter().map(peers::of_hub).collect(),
-                    None => leader.adopted.clone(),
-                });
+                let joined = if leader.set.is_some() { &leader.peers } else { &leader.adopted };
+                interface.peers.extend(joined.iter().cloned());
                 interface
             }
         }
@@ -285,13 +287,17 @@ impl Keeper {
                 (&follower.set, Some(&follower.paths))
             }
         };
-        let is_direct = |key| paths.is_none_or(|paths| paths.get(key).is_some_and(|path| path.is_direct()));
-        sight.peers.extend(nodes.iter().flat_map(|set| &set.nodes).map(|node| PeerSight {
-            name: node.name.clone(),
-            public_key: node.public_key,
-            address: Some(node.address.addr()),
-            direct: is_direct(&node.public_key),
-            status: shown.get(&node.public_key).cloned(),
+        let is_direct =
+            |key: &PublicKey| paths.is_none_or(|paths| paths.get(key).is_some_and(|path| path.is_direct()));
+        sight.peers.extend(nodes.iter().flat_map(|set| &set.nodes).map(|node| {
+            let public_key = node.key_in_use(shown);
+            PeerSight {
+                name: node.name.clone(),
+                public_key,
+                address: Some(node.address.addr()),
+                direct: is_direct(&public_key),
+                status: shown.get(&public_key).cloned(),
+            }
         }));
         sight
     }
@@ -314,6 +320,16 @@ impl Keeper {
         if let Err(error) = released.and_then(|()| if ends { end_relay() } else { Ok(()) }) {
             tracing::error!(error = with_causes(&error), "cannot remove the mesh interface");
         }
+    }
+}
+
+impl Leader {
+    /// Gives the address of each node to the key that it used last; says whether any peer is another one than before.
+    fn follow_keys(&mut self, shown: &Shown) -> bool {
+        let nodes = self.set.iter().flat_map(|set| &set.nodes);
+        let now = nodes.flat_map(|node| peers::of_hub(node, shown)).collect();
+        let before = std::mem::replace(&mut self.peers, now);
+        before != self.peers
     }
 }
 
@@ -369,7 +385,7 @@ fn last_set(state_dir: &std::path::Path, declared: &Declared) -> Option<PeerSet>
 }
 
 /// The next set; never, if there is nobody to say one.
-async fn next(sets: &mut watch::Receiver<Option<MeshPeers>>) -> MeshPeers {
+async fn next(sets: &mut watch::Receiver<Option<Told>>) -> Told {
     while sets.changed().await.is_ok() {
         if let Some(set) = sets.borrow_and_update().clone() {
             return set;

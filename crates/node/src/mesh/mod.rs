@@ -19,7 +19,7 @@ pub use wisehosting_network::{IpNet, KeyError, PathTiming, PeerPath, PeerStatus,
 
 use crate::config::ConfigError;
 use keeper::Keeper;
-use std::{error::Error, iter, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, error::Error, iter, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wisehosting_domain::name::Label;
@@ -68,15 +68,27 @@ impl Member {
 
 /// Where the control plane's word on the nodes of the mesh arrives; a clone is the same place. Only the newest matters.
 #[derive(Clone, Debug, Default)]
-pub struct PeerSets(Arc<watch::Sender<Option<MeshPeers>>>);
+pub struct PeerSets(Arc<watch::Sender<Option<Told>>>);
+
+/// What is told: nodes, and the keys that some of them change to, by the keys that they have.
+#[derive(Clone, Debug)]
+struct Told {
+    set: MeshPeers,
+    next_keys: BTreeMap<PublicKey, PublicKey>,
+}
 
 impl PeerSets {
     /// These are the nodes from now on.
     pub fn put(&self, set: MeshPeers) {
-        self.0.send_replace(Some(set));
+        self.put_with_next_keys(set, BTreeMap::new());
     }
 
-    fn subscribe(&self) -> watch::Receiver<Option<MeshPeers>> {
+    /// These are the nodes from now on; to a hub some are known by two keys, the one that they have and then the one that they change to.
+    pub fn put_with_next_keys(&self, set: MeshPeers, next_keys: BTreeMap<PublicKey, PublicKey>) {
+        self.0.send_replace(Some(Told { set, next_keys }));
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Option<Told>> {
         self.0.subscribe()
     }
 }

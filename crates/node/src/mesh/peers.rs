@@ -1,6 +1,6 @@
 //! From the declared peers and the nodes that the control plane names to the interface as it should be. Pure.
 
-use super::succession::{Declared, Shown};
+use super::succession::{Declared, Shown, spoke_later};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -27,9 +27,31 @@ pub(super) struct PeerSet {
 pub(super) struct Node {
     pub(super) name: Label,
     pub(super) public_key: PublicKey,
+    /// The key that it changes to. Only a hub is told of it.
+    pub(super) next_public_key: Option<PublicKey>,
     /// Its address in the mesh, alone.
     pub(super) address: IpNet,
     pub(super) endpoint: Option<SocketAddr>,
+}
+
+impl Node {
+    /// The one of its keys that it used last.
+    pub(super) fn key_in_use(&self, shown: &Shown) -> PublicKey {
+        let status = |key: &PublicKey| shown.get(key);
+        let next = self.next_public_key.filter(|next| spoke_later(status(next), status(&self.public_key)));
+        next.unwrap_or(self.public_key)
+    }
+}
+
+impl PeerSet {
+    /// Nodes that change their keys: both are theirs from now on. One that is somebody else's already is left out.
+    pub(super) fn change_keys(&mut self, next_keys: &BTreeMap<PublicKey, PublicKey>, declared: &Declared) {
+        let mut keys: BTreeSet<PublicKey> = self.nodes.iter().map(|node| node.public_key).collect();
+        for node in &mut self.nodes {
+            let next = next_keys.get(&node.public_key).copied();
+            node.next_public_key = next.filter(|next| !declared.has_key(*next) && keys.insert(*next));
+        }
+    }
 }
 
 /// The nodes of a set that go with the declared peers: those that are no declared peer, have no declared peer's address, and
@@ -39,9 +61,7 @@ pub(super) struct Node {
 /// A key is none.
 pub(super) fn usable(set: &MeshPeers, declared: &Declared) -> Result<PeerSet, KeyError> {
     let interface = &declared.interface;
-    let mut keys = BTreeSet::from([interface.private_key.public_key()]);
-    keys.extend(interface.peers.iter().map(|peer| peer.public_key));
-    keys.extend(declared.next_keys.values());
+    let mut keys = BTreeSet::new();
     let mut addresses: BTreeSet<IpNet> = interface.peers.iter().flat_map(Peer::networks).collect();
     addresses.extend(interface.addresses.iter().map(|address| alone(address.addr())));
     let is_in_mesh = |address: &IpAddr| interface.addresses.iter().any(|own| own.contains(address));
@@ -49,9 +69,11 @@ pub(super) fn usable(set: &MeshPeers, declared: &Declared) -> Result<PeerSet, Ke
     for peer in &set.peers {
         let public_key = peer.public_key.parse()?;
         let address = alone(peer.address);
-        if is_in_mesh(&peer.address) && !addresses.contains(&address) && keys.insert(public_key) {
+        let is_free = !declared.has_key(public_key) && !addresses.contains(&address);
+        if is_in_mesh(&peer.address) && is_free && keys.insert(public_key) {
             addresses.insert(address);
-            nodes.push(Node { name: peer.name.clone(), public_key, address, endpoint: peer.endpoint });
+            let (name, endpoint) = (peer.name.clone(), peer.endpoint);
+            nodes.push(Node { name, public_key, next_public_key: None, address, endpoint });
         }
     }
     Ok(PeerSet { generation: set.generation, hub: declared.position(set.hub.parse()?), nodes })
@@ -83,14 +105,16 @@ pub(super) fn interface(
     interface
 }
 
-/// A node that has joined, as a peer of the hub: it speaks first, and keeps the way open itself.
-pub(super) fn of_hub(node: &Node) -> Peer {
-    Peer {
-        public_key: node.public_key,
+/// A node that has joined, as a peer of the hub, or two while it changes its key, of which the one that spoke last has the address:
+/// it speaks first, and keeps the way open itself.
+pub(super) fn of_hub(node: &Node, shown: &Shown) -> impl Iterator<Item = Peer> {
+    let in_use = node.key_in_use(shown);
+    [Some(node.public_key), node.next_public_key].into_iter().flatten().map(move |key| Peer {
+        public_key: key,
         endpoint: node.endpoint,
-        allowed_ips: vec![node.address],
+        allowed_ips: (key == in_use).then_some(node.address).into_iter().collect(),
         keepalive_s: None,
-    }
+    })
 }
 
 /// The peers of an interface that are in this network alone, and in the way of no declared one.

@@ -40,6 +40,11 @@ impl Declared {
         interface
     }
 
+    /// Whether a key is this host's own, or one of those of a peer.
+    pub(super) fn has_key(&self, key: PublicKey) -> bool {
+        self.position(key).is_some() || self.interface.private_key.public_key() == key
+    }
+
     /// Which of the peers has this key as one of its keys.
     pub(super) fn position(&self, key: PublicKey) -> Option<usize> {
         let has = |peer: &Peer| {
@@ -49,7 +54,8 @@ impl Declared {
     }
 }
 
-fn spoke_later(one: Option<&PeerStatus>, other: Option<&PeerStatus>) -> bool {
+/// Whether the last handshake of one was later than that of the other.
+pub(super) fn spoke_later(one: Option<&PeerStatus>, other: Option<&PeerStatus>) -> bool {
     let age = |status: Option<&PeerStatus>| status.and_then(|status| status.last_handshake_age);
     match (age(one), age(other)) {
         (Some(one), Some(other)) => one < other,

@@ -9,7 +9,7 @@ use wisehosting_network::{
 };
 use wisehosting_node::{
     config,
-    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets, Sight},
+    mesh::{Member, Mesh, MeshConfig, PathTiming, PeerSets, PeerStatus, Sight},
 };
 use wisehosting_protocol::payload::{MeshPeer, MeshPeers};
 
@@ -96,7 +96,7 @@ impl Host {
         }
         let Whole { mesh } = config::parse(Path::new("x.toml"), &text, []).unwrap();
         let member = match self.number {
-            HUB => Member::hub(),
+            HUB => Member::Hub { joined: self.sets.clone(), pool: None },
             _ => Member::Node {
                 state_dir: self.folder.path().to_owned(),
                 sets: self.sets.clone(),
@@ -133,6 +133,16 @@ impl Host {
         };
         let seen = timeout(PATIENCE, sight.wait_for(so)).await.expect("the way did not change").unwrap();
         seen.clone()
+    }
+
+    /// Waits until this host has heard the other one, who speaks first.
+    pub(crate) async fn hears(&self, other: &Self) {
+        let mut sight = self.mesh.as_ref().unwrap().sight();
+        let is_alive = |sight: &Sight| {
+            let peer = sight.peers.iter().find(|peer| peer.public_key == other.public_key);
+            peer.and_then(|peer| peer.status.as_ref()).is_some_and(PeerStatus::is_alive)
+        };
+        timeout(PATIENCE, sight.wait_for(is_alive)).await.expect("it says nothing").unwrap();
     }
 
     pub(crate) async fn connect(&self, to: &str, patience: Duration) -> io::Result<TcpStream> {
@@ -184,6 +194,8 @@ pub(crate) struct Three {
     pub(crate) hub: Host,
     pub(crate) worker: Host,
     pub(crate) proxy: Host,
+    /// Whether the worker has joined; else the hub's configuration has it.
+    worker_has_joined: bool,
     backend: Backend,
     _container: NamespaceRuntime,
 }
@@ -191,12 +203,21 @@ pub(crate) struct Three {
 impl Three {
     /// `prepare` is done before anybody knows anybody.
     pub(crate) async fn start(backend: Backend, prepare: impl FnOnce([&mut Host; 3])) -> Self {
+        Self::start_with(backend, false, prepare).await
+    }
+
+    /// The same, with a worker that may have joined.
+    pub(crate) async fn start_with(
+        backend: Backend,
+        worker_has_joined: bool,
+        prepare: impl FnOnce([&mut Host; 3]),
+    ) -> Self {
         let [mut hub, mut worker, mut proxy] = [HUB, WORKER, PROXY].map(Host::new);
         prepare([&mut hub, &mut worker, &mut proxy]);
         wire(&hub, &worker, "to-worker", "198.51.100").await;
         wire(&hub, &proxy, "to-proxy", "198.51.101").await;
         let container = worker.publish_echo().await;
-        let mut three = Self { hub, worker, proxy, backend, _container: container };
+        let mut three = Self { hub, worker, proxy, worker_has_joined, backend, _container: container };
         three.start_hub().await;
         three.start_worker().await;
         // It would go anywhere by the hub.
@@ -210,7 +231,17 @@ impl Three {
             (&self.worker, "198.51.100.11", "\"10.50.0.11/32\""),
             (&self.proxy, "198.51.101.30", "\"10.50.0.30/32\""),
         ];
-        self.hub.start(self.backend, &known).await;
+        let declared = &known[usize::from(self.worker_has_joined)..];
+        self.hub.start(self.backend, declared).await;
+    }
+
+    /// Names the worker to the hub, as one that has joined and speaks first, with the key that it changes to.
+    pub(crate) fn admit_worker(&self, generation: u64) {
+        let worker = &self.worker;
+        let peers = vec![MeshPeer { endpoint: None, ..worker.named() }];
+        let told = MeshPeers { generation, hub: self.hub.public_key.to_string(), peers };
+        let next = worker.next_public_key.map(|next| (worker.public_key, next));
+        self.hub.sets.put_with_next_keys(told, next.into_iter().collect());
     }
 
     pub(crate) async fn start_worker(&mut self) {

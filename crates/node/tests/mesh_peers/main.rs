@@ -33,4 +33,5 @@ on_both_backends!(
     ways::a_node_that_is_named_no_longer_is_gone,
     ways::a_hub_leads_into_the_mesh_only,
     keys::a_connection_outlives_the_keys_of_the_hub_and_of_a_node,
+    keys::a_connection_outlives_the_key_of_a_node_that_has_joined,
 );
