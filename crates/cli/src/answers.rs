@@ -222,6 +222,7 @@ pub(crate) struct MeshTunnel {
 /// What a node says of the mesh.
 #[derive(Debug, Deserialize)]
 pub(crate) struct MeshTold {
+    pub(crate) age_ms: u64,
     pub(crate) current: bool,
     pub(crate) mtu: u32,
     pub(crate) links: Vec<MeshLink>,

@@ -1031,6 +1031,11 @@ export interface components {
         };
         /** @description What a node says of the mesh. */
         NodeTold: {
+            /**
+             * Format: int64
+             * @description How long ago that was. It says so every ten seconds.
+             */
+            age_ms: number;
             /** @description Whether it speaks with those that it was named last. */
             current: boolean;
             /** @description The ways to others. */

@@ -8,6 +8,9 @@ use serde::Serialize;
 /// After this long without a new handshake a session has ended, so that packets wait for the next one.
 const HANDSHAKE_AGE_MAX_MS: u64 = 180_000;
 
+/// Nodes say what they see every ten seconds; one that has missed two is not heard.
+const TOLD_AGE_MAX_MS: u64 = 25_000;
+
 /// What is known.
 pub(crate) struct Facts {
     pub(crate) mesh: Mesh,
@@ -44,6 +47,38 @@ impl Finding {
     }
 }
 
+/// Why the control plane says nothing of the mesh: what happened, for people.
+pub(crate) enum Silence {
+    /// There is no connection to it.
+    NoConnection(String),
+    /// Nothing came from it in time.
+    TimedOut(String),
+    /// It answers that it cannot.
+    Failing(String),
+}
+
+/// What there is to say where the control plane itself does not answer: nothing is known beyond.
+pub(crate) fn no_answer(silence: &Silence) -> Finding {
+    let (why, repair) = match silence {
+        Silence::NoConnection(why) => (
+            why,
+            "Is the address right (--server)? On its machine: systemctl status wisehosting-control-plane, and the same of \
+             what ends TLS in front of it.",
+        ),
+        Silence::TimedOut(why) => (
+            why,
+            "Is its machine on, and does a firewall let this one through? There: systemctl status wisehosting-control-plane; \
+             systemd restarts one that hangs.",
+        ),
+        Silence::Failing(why) => {
+            (why, "On its machine: systemctl status postgresql; journalctl --unit wisehosting-control-plane.")
+        }
+    };
+    let what =
+        format!("{why}; apps are served meanwhile as they were, and nothing is known of the other hops");
+    Finding::bad("this machine -> control plane", what, repair)
+}
+
 /// The hops from the control plane to the machines; with an app, to those that it needs, and on to it.
 pub(crate) fn diagnose(facts: &Facts) -> Vec<Finding> {
     let workers = facts.app.as_ref().map(|facts| {
@@ -54,15 +89,19 @@ pub(crate) fn diagnose(facts: &Facts) -> Vec<Finding> {
         node.role == "edge" || workers.as_ref().is_none_or(|workers| workers.contains(&node.name.as_str()))
     };
     let nodes: Vec<&MeshNode> = facts.mesh.nodes.iter().filter(needed).collect();
-    let is_silent =
-        |name: &str| facts.workers.iter().any(|worker| worker.name == name && worker.state == "silent");
-    let to_node = |node: &&MeshNode| match is_silent(&node.name) {
+    let is_silent = |node: &MeshNode| {
+        let is_old = node.told.as_ref().is_some_and(|told| told.age_ms > TOLD_AGE_MAX_MS);
+        let told_of = facts.workers.iter().any(|worker| worker.name == node.name && worker.state == "silent");
+        node.connected && (is_old || told_of)
+    };
+    let to_node = |node: &&MeshNode| match is_silent(node) {
         true => silent(&node.name),
         false => to_node(node, facts.mesh.mtu),
     };
     let mut findings: Vec<Finding> = nodes.iter().map(to_node).collect();
+    let heard: Vec<&MeshNode> = nodes.into_iter().filter(|node| node.connected && !is_silent(node)).collect();
     findings
-        .extend(nodes.iter().filter(|node| node.role == "edge").flat_map(|edge| to_workers(edge, &nodes)));
+        .extend(heard.iter().filter(|node| node.role == "edge").flat_map(|edge| to_workers(edge, &heard)));
     if let Some(app) = &facts.app {
         findings.extend(to_app(app));
         findings.extend(facts.edges.iter().filter(|edge| edge.connected).map(to_routes));
@@ -70,11 +109,12 @@ pub(crate) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn silent(worker: &str) -> Finding {
+fn silent(node: &str) -> Finding {
     Finding::bad(
-        &format!("control plane -> {worker}"),
+        &format!("control plane -> {node}"),
         "it is connected and says nothing",
-        "Its agent hangs, or its machine or the network does. systemd restarts an agent that hangs, within two minutes.",
+        "Its machine is off, or UDP does not pass both ways between it and here: ping it, and look at both firewalls. Or its \
+         agent hangs: systemd restarts one, within two minutes.",
     )
 }
 
@@ -122,8 +162,8 @@ fn to_node(node: &MeshNode, mtu: Option<u32>) -> Finding {
 }
 
 fn to_workers(edge: &MeshNode, nodes: &[&MeshNode]) -> Vec<Finding> {
-    let Some(told) = edge.told.as_ref().filter(|_| edge.connected) else { return Vec::new() };
-    let workers = nodes.iter().filter(|node| node.role == "worker" && node.connected);
+    let Some(told) = &edge.told else { return Vec::new() };
+    let workers = nodes.iter().filter(|node| node.role == "worker");
     let to_worker = |worker: &&MeshNode| {
         let hop = format!("{} -> {}", edge.name, worker.name);
         let Some(link) = told.links.iter().find(|link| link.name == worker.name) else {
@@ -141,10 +181,35 @@ fn to_workers(edge: &MeshNode, nodes: &[&MeshNode]) -> Vec<Finding> {
             let repair = "Does UDP reach the worker's endpoint from the proxy? Compare the public keys.";
             return Some(Finding::bad(&hop, "there is no handshake", repair));
         }
-        let way = if link.path == "direct" { "directly" } else { "by the control plane" };
+        let is_direct = link.path == "direct";
+        let way = if is_direct { "directly" } else { "by the control plane" };
+        if neither_hears(edge, worker) {
+            let repair = match is_direct {
+                true => "Let UDP pass both ways between the two; compare the public keys.",
+                false => {
+                    "On the control plane, let forwarded packets pass from its mesh interface to itself; or let UDP pass \
+                          between the two."
+                }
+            };
+            let repair = format!(
+                "{repair} (Firewalls that drop connections to port 9 in silence, on both, look the same.)"
+            );
+            return Some(Finding::bad(&hop, format!("neither hears the other {way}"), repair));
+        }
         Some(Finding::good(&hop, way))
     };
     workers.filter_map(to_worker).collect()
+}
+
+/// Whether no packet of one came back from the other, though others answer both.
+fn neither_hears(one: &MeshNode, other: &MeshNode) -> bool {
+    let hears_others_only = |of: &MeshNode, not: &MeshNode| {
+        let links = of.told.iter().flat_map(|told| &told.links);
+        let (to_it, to_others): (Vec<_>, Vec<_>) = links.partition(|link| link.name == not.name);
+        to_it.iter().all(|link| link.round_trip_us.is_none())
+            && to_others.iter().any(|link| link.round_trip_us.is_some())
+    };
+    hears_others_only(one, other) && hears_others_only(other, one)
 }
 
 fn to_app(AppFacts { app, instances }: &AppFacts) -> Vec<Finding> {

@@ -10,7 +10,7 @@ fn all_is_well() -> Value {
             "name": name, "role": role, "address": "10.50.0.11", "connected": true,
             "tunnel": { "handshake_age_ms": 20_000 },
             "told": {
-                "current": true, "mtu": 1420,
+                "age_ms": 3_000, "current": true, "mtu": 1420,
                 "links": [{
                     "name": other, "path": "direct", "handshake_age_ms": 30_000, "round_trip_us": 400,
                     "received_bytes": 1, "sent_bytes": 1
@@ -84,6 +84,7 @@ fn the_first_hop_that_fails_is_named_with_its_repair() {
             "journalctl",
         ),
         ("/workers/0/state", json!("silent"), "control plane -> worker-1", "says nothing", "restarts"),
+        ("/mesh/nodes/1/told/age_ms", json!(26_000), "control plane -> proxy-1", "says nothing", "firewalls"),
         ("/mesh/nodes/0/told/mtu", json!(1380), "control plane -> worker-1", "packets of 1380", "mesh.mtu"),
         ("/mesh/nodes/1/told/current", json!(false), "control plane -> proxy-1", "named last", "log"),
         (
@@ -140,4 +141,46 @@ fn a_direct_way_without_a_handshake_is_named() {
     assert!(!finding.good && finding.what.contains("no handshake"));
     facts.pointer_mut(LINK).unwrap()["path"] = json!("hub");
     assert!(found(&facts).iter().all(|finding| finding.good));
+}
+
+#[test]
+fn a_way_on_which_neither_hears_the_other_is_named() {
+    for path in ["hub", "direct"] {
+        neither_hears_on(path);
+    }
+}
+
+fn neither_hears_on(path: &str) {
+    let mut facts = all_is_well();
+    let hub = json!({
+        "name": "control-plane", "path": "direct", "handshake_age_ms": 1, "round_trip_us": 400,
+        "received_bytes": 1, "sent_bytes": 1
+    });
+    for node in [0, 1] {
+        let links = facts.pointer_mut(&format!("/mesh/nodes/{node}/told/links")).unwrap();
+        links[0]["path"] = json!(path);
+        links[0]["round_trip_us"] = json!(null);
+        links.as_array_mut().unwrap().push(hub.clone());
+    }
+    let finding = found(&facts).into_iter().find(|finding| !finding.good).unwrap();
+    assert_eq!(finding.hop, "proxy-1 -> worker-1");
+    assert!(finding.what.contains("neither hears the other"), "{}", finding.what);
+    // The worker gets an answer: what is silent is a firewall of its own.
+    facts["mesh"]["nodes"][0]["told"]["links"][0]["round_trip_us"] = json!(400);
+    assert!(found(&facts).iter().all(|finding| finding.good));
+}
+
+#[test]
+fn a_control_plane_that_does_not_answer_is_the_hop_that_fails() {
+    let why = "cannot be reached".to_owned();
+    for (silence, repair) in [
+        (Silence::NoConnection(why.clone()), "systemctl status wisehosting-control-plane"),
+        (Silence::TimedOut(why.clone()), "firewall"),
+        (Silence::Failing(why), "postgresql"),
+    ] {
+        let finding = no_answer(&silence);
+        assert_eq!((&*finding.hop, finding.good), ("this machine -> control plane", false));
+        assert!(finding.what.starts_with("cannot be reached; apps are served meanwhile"), "{}", finding.what);
+        assert!(finding.repair.unwrap().contains(repair));
+    }
 }

@@ -66,6 +66,8 @@ pub struct NodeTold {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     observed_at: OffsetDateTime,
+    /// How long ago that was. It says so every ten seconds.
+    age_ms: u64,
     /// Whether it speaks with those that it was named last.
     current: bool,
     /// Largest packet inside its tunnels, in bytes.
@@ -105,7 +107,7 @@ pub async fn get_mesh(State(state): State<AppState>, _user: SignedIn) -> Result<
     let (own, mut told) = state.hub.mesh().read();
     let own: BTreeMap<&Label, &PeerSight> = own.peers.iter().map(|peer| (&peer.name, peer)).collect();
     let joined = state.hub.joined();
-    let mut all = Vec::new();
+    let (now, mut all) = (state.clock.now(), Vec::new());
     for role in [Role::Worker, Role::Edge] {
         let newest = state.hub.named(role);
         for Known { name, address, .. } in nodes::known(&state.config, &joined, role) {
@@ -115,7 +117,7 @@ pub async fn get_mesh(State(state): State<AppState>, _user: SignedIn) -> Result<
                 address: address.to_string(),
                 connected: state.hub.is_connected(name),
                 tunnel: own.get(name).map(|peer| Tunnel::of(peer)),
-                told: told.remove(name).map(|told| NodeTold::of(told, newest)),
+                told: told.remove(name).map(|told| NodeTold::of(told, newest, now)),
             });
         }
     }
@@ -136,9 +138,10 @@ impl Tunnel {
 }
 
 impl NodeTold {
-    fn of(told: Told, newest: Option<u64>) -> Self {
+    fn of(told: Told, newest: Option<u64>, now: OffsetDateTime) -> Self {
         Self {
             observed_at: told.at,
+            age_ms: (now - told.at).whole_milliseconds().try_into().unwrap_or_default(),
             current: newest.is_none() || told.status.generation == newest,
             mtu: told.status.mtu,
             links: told.status.links.into_iter().map(LinkNow::from).collect(),
