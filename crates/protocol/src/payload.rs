@@ -68,7 +68,7 @@ pub struct Heartbeat {
     pub memory_bytes_used: u64,
     /// Processor time in use on the whole host, in thousandths of a core.
     pub cpu_millis_used: u32,
-    /// Containers of the platform that run; none until the agent has looked at them.
+    /// Instances that run and that no job is at work on; none until all instances were named on this connection.
     pub instances: Option<u32>,
     /// Jobs that the agent works on.
     pub running_jobs: Vec<JobId>,

@@ -54,9 +54,12 @@ pub enum Received<'a> {
 pub struct Close {
     /// The status of the WebSocket.
     pub code: u16,
-    /// A sentence.
+    /// A sentence, or as much of it as a close has room for.
     pub reason: String,
 }
+
+/// RFC 6455 gives the frame 125 bytes, of which the status takes two.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Why a side closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,10 +217,10 @@ enum Phase {
     /// The other side has not begun, and has had time since then.
     Opening(Duration),
     Open,
-    /// What is still to be said: the sentence as a message, and with the close.
+    /// What is still to be said: the sentence as a message, until it is handed out, and then the close.
     Closing {
+        sentence: Option<String>,
         close: Close,
-        is_told: bool,
     },
     Over,
 }
@@ -355,16 +358,16 @@ impl<Out: Speech, In: Speech> Session<Out, In> {
         }
         let frame = match &mut self.phase {
             Phase::Over => return None,
-            Phase::Closing { close, is_told: false } => {
-                let error = ErrorReport { message: close.reason.clone() };
-                self.phase = Phase::Closing { close: close.clone(), is_told: true };
-                Frame::Text(self.connection.seal(&error.into(), id, now.unix_ms))
-            }
-            Phase::Closing { close, is_told: true } => {
-                let close = close.clone();
-                self.phase = Phase::Over;
-                Frame::Close(close)
-            }
+            Phase::Closing { sentence, close } => match sentence.take() {
+                Some(message) => {
+                    Frame::Text(self.connection.seal(&ErrorReport { message }.into(), id, now.unix_ms))
+                }
+                None => {
+                    let close = close.clone();
+                    self.phase = Phase::Over;
+                    Frame::Close(close)
+                }
+            },
             Phase::Opening(_) | Phase::Open => match self.opening.take_if(|_| self.may_begin) {
                 Some(opening) => Frame::Text(self.connection.seal(&opening, id, now.unix_ms)),
                 None if now.elapsed >= self.ping_at => {
@@ -391,11 +394,13 @@ impl<Out: Speech, In: Speech> Session<Out, In> {
         }
     }
 
-    /// This side closes the connection and says why; [`transmit`](Self::transmit) has the frames. What the network has not
-    /// taken is given up.
-    pub fn close(&mut self, status: Status, reason: String) {
+    /// This side closes the connection and says why; [`transmit`](Self::transmit) has the frames: the whole sentence as a
+    /// message, and of it what has room in the close. What the network has not taken is given up.
+    pub fn close(&mut self, status: Status, sentence: String) {
         self.writing = None;
-        self.phase = Phase::Closing { close: Close { code: status as u16, reason }, is_told: false };
+        let reason = sentence[..sentence.floor_char_boundary(CLOSE_REASON_BYTES_MAX)].to_owned();
+        let close = Close { code: status as u16, reason };
+        self.phase = Phase::Closing { sentence: Some(sentence), close };
     }
 
     /// Looks at the time.

@@ -7,7 +7,9 @@
 //! How a message waits is its type's [`Queueing`](wisehosting_protocol::message::Queueing): what is sent while there is no connection waits in a bounded queue,
 //! except what is only true at its moment (a heartbeat, usage figures, what an edge serves), of which the newest waits
 //! while there is a connection, and nothing otherwise. A message that was on its way when a connection broke may be lost:
-//! what must arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it.
+//! what must arrive (a job's result) is sent again by its owner on [`Event::Connected`] until the hub acknowledges it. What is
+//! worth something behind other messages only (a result behind its log) is sent on
+//! [their connection](ChannelHandle::try_send_on) or not at all.
 
 pub mod backoff;
 pub mod drive;
@@ -32,10 +34,10 @@ use crate::{
 use backoff::Backoff;
 use queue::QUEUE_LEN;
 use secrecy::{ExposeSecret, SecretString};
-use session::SessionEnd;
+use session::{Served, SessionEnd};
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 use token::TokenKeeper;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 pub use wisehosting_domain::role::Role;
 use wisehosting_protocol::{
@@ -97,7 +99,8 @@ impl fmt::Debug for Identity {
 /// What happens on the channel, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The hub knows this node again: send what it has not acknowledged.
+    /// The hub knows this node again: send what it has not acknowledged. The first such event is of connection 1, the next one
+    /// of connection 2, and so on.
     Connected(Registered),
     /// The hub says something.
     Message(HubMessage),
@@ -184,16 +187,16 @@ impl Channel {
         let mut backoff = Backoff::default();
         let mut silent = false;
         loop {
-            let mut served = Duration::ZERO;
+            let mut open_for = Duration::ZERO;
             match self.connect().await {
                 Ok(link) => {
                     silent = false;
-                    let began = Instant::now();
-                    match self.serve(link).await {
+                    let served = self.serve(link).await;
+                    match served.end {
                         SessionEnd::AgentGone => return,
                         SessionEnd::Broken(reason) => log_break(&reason),
                     }
-                    served = began.elapsed();
+                    open_for = served.open_for;
                     if self.events.send(Event::Disconnected).await.is_err() {
                         return;
                     }
@@ -206,7 +209,7 @@ impl Channel {
                     }
                 }
             }
-            tokio::time::sleep(backoff.next(served, crate::random::fraction())).await;
+            tokio::time::sleep(backoff.next(open_for, crate::random::fraction())).await;
         }
     }
 
@@ -219,7 +222,7 @@ impl Channel {
         Ok(link?)
     }
 
-    async fn serve(&mut self, link: socket::Link) -> SessionEnd {
+    async fn serve(&mut self, link: socket::Link) -> Served {
         let agent = session::Agent {
             register: (self.register)(),
             waiting: &mut self.waiting,

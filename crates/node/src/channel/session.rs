@@ -13,8 +13,8 @@ use futures_util::{
     StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::convert::Infallible;
-use tokio::sync::mpsc;
+use std::{convert::Infallible, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Bytes, Message, protocol::CloseFrame},
@@ -37,6 +37,13 @@ pub(super) enum SessionEnd {
     Broken(Broken),
 }
 
+/// A connection that was served.
+pub(super) struct Served {
+    pub(super) end: SessionEnd,
+    /// For how long the control plane and the agent were in conversation; zero if it never began.
+    pub(super) open_for: Duration,
+}
+
 impl<E: Into<Broken>> From<E> for SessionEnd {
     fn from(error: E) -> Self {
         Self::Broken(error.into())
@@ -56,17 +63,19 @@ type Session<'a> = Driver<'a, Tungstenite, AgentMessage, HubMessage>;
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// Serves the connection until it ends.
-pub(super) async fn run(link: Link, agent: Agent<'_>, clock: &dyn Clock) -> SessionEnd {
+pub(super) async fn run(link: Link, agent: Agent<'_>, clock: &dyn Clock) -> Served {
     let Agent { register, waiting, events, sets, timing } = agent;
     let begin = |now| AgentSession::registering(link.connection, timing, register, now);
     let session = Session::new(clock, begin);
     let (mut sink, mut stream) = link.socket.split();
+    let mut opened_at = None;
     let served = async {
         session.flush(&mut sink).await?;
         let HubMessage::Registered(registered) = session.next(&mut stream).await? else {
             return Err(Broken::from(End::Unopened(HubMessage::UNOPENED)).into());
         };
         tracing::info!(control_plane.version = registered.version, "connected to the control plane");
+        opened_at = Some(Instant::now());
         waiting.open();
         events.send(Event::Connected(registered)).await.map_err(|_| SessionEnd::AgentGone)?;
         tokio::select! {
@@ -74,12 +83,9 @@ pub(super) async fn run(link: Link, agent: Agent<'_>, clock: &dyn Clock) -> Sess
             end = speak(&session, sink, waiting) => end,
         }
     };
-    let end = served.await;
+    let Err(end) = served.await;
     waiting.close();
-    match end {
-        Ok(never) => match never {},
-        Err(end) => end,
-    }
+    Served { end, open_for: opened_at.map_or(Duration::ZERO, |at: Instant| at.elapsed()) }
 }
 
 async fn listen(
@@ -154,8 +160,10 @@ mod tests {
         payload::Registered,
     };
 
-    /// Serves a connection whose other end the hub plays; says how it ended.
-    async fn end(hub: impl AsyncFnOnce(WebSocketStream<Box<dyn Stream>>, HubConnection)) -> String {
+    /// Serves a connection whose other end the hub plays; says how it ended, and for how long it was open.
+    async fn end(
+        hub: impl AsyncFnOnce(WebSocketStream<Box<dyn Stream>>, HubConnection),
+    ) -> (String, Duration) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let socket =
             WebSocketStream::from_raw_socket(Box::new(near) as Box<dyn Stream>, Role::Client, None).await;
@@ -171,8 +179,9 @@ mod tests {
             events: &events,
             sets: &PeerSets::default(),
             timing: Timing {
-                ping_interval: std::time::Duration::from_millis(20),
-                silence_max: std::time::Duration::from_millis(500),
+                welcome_timeout: Duration::from_millis(500),
+                ping_interval: Duration::from_millis(20),
+                silence_max: Duration::from_millis(500),
                 ..Timing::default()
             },
         };
@@ -181,12 +190,12 @@ mod tests {
             hub(hub_socket, HubConnection::new(key, 2, 1)).await;
             std::future::pending().await
         };
-        let end = tokio::select! {
-            end = served => end,
-            end = hub => end,
+        let served = tokio::select! {
+            served = served => served,
+            never = hub => never,
         };
-        match end {
-            SessionEnd::Broken(broken) => broken.to_string(),
+        match served.end {
+            SessionEnd::Broken(broken) => (broken.to_string(), served.open_for),
             SessionEnd::AgentGone => panic!("the agent is here"),
         }
     }
@@ -204,7 +213,16 @@ mod tests {
             // It is there, but nobody looks at it.
             std::future::pending::<()>().await;
         };
-        assert_eq!(end(silent).await, "the control plane is silent");
+        let (why, open_for) = end(silent).await;
+        assert_eq!(why, "the control plane is silent");
+        assert!(open_for >= Duration::from_millis(500), "{open_for:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_opens_was_not_open_for_a_moment() {
+        let mute = async |_socket: WebSocketStream<_>, _connection| std::future::pending::<()>().await;
+        let why = "the control plane does not answer to the registration".to_owned();
+        assert_eq!(end(mute).await, (why, Duration::ZERO));
     }
 
     #[tokio::test]
@@ -216,7 +234,7 @@ mod tests {
             while socket.next().await.is_some() {}
         };
         assert_eq!(
-            end(closing).await,
+            end(closing).await.0,
             "the control plane closed it: a newer connection took its place (4001)"
         );
     }

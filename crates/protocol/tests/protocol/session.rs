@@ -156,6 +156,21 @@ fn a_farewell_is_a_message_and_a_close_and_waits_for_nobody() {
 }
 
 #[test]
+fn a_close_has_room_for_so_much_of_a_sentence_and_the_message_for_all() {
+    let (mut agent, mut hub) = open_sessions();
+    // 123 bytes end within a letter.
+    let sentence = format!("x{}", "ä".repeat(200));
+    hub.close(Status::Again, sentence.clone());
+    let farewell = text(hub.transmit(ID, at(0)));
+    hub.written(at(0));
+    let heard = agent.receive(Received::Text(&farewell), at(0)).expect("an error");
+    assert_eq!(heard, Some(ErrorReport { message: sentence }.into()));
+    let reason = format!("x{}", "ä".repeat(61));
+    assert_eq!(reason.len(), 123);
+    assert_eq!(hub.transmit(ID, at(0)), Some(Frame::Close(Close { code: 1013, reason })));
+}
+
+#[test]
 fn what_keeps_the_caller_busy_is_nobodys_silence() {
     let (_, mut hub) = open_sessions();
     assert!(hub.tick(at(3_600_000)).is_ok(), "it carries out the registration");
