@@ -41,7 +41,7 @@ impl<E: Engine> Agent<E> {
                 _ = heartbeat.tick() => {
                     self.beat(&cpu);
                     // One may have found no room. While nobody listens, they would only take the room of other messages.
-                    if self.host.is_connected() {
+                    if self.host.connection().is_some() {
                         self.jobs.offer_results();
                     }
                 }
@@ -49,12 +49,12 @@ impl<E: Engine> Agent<E> {
                     Some(Event::Connected(registered)) => {
                         let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
                         heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
-                        self.host.connected(true);
+                        self.host.connected();
                         self.jobs.offer_results();
                         self.report_all.notify_one();
                     }
                     Some(Event::Message(message)) => self.hear(message),
-                    Some(Event::Disconnected) => self.host.connected(false),
+                    Some(Event::Disconnected) => self.host.disconnected(),
                     None => return,
                 },
             }
@@ -84,9 +84,20 @@ impl<E: Engine> Agent<E> {
         self.host.outbox.offer(Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: cpu.millis(),
-            instances: self.running.borrow().as_ref().map(|all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
+            instances: self.named_and_running(),
             running_jobs: self.jobs.running(),
         });
+    }
+
+    /// How many instances run, once the control plane was told on this connection of all that there are. One that a job is at
+    /// work on is that job's to tell of.
+    fn named_and_running(&self) -> Option<u32> {
+        if self.host.connection() != *self.host.logs.named_on.borrow() {
+            return None;
+        }
+        let running = self.running.borrow();
+        let named = running.as_ref()?.iter().filter(|one| !self.jobs.is_busy(one.instance));
+        Some(u32::try_from(named.count()).unwrap_or(u32::MAX))
     }
 }
 

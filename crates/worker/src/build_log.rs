@@ -2,8 +2,8 @@
 //!
 //! Invariants: lines arrive in the order in which they were written, numbered from 0; a build that does not stop
 //! printing fills neither disk nor memory; a log is kept until the result of its job is stored, and sent again on each
-//! connection until then, so that a control plane that has a result has the whole log (it stores each line once). The log
-//! of a deploy that has ended is a file, too, so it outlives the worker.
+//! connection until then, before the result and on the same connection, so that a control plane that has a result has the
+//! whole log (it stores each line once). The log of a deploy that has ended is a file, too, so it outlives the worker.
 
 use crate::{
     lines::{self, Lines},
@@ -39,14 +39,18 @@ pub(crate) struct BuildLogs {
     outbox: Outbox,
     clock: Arc<dyn Clock>,
     kept: Mutex<BTreeMap<JobId, Arc<Kept>>>,
-    /// Whether somebody listens.
-    connected: watch::Receiver<bool>,
+    /// On which connection somebody listens, if somebody does.
+    connection: watch::Receiver<Option<u64>>,
 }
 
 impl BuildLogs {
     /// No logs yet.
-    pub(crate) fn new(outbox: Outbox, clock: Arc<dyn Clock>, connected: watch::Receiver<bool>) -> Self {
-        Self { outbox, clock, kept: Mutex::default(), connected }
+    pub(crate) fn new(
+        outbox: Outbox,
+        clock: Arc<dyn Clock>,
+        connection: watch::Receiver<Option<u64>>,
+    ) -> Self {
+        Self { outbox, clock, kept: Mutex::default(), connection }
     }
 
     /// Begins the log of a job.
@@ -59,7 +63,7 @@ impl BuildLogs {
                 sleep(GATHER).await;
             }
         }));
-        BuildLog { job_id, kept, clock: self.clock.clone(), connected: self.connected.clone(), _task: task }
+        BuildLog { job_id, kept, clock: self.clock.clone(), _task: task }
     }
 
     /// What there is of a job's log, to be written down.
@@ -75,22 +79,19 @@ impl BuildLogs {
     }
 
     fn keep(&self, job_id: JobId, deployment_id: DeploymentId, lines: Lines) -> Arc<Kept> {
-        let said = Mutex::new(Said { step: None, lines });
-        let kept = Arc::new(Kept { deployment_id, outbox: self.outbox.clone(), said });
+        let said = Mutex::new(Said { step: None, lines, connection: None });
+        let (outbox, connection) = (self.outbox.clone(), self.connection.clone());
+        let kept = Arc::new(Kept { deployment_id, outbox, connection, said });
         self.kept().insert(job_id, kept.clone());
         kept
     }
 
-    /// A connection has begun or ended: what was on its way is to be sent again.
-    pub(crate) fn rewind(&self) {
-        for kept in self.kept().values() {
-            kept.said().rewind();
+    /// Offers what is not sent of the log of a job, on the connection that there is; which that is, if all was taken.
+    pub(crate) fn offer(&self, job_id: JobId) -> Option<u64> {
+        match self.kept().get(&job_id) {
+            Some(kept) => kept.offer(),
+            None => *self.connection.borrow(),
         }
-    }
-
-    /// Offers what is not sent of the log of a job; whether all of it was taken.
-    pub(crate) fn offer(&self, job_id: JobId) -> bool {
-        self.kept().get(&job_id).is_none_or(|kept| kept.offer())
     }
 
     /// The result of a job is stored, and its log with it.
@@ -117,6 +118,7 @@ pub(crate) struct WrittenLog {
 struct Kept {
     deployment_id: DeploymentId,
     outbox: Outbox,
+    connection: watch::Receiver<Option<u64>>,
     said: Mutex<Said>,
 }
 
@@ -125,10 +127,16 @@ struct Said {
     /// The last step that it has reached, and whether it was told.
     step: Option<(JobStatus, bool)>,
     lines: Lines,
+    /// The connection on which that is sent.
+    connection: Option<u64>,
 }
 
 impl Said {
-    fn rewind(&mut self) {
+    /// From now on it is sent on this connection, from the beginning if it is another one.
+    fn send_on(&mut self, connection: u64) {
+        if self.connection.replace(connection) == Some(connection) {
+            return;
+        }
         if let Some((_, told)) = &mut self.step {
             *told = false;
         }
@@ -137,16 +145,20 @@ impl Said {
 }
 
 impl Kept {
-    /// Offers what is not sent; whether all of it was taken.
-    fn offer(&self) -> bool {
+    /// Offers what is not sent, on the connection that there is; which that is, if all was taken.
+    fn offer(&self) -> Option<u64> {
         let deployment_id = self.deployment_id;
         let mut said = self.said();
+        let connection = (*self.connection.borrow())?;
+        said.send_on(connection);
         if let Some((step, told)) = said.step.as_mut().filter(|(_, told)| !told) {
-            *told = self.outbox.offer(step.clone());
+            *told = self.outbox.offer_on(connection, step.clone());
         }
         let all_told = said.step.as_ref().is_none_or(|(_, told)| *told);
-        let offer = |first_line, lines| self.outbox.offer(Message { deployment_id, first_line, lines });
-        said.lines.send(offer) && all_told
+        let offer = |first_line, lines| {
+            self.outbox.offer_on(connection, Message { deployment_id, first_line, lines })
+        };
+        (said.lines.send(offer) && all_told).then_some(connection)
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
@@ -159,7 +171,6 @@ pub(crate) struct BuildLog {
     job_id: JobId,
     kept: Arc<Kept>,
     clock: Arc<dyn Clock>,
-    connected: watch::Receiver<bool>,
     /// Sends what has come together.
     _task: AbortOnDropHandle<()>,
 }
@@ -192,7 +203,7 @@ impl BuildLog {
 
     /// Sends what waits, and ends. While nobody listens it does not wait for that.
     pub(crate) async fn finish(self) {
-        while !self.kept.offer() && *self.connected.borrow() {
+        while self.kept.offer().is_none() && self.kept.connection.borrow().is_some() {
             sleep(GATHER).await;
         }
     }
@@ -220,7 +231,8 @@ mod tests {
             }
             true
         });
-        let logs = BuildLogs::new(outbox, Arc::new(SystemClock), watch::Sender::default().subscribe());
+        let connection = watch::Sender::new(Some(1));
+        let logs = BuildLogs::new(outbox, Arc::new(SystemClock), connection.subscribe());
         let log = logs.start(JobId(Uuid::from_u128(1)), DeploymentId(Uuid::from_u128(2)));
         let (output, received) = mpsc::channel(1);
         let print = async move {
@@ -236,5 +248,31 @@ mod tests {
         assert!(lines.iter().map(|line| line.text.len()).sum::<usize>() < OUTPUT_BYTES_MAX);
         let last: Vec<_> = lines[lines.len() - 2..].iter().map(|line| line.text.as_str()).collect();
         assert_eq!(last, ["(The build prints too much: the rest of its output is not kept)", "Healthy"]);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_sent_whole_on_the_connection_of_its_result() {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let kept = sent.clone();
+        let outbox = Outbox::by_connection(move |connection, message| {
+            if let AgentMessage::BuildLog(log) = message {
+                kept.lock().expect("not poisoned").push((connection, log.first_line, log.lines.len()));
+            }
+            true
+        });
+        let connection = watch::Sender::default();
+        let logs = BuildLogs::new(outbox, Arc::new(SystemClock), connection.subscribe());
+        let job = JobId(Uuid::from_u128(1));
+        let log = logs.start(job, DeploymentId(Uuid::from_u128(2)));
+        log.say("one");
+        assert_eq!(logs.offer(job), None, "nobody listens");
+        connection.send_replace(Some(1));
+        assert_eq!(logs.offer(job), Some(1));
+        log.say("two");
+        connection.send_replace(None);
+        assert_eq!(logs.offer(job), None);
+        connection.send_replace(Some(2));
+        assert_eq!(logs.offer(job), Some(2));
+        assert_eq!(*sent.lock().expect("not poisoned"), [(Some(1), 0, 1), (Some(2), 0, 2)]);
     }
 }

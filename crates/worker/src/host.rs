@@ -16,7 +16,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Semaphore, watch};
@@ -125,8 +128,12 @@ pub(crate) struct Logs {
     pub(crate) builds: BuildLogs,
     /// What the control plane says of the logs of instances.
     pub(crate) answers: Answers,
-    /// Whether somebody listens; told of the begin and the end of each connection.
-    pub(crate) connected: watch::Sender<bool>,
+    /// On which connection somebody listens, if somebody does.
+    pub(crate) connection: watch::Sender<Option<u64>>,
+    /// On which connection every instance was told of that there is.
+    pub(crate) named_on: watch::Sender<Option<u64>>,
+    /// How many connections there were.
+    connections: AtomicU64,
 }
 
 /// A deploy is at work for an app, for as long as this value is there.
@@ -152,9 +159,15 @@ impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
         let builds = Semaphore::new(settings.builds.bounds.at_a_time);
-        let connected = watch::Sender::default();
-        let builds_logs = BuildLogs::new(outbox.clone(), clock.clone(), connected.subscribe());
-        let logs = Logs { builds: builds_logs, answers: Answers::default(), connected };
+        let connection = watch::Sender::default();
+        let builds_logs = BuildLogs::new(outbox.clone(), clock.clone(), connection.subscribe());
+        let logs = Logs {
+            builds: builds_logs,
+            answers: Answers::default(),
+            connection,
+            named_on: watch::Sender::default(),
+            connections: AtomicU64::new(0),
+        };
         let (space, deploying) = Default::default();
         let outside = Arc::new(Machine);
         Self { engine, outbox, clock, settings, builds, logs, space, deploying, outside }
@@ -166,15 +179,20 @@ impl<E: Engine> Host<E> {
         Self { outside: Arc::new(outside), ..self }
     }
 
-    /// A connection to the control plane has begun or ended: what was on its way is to be sent again.
-    pub(crate) fn connected(&self, connected: bool) {
-        self.logs.builds.rewind();
-        self.logs.connected.send_replace(connected);
+    /// A connection to the control plane has begun.
+    pub(crate) fn connected(&self) {
+        let before = self.logs.connections.fetch_add(1, Ordering::Relaxed);
+        self.logs.connection.send_replace(Some(before + 1));
     }
 
-    /// Whether somebody listens.
-    pub(crate) fn is_connected(&self) -> bool {
-        *self.logs.connected.borrow()
+    /// It has ended.
+    pub(crate) fn disconnected(&self) {
+        self.logs.connection.send_replace(None);
+    }
+
+    /// The connection on which somebody listens, as [`Event::Connected`](wisehosting_node::channel::Event::Connected) counts them.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        *self.logs.connection.borrow()
     }
 
     /// A deploy of this app begins: its images stay as they are until the answer is dropped.

@@ -41,7 +41,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 const STOP_PAUSE: Duration = Duration::from_secs(2);
 /// For the engine to start or stop a container.
 const WORK_PATIENCE: Duration = Duration::from_secs(60);
-/// Containers that the engine starts or stops for us at the same time: all of them are due when a host has started.
+/// Containers that the engine starts for us at the same time: all of them are due when a host has started. As many it stops
+/// beside them.
 const WORK_AT_ONCE: usize = 4;
 /// Before the engine's events are asked for again when it went away.
 const EVENTS_PAUSE: Duration = Duration::from_secs(2);
@@ -81,7 +82,7 @@ pub struct Instances<E> {
     known: BTreeMap<InstanceId, Known>,
     violations: Violations,
     evidence: Evidence,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     engine_away: bool,
 }
 
@@ -91,12 +92,21 @@ struct Evidence {
     written: watch::Receiver<Written>,
 }
 
+/// Work of one kind waits for its turn behind work of the same kind only: a start that hangs must not keep an instance from
+/// being stopped.
+struct Turns {
+    starts: Arc<Semaphore>,
+    stops: Arc<Semaphore>,
+}
+
 /// What calls for something before it is time.
 struct Calls {
     /// For a look.
     changed: Arc<Notify>,
     /// For a report of every state.
     report_all: Arc<Notify>,
+    /// The connection on which that was called for last.
+    reporting_on: Option<u64>,
 }
 
 /// What is known of one instance.
@@ -127,10 +137,12 @@ enum LogState {
     Sent,
 }
 
-/// What the engine does with a container, and whether it could; none if it was not to any more.
+/// What the engine does with a container.
 enum Work {
+    /// Whether it could; none if it was not to any more.
     Start(JoinHandle<Option<bool>>),
-    Stop(JoinHandle<Option<bool>>),
+    /// Whether it could shows in the container.
+    Stop(JoinHandle<()>),
 }
 
 impl Known {
@@ -146,8 +158,10 @@ impl Known {
 
 impl Work {
     fn is_finished(&self) -> bool {
-        let (Self::Start(task) | Self::Stop(task)) = self;
-        task.is_finished()
+        match self {
+            Self::Start(task) => task.is_finished(),
+            Self::Stop(task) => task.is_finished(),
+        }
     }
 }
 
@@ -172,7 +186,7 @@ impl<E: Engine> Instances<E> {
         Self {
             host,
             jobs,
-            calls: Calls { changed, report_all },
+            calls: Calls { changed, report_all, reporting_on: None },
             running: watch::Sender::default(),
             known: BTreeMap::new(),
             violations,
@@ -180,7 +194,10 @@ impl<E: Engine> Instances<E> {
                 memory_kills: MemoryKills::new(),
                 written: watch::Sender::default().subscribe(),
             },
-            turns: Arc::new(Semaphore::new(WORK_AT_ONCE)),
+            turns: Turns {
+                starts: Arc::new(Semaphore::new(WORK_AT_ONCE)),
+                stops: Arc::new(Semaphore::new(WORK_AT_ONCE)),
+            },
             engine_away: false,
         }
     }
@@ -214,6 +231,7 @@ impl<E: Engine> Instances<E> {
     }
 
     fn forget_reports(&mut self) {
+        self.calls.reporting_on = self.host.connection();
         for known in self.known.values_mut() {
             known.tell_again = true;
         }
@@ -243,6 +261,9 @@ impl<E: Engine> Instances<E> {
         // After the reports: who counts those that run has heard of all that do not.
         self.running.send_replace(Some(containers.iter().filter_map(Running::of).collect()));
         self.forget_gone(&found);
+        if self.all_are_named() {
+            self.host.logs.named_on.send_replace(self.calls.reporting_on);
+        }
         for container in containers.iter().filter(|one| one.state == ContainerState::Running) {
             let Some(instance) = host::instance_of(container) else { continue };
             self.limit_bandwidth(instance, container).await;
@@ -281,6 +302,13 @@ impl<E: Engine> Instances<E> {
             tell_again: false,
             unlimited: false,
         })
+    }
+
+    /// Whether the control plane was told of each instance since it was last to be told of all. What a job is at work on,
+    /// that job's result tells.
+    fn all_are_named(&self) -> bool {
+        let mut untold = self.known.iter().filter(|(_, known)| known.reported.is_none() || known.tell_again);
+        untold.all(|(instance, _)| self.jobs.is_busy(*instance))
     }
 
     /// A container that was started again, by whomever, has new links.
@@ -396,8 +424,11 @@ impl<E: Engine> Instances<E> {
         }
     }
 
-    /// Stops an instance that broke a limit while it runs.
+    /// Stops an instance that broke a limit while it runs, unless the engine is still at something with it.
     fn stop(&mut self, instance: InstanceId, container: &Container) {
+        if self.known(instance).work.is_some() {
+            return;
+        }
         let (host, id) = (self.host.clone(), container.id.clone());
         let stop = async move {
             let stopped = host.engine.stop(&id, STOP_GRACE).await;
@@ -406,33 +437,39 @@ impl<E: Engine> Instances<E> {
             }
             stopped
         };
-        self.work(instance, Work::Stop, "an instance that broke a limit cannot be stopped yet", stop);
+        let failure = "an instance that broke a limit cannot be stopped yet";
+        let work = self.work(instance, self.turns.stops.clone(), failure, stop);
+        self.known(instance).work = Some(Work::Stop(tokio::spawn(async {
+            work.await;
+        })));
     }
 
-    /// Starts the container of an instance that has ended.
+    /// Starts the container of an instance that has ended, unless the engine is still at something with it.
     fn start_again(&mut self, instance: InstanceId, container: &Container) {
+        if self.known(instance).work.is_some() {
+            return;
+        }
         let (host, id, state) = (self.host.clone(), container.id.clone(), container.state);
         let start = async move {
             tracing::warn!(instance.id = %instance, ?state, "an instance ended; starting it again");
             host.engine.start(&id).await
         };
-        self.work(instance, Work::Start, "an instance cannot be started again", start);
+        let work =
+            self.work(instance, self.turns.starts.clone(), "an instance cannot be started again", start);
+        self.known(instance).work = Some(Work::Start(tokio::spawn(work)));
     }
 
-    /// Has the engine do something with an instance, unless it is still at something.
+    /// Has the engine do something with an instance when it is its turn; whether it could, or none if a job is at work on
+    /// the instance then.
     fn work(
-        &mut self,
+        &self,
         instance: InstanceId,
-        kind: fn(JoinHandle<Option<bool>>) -> Work,
+        turns: Arc<Semaphore>,
         failure: &'static str,
         work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
-    ) {
-        let (turns, changed, jobs) = (self.turns.clone(), self.calls.changed.clone(), self.jobs.clone());
-        let known = self.known(instance);
-        if known.work.is_some() {
-            return;
-        }
-        known.work = Some(kind(tokio::spawn(async move {
+    ) -> impl Future<Output = Option<bool>> + Send + 'static {
+        let (changed, jobs) = (self.calls.changed.clone(), self.jobs.clone());
+        async move {
             // Never closed.
             let _turn = turns.acquire().await;
             // It may have waited for a while.
@@ -448,7 +485,7 @@ impl<E: Engine> Instances<E> {
             }
             changed.notify_one();
             Some(done.is_ok())
-        })));
+        }
     }
 
     fn keep_from_running(&mut self, instance_id: InstanceId, kind: ViolationKind, exit_code: Option<i64>) {

@@ -98,7 +98,7 @@ impl<E: Engine> Jobs<E> {
             } else {
                 self.0.clear(taken.job_id, taken.instance_id).await?;
                 let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
-                self.0.finish(taken.job_id, taken.instance_id, Outcome::Failed { message });
+                self.0.clone().finish(taken.job_id, taken.instance_id, Outcome::Failed { message }).await;
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ impl<E: Engine> Inner<E> {
                     Outcome::Failed { message }
                 }
             };
-            self.finish(job_id, instance_id, outcome);
+            self.clone().finish(job_id, instance_id, outcome).await;
         }
     }
 
@@ -284,22 +284,17 @@ impl<E: Engine> Inner<E> {
         outcome
     }
 
-    /// Offers a result behind the log of its job. One that finds no room is offered again later.
+    /// Offers a result behind the log of its job, on the same connection. One that finds no room is offered again later.
     fn offer(&self, result: JobResult) {
-        if self.host.logs.builds.offer(result.job_id) {
-            self.host.outbox.offer(result);
+        if let Some(connection) = self.host.logs.builds.offer(result.job_id) {
+            self.host.outbox.offer_on(connection, result);
         }
     }
 
-    fn finish(&self, job_id: JobId, instance_id: InstanceId, outcome: Outcome) {
+    async fn finish(self: Arc<Self>, job_id: JobId, instance_id: InstanceId, outcome: Outcome) {
         let result = JobResult { job_id, instance_id, outcome, observed_at_ms: self.host.clock.now_ms() };
-        let log = self.host.logs.builds.written(job_id);
-        if let Some(Err(error)) = log.map(|log| self.journal.keep_log(&log)) {
-            tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a log would not outlive a crash");
-        }
-        if let Err(error) = self.journal.finish(&result) {
-            tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a result would not outlive a crash");
-        }
+        let (jobs, written) = (self.clone(), result.clone());
+        self.host.outside.write(Box::new(move || jobs.write_down(&written))).await;
         {
             let mut state = self.state();
             state.active.remove(&job_id);
@@ -307,6 +302,18 @@ impl<E: Engine> Inner<E> {
         }
         self.offer(result);
         self.changed.notify_one();
+    }
+
+    /// Writes down how a job ended, and first what it has said.
+    fn write_down(&self, result: &JobResult) {
+        let job_id = result.job_id;
+        let log = self.host.logs.builds.written(job_id);
+        if let Some(Err(error)) = log.map(|log| self.journal.keep_log(&log)) {
+            tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a log would not outlive a crash");
+        }
+        if let Err(error) = self.journal.finish(result) {
+            tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a result would not outlive a crash");
+        }
     }
 }
 

@@ -113,7 +113,14 @@ async fn serve(
     let channel: Arc<OnceLock<ChannelHandle>> = Arc::default();
     let outbox = {
         let channel = channel.clone();
-        Outbox::new(move |message| channel.get().is_some_and(|channel| channel.try_send(message).is_ok()))
+        Outbox::by_connection(move |connection, message| {
+            let Some(channel) = channel.get() else { return false };
+            let sent = match connection {
+                Some(connection) => channel.try_send_on(connection, message),
+                None => channel.try_send(message),
+            };
+            sent.is_ok()
+        })
     };
     let engine = Podman::new(&config.podman.socket);
     let host = Arc::new(Host::new(engine, outbox, clock.clone(), settings(config)));

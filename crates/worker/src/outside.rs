@@ -43,6 +43,9 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Waits until all that was written to the file system of this folder is on its disk.
     fn sync(&self, dir: PathBuf) -> Waiting<'_, io::Result<()>>;
+
+    /// Does what writes much, and waits for the disk, where it holds up nobody else.
+    fn write(&self, work: Box<dyn FnOnce() + Send>) -> Waiting<'_, ()>;
 }
 
 /// This machine.
@@ -65,12 +68,16 @@ impl Outside for Machine {
     }
 
     fn remove(&self, workspace: Workspace) -> Waiting<'_, ()> {
-        // A task that panicked has said so itself.
-        Box::pin(async { drop(spawn_blocking(move || drop(workspace)).await) })
+        self.write(Box::new(move || drop(workspace)))
     }
 
     fn sync(&self, dir: PathBuf) -> Waiting<'_, io::Result<()>> {
         let sync = move || nix::unistd::syncfs(File::open(dir)?).map_err(io::Error::from);
         Box::pin(async { spawn_blocking(sync).await? })
+    }
+
+    fn write(&self, work: Box<dyn FnOnce() + Send>) -> Waiting<'_, ()> {
+        // A task that panicked has said so itself.
+        Box::pin(async { drop(spawn_blocking(work).await) })
     }
 }

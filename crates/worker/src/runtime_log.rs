@@ -65,7 +65,7 @@ pub(crate) async fn follow<E: Engine>(
     container: ContainerId,
 ) -> bool {
     let answers = host.logs.answers.expect(instance);
-    let connected = host.logs.connected.subscribe();
+    let connected = host.logs.connection.subscribe();
     let mut way = Way { host: &host, instance, answers, connected, stored: None };
     way.stored = way.deliver(None, Vec::new()).await;
     loop {
@@ -108,7 +108,7 @@ struct Way<'a, E> {
     host: &'a Host<E>,
     instance: InstanceId,
     answers: mpsc::Receiver<Option<String>>,
-    connected: watch::Receiver<bool>,
+    connected: watch::Receiver<Option<u64>>,
     /// The cursor of what is stored.
     stored: Option<String>,
 }
@@ -134,7 +134,7 @@ impl<E: Engine> Way<'_, E> {
         let log = RuntimeLog { instance_id: self.instance, after: self.stored.clone(), cursor, lines };
         loop {
             // The sender lives as long as the host.
-            let _ = self.connected.wait_for(|connected| *connected).await;
+            let _ = self.connected.wait_for(Option::is_some).await;
             if !self.host.outbox.offer(log.clone()) {
                 sleep(FULL_PAUSE).await;
                 continue;

@@ -1,10 +1,10 @@
 //! Which of its instances a worker still has that is back.
 //!
-//! It says of each what it does, and in every heartbeat how many run. One that it has had the time to name and did not is gone:
-//! it was removed while the agent was not there to see it. Heartbeats tell how much time the worker had, whatever our own
-//! clock and process did.
+//! It says of each what it does, and then in every heartbeat how many of those run. One that it has had the time to name and did
+//! not is gone: it was removed while the agent was not there to see it. Heartbeats tell how much time the worker had, whatever
+//! our own clock and process did.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use time::OffsetDateTime;
 use wisehosting_domain::id::InstanceId;
@@ -17,32 +17,59 @@ const HEARTBEATS: u32 = 4;
 pub(super) struct RollCall {
     /// What the worker was given later, it need not have yet.
     pub(super) since: OffsetDateTime,
-    named: HashSet<InstanceId>,
+    /// Whether each that was named runs, as last said.
+    named: HashMap<InstanceId, bool>,
     heartbeats: u32,
 }
 
 impl RollCall {
     /// Begins with the connection.
     pub(super) fn begin(now: OffsetDateTime) -> Self {
-        Self { since: now, named: HashSet::new(), heartbeats: 0 }
+        Self { since: now, named: HashMap::new(), heartbeats: 0 }
     }
 
     /// The worker spoke of this one.
-    pub(super) fn name(&mut self, instance: InstanceId) {
-        self.named.insert(instance);
+    pub(super) fn name(&mut self, instance: InstanceId, running: bool) {
+        self.named.insert(instance, running);
     }
 
-    /// A heartbeat came, of a worker that has seen so many run; says whether the roll call is over.
+    /// A heartbeat came, of a worker that has named all, of which so many run; says whether the roll call is over.
     pub(super) fn heartbeat(&mut self, running: Option<u32>) -> bool {
-        // It may have had no way to look at its instances yet.
+        // It has not named all, or has had no way to look at its instances yet.
         let Some(running) = running else { return false };
         self.heartbeats += 1;
-        // One whose engine does not answer knows how many it has, and cannot name them yet.
-        self.heartbeats >= HEARTBEATS && self.named.len() >= usize::try_from(running).unwrap_or(usize::MAX)
+        // Heartbeats are sent before whatever else waits: the names may still be on their way.
+        let named_as_running = self.named.values().filter(|running| **running).count();
+        self.heartbeats >= HEARTBEATS && named_as_running >= usize::try_from(running).unwrap_or(usize::MAX)
     }
 
     /// Whether it was named.
     pub(super) fn has(&self, instance: InstanceId) -> bool {
-        self.named.contains(&instance)
+        self.named.contains_key(&instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: InstanceId = InstanceId(uuid::Uuid::from_u128(1));
+    const B: InstanceId = InstanceId(uuid::Uuid::from_u128(2));
+
+    #[test]
+    fn those_that_do_not_run_do_not_stand_for_those_that_do() {
+        let mut call = RollCall::begin(OffsetDateTime::UNIX_EPOCH);
+        call.name(A, false);
+        assert!(![Some(1); 10].into_iter().any(|running| call.heartbeat(running)));
+        call.name(B, true);
+        assert!(call.heartbeat(Some(1)));
+        assert!(call.has(A), "it is there, although it does not run");
+    }
+
+    #[test]
+    fn only_heartbeats_of_a_worker_that_has_named_all_count() {
+        let mut call = RollCall::begin(OffsetDateTime::UNIX_EPOCH);
+        assert!(![None; 10].into_iter().any(|running| call.heartbeat(running)));
+        assert_eq!([(); 4].map(|()| call.heartbeat(Some(0))), [false, false, false, true]);
     }
 }

@@ -13,8 +13,8 @@ use wisehosting_domain::{
 use wisehosting_protocol::{
     message::{AgentMessage, JobCancel},
     payload::{
-        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Register, RuntimeLog, RuntimeLogAck,
-        Stream, Violation,
+        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Outcome, Register, RuntimeLog,
+        RuntimeLogAck, Stream, Violation,
     },
 };
 use wisehosting_store::{
@@ -56,12 +56,12 @@ impl WorkerAgent {
                 let (ack, is_news) = job_result::store(&self.state, self.name(), result).await?;
                 // A repeated one says nothing of what the worker has now.
                 if is_news {
-                    self.names(result.instance_id);
+                    self.names(result.instance_id, matches!(result.outcome, Outcome::Deployed { .. }));
                 }
                 self.membership.send(ack).await;
             }
             AgentMessage::AppStatus(status) => {
-                self.names(status.instance_id);
+                self.names(status.instance_id, status.running);
                 self.app_status(status).await?;
             }
             AgentMessage::Violation(violation) => self.violation(violation).await?,
@@ -188,9 +188,9 @@ impl WorkerAgent {
         Ok(())
     }
 
-    fn names(&mut self, instance_id: InstanceId) {
+    fn names(&mut self, instance_id: InstanceId, running: bool) {
         if let Some(roll_call) = &mut self.roll_call {
-            roll_call.name(instance_id);
+            roll_call.name(instance_id, running);
         }
     }
 

@@ -1,15 +1,28 @@
 //! Instances that end, that outlive the worker, and that somebody removes, on the engine in memory.
 
-use crate::support::{Worker, start_in_memory, start_in_memory_with, strict};
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
-use tokio::sync::mpsc;
+use crate::support::{Worker, start_in_memory, start_in_memory_with, start_with, strict};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use uuid::Uuid;
 use wisehosting_containers::{
     Build, BuildBounds, ContainerId, ContainerSpec, ContainerState, Engine, LogPosition, fake::FakeEngine,
 };
 use wisehosting_domain::{id::InstanceId, limits::Limits, state::ViolationKind};
-use wisehosting_protocol::{message::AgentMessage, payload::AppStatus};
-use wisehosting_worker::restart::RestartPolicy;
+use wisehosting_node::{channel::Event, clock::SystemClock};
+use wisehosting_protocol::{
+    message::AgentMessage,
+    payload::{AppStatus, Registered},
+};
+use wisehosting_worker::{host::Host, outbox::Outbox, restart::RestartPolicy};
 
 const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(7));
 
@@ -317,4 +330,93 @@ async fn an_instance_that_writes_more_than_its_limit_is_stopped_and_told() {
     let mut worker = start_in_memory(engine.clone(), dir.path()).await;
     stopped(&mut worker).await;
     assert_ne!(engine.container(&id).await.expect("the container").state, ContainerState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_that_hang_keep_no_instance_from_being_stopped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    for number in 100..110 {
+        let labels = [("wisehosting.instance".to_owned(), InstanceId(Uuid::from_u128(number)).to_string())];
+        let id = with_labels(&engine, dir.path(), "serve", labels.into()).await;
+        engine.crash(&id, 3);
+        engine.hold_starts_of(&id);
+    }
+    let limit = [("wisehosting.disk-bytes-max".to_owned(), "1000".to_owned())];
+    let id = with_labels(&engine, dir.path(), "serve", limit.into()).await;
+    engine.write(&id, 1_001);
+    let began = Instant::now();
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    worker
+        .wait("stop", |message| match message {
+            AgentMessage::AppStatus(status) => {
+                (status.instance_id == INSTANCE && !status.running).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    // By the clock of the test: the engine is given up on after a minute.
+    assert!(began.elapsed() < Duration::from_secs(60), "it waited for a start");
+}
+
+#[tokio::test]
+async fn a_heartbeat_counts_what_runs_once_all_is_named_on_its_connection() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    container(&engine, dir.path()).await;
+    let other = [("wisehosting.instance".to_owned(), InstanceId(Uuid::from_u128(8)).to_string())];
+    with_labels(&engine, dir.path(), "serve", other.into()).await;
+    let mut settings = None;
+    drop(
+        start_with(FakeEngine::default(), &dir.path().join("other"), |of| settings = Some(of.clone())).await,
+    );
+    let (say, mut said) = mpsc::unbounded_channel();
+    let outbox = Outbox::new(move |message| say.send(message).is_ok());
+    let host = Host::new(engine.clone(), outbox, Arc::new(SystemClock), settings.expect("they are given"));
+    let worker = wisehosting_worker::Worker::recover(Arc::new(host), dir.path()).await.expect("a worker");
+    let (events, received) = mpsc::channel(16);
+    tokio::spawn(worker.serve(received, watch::Sender::default().subscribe()));
+    let connected =
+        || Event::Connected(Registered { version: "test".to_owned(), heartbeat_interval_ms: 100 });
+
+    events.send(connected()).await.expect("it listens");
+    // A state may be told twice: at its moment, and to a connection that began then.
+    let mut named = HashSet::new();
+    let counted = |said: AgentMessage, named: &mut HashSet<InstanceId>| match said {
+        AgentMessage::AppStatus(status) => {
+            named.insert(status.instance_id);
+            None
+        }
+        AgentMessage::Heartbeat(heartbeat) => heartbeat.instances.map(|count| (count, named.len())),
+        _ => None,
+    };
+    let first = loop {
+        if let Some(first) = counted(said.recv().await.expect("it speaks"), &mut named) {
+            break first;
+        }
+    };
+    assert_eq!(first, (2, 2), "both were named before they were counted");
+
+    engine.set_away(true);
+    for event in [Event::Disconnected, connected()] {
+        events.send(event).await.expect("it listens");
+    }
+    let is_beat = |message: &AgentMessage| matches!(message, AgentMessage::Heartbeat(_));
+    // What was said on the connection before may still stand in front.
+    let mut without = 0;
+    while without < 5 {
+        let message = said.recv().await.expect("it speaks");
+        without = match counted(message.clone(), &mut named) {
+            Some(_) => 0,
+            None => without + u32::from(is_beat(&message)),
+        };
+    }
+    engine.set_away(false);
+    named.clear();
+    let again = loop {
+        if let Some(again) = counted(said.recv().await.expect("it speaks"), &mut named) {
+            break again;
+        }
+    };
+    assert_eq!(again, (2, 2), "both were named again");
 }
