@@ -311,8 +311,8 @@ pub trait Engine: Send + Sync + 'static {
     /// All containers, running or not, that carry a label of this name.
     fn containers(&self, label: &str) -> impl Future<Output = Result<Vec<Container>, EngineError>> + Send;
 
-    /// What each container that carries a label of this name has written to its own disk and not removed, in bytes. The
-    /// engine counts it file by file: not a question for every second.
+    /// What each container that carries a label of this name has written to its own disk and not removed, in bytes. It is
+    /// counted file by file: not a question for every second.
     fn written_bytes(
         &self,
         label: &str,

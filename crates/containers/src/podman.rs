@@ -14,6 +14,7 @@ mod context;
 mod disk_limits;
 mod list;
 mod logs;
+mod written;
 
 pub use cgroups::{Cgroups, ContainerUsage};
 
@@ -41,8 +42,11 @@ use bollard::{
 use build_cgroup::BuildCgroup;
 use disk_limits::DiskLimits;
 use futures_util::StreamExt;
-use std::{collections::HashMap, fmt::Write, path::PathBuf, pin::pin, sync::Arc, time::Duration};
-use tokio::sync::{Notify, OnceCell, mpsc};
+use std::{collections::HashMap, fmt::Write, io, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, OnceCell, mpsc},
+    task::spawn_blocking,
+};
 
 /// Longer than any operation takes to begin to answer, a stop with its grace included.
 const ANSWER_TIMEOUT_S: u64 = 900;
@@ -251,6 +255,16 @@ impl Engine for Podman {
     }
 
     async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
+        if let Some(folders) = list::written(self, label).await? {
+            let count = || folders.into_iter().map(|(id, dir)| Ok((id, written::bytes(&dir)?))).collect();
+            let counted = spawn_blocking(count).await.map_err(io::Error::other);
+            match counted.and_then(|counted: io::Result<_>| counted) {
+                Ok(counted) => return Ok(counted),
+                Err(error) => {
+                    tracing::debug!(%error, "what containers have written is the engine's to count");
+                }
+            }
+        }
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::new().all(true).size(true).filters(&filters).build();
         let listed = self.docker()?.list_containers(Some(options)).await;

@@ -184,6 +184,12 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
     }
 }
 
+/// The folder that lies above a container's image, and has all that it has written; none if its storage has none.
+pub(super) fn written_dir(found: &ContainerInspectResponse) -> Option<PathBuf> {
+    let storage = found.graph_driver.as_ref().filter(|storage| storage.name == "overlay")?;
+    storage.data.get("UpperDir").map(PathBuf::from)
+}
+
 /// A container and what it has written.
 pub(super) fn written_bytes(found: ContainerSummary) -> Option<(ContainerId, u64)> {
     Some((ContainerId::new(found.id?), u64::try_from(found.size_rw?).ok()?))

@@ -3,10 +3,12 @@
 //! Podman's own list, which its Docker-compatible API does not have, tells of each container whatever changes when it starts or
 //! ends. Invariants: what is answered of a container is what an inspection of it says; one is inspected anew whenever its
 //! place in the list differs from the one it had before its last inspection. One that cannot be inspected hides no other:
-//! of it is answered what the list says.
+//! of it is answered what the list says. Nor does one that Podman is at work on, for as long as that may take, although its list
+//! waits for that: of it is answered what was found last.
 
 use super::{ANSWER_TIMEOUT_S, Podman, answers};
 use crate::engine::{Container, ContainerId, ContainerState, Engine as _, EngineError, ImageId};
+use futures_util::future::join_all;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
@@ -15,26 +17,39 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{net::UnixStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// What was found of each container, and the entry of the list that it belongs to.
+/// For Podman to answer to what takes it a moment: longer than that on a busy host.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was found of each container.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inspected(Arc<Mutex<HashMap<ContainerId, (Entry, Container)>>>);
+pub(super) struct Inspected(Arc<Mutex<HashMap<ContainerId, Found>>>);
+
+/// What was found of a container.
+#[derive(Clone, Debug)]
+struct Found {
+    /// The entry of the list that it belongs to.
+    entry: Entry,
+    container: Container,
+    /// Where it has what it has written, if its storage has a folder for that alone.
+    written: Option<PathBuf>,
+}
 
 impl Inspected {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, (Entry, Container)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, Found>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was found of the container when its entry was the same.
-    fn of(&self, entry: &Entry) -> Option<Container> {
+    fn of(&self, entry: &Entry) -> Option<Found> {
         let known = self.lock();
-        let (before, container) = known.get(&ContainerId::new(&entry.id))?;
-        (before == entry).then(|| container.clone())
+        known.get(&ContainerId::new(&entry.id)).filter(|found| found.entry == *entry).cloned()
     }
 }
 
@@ -87,20 +102,23 @@ impl Entry {
 /// All containers that carry a label of this name.
 pub(super) async fn containers(podman: &Podman, label: &str) -> Result<Vec<Container>, EngineError> {
     let filters = super::percent_encode(&serde_json::json!({ "label": [label] }).to_string());
-    let entries: Vec<Entry> =
-        get(podman, "list containers", &format!("containers/json?all=true&filters={filters}")).await?;
-    let mut found = HashMap::with_capacity(entries.len());
+    let address = format!("containers/json?all=true&filters={filters}");
+    let entries: Vec<Entry> = match timeout(PATIENCE, get(podman, "list containers", &address)).await {
+        Ok(entries) => entries?,
+        Err(late) => return one_by_one(podman, label, late.into()).await,
+    };
+    let mut all = HashMap::with_capacity(entries.len());
     let mut containers = Vec::with_capacity(entries.len());
     for entry in entries {
         let id = ContainerId::new(&entry.id);
-        let inspected = match podman.inspected.of(&entry) {
-            Some(container) => Ok(container),
-            None => podman.container(&id).await,
+        let found = match podman.inspected.of(&entry) {
+            Some(found) => Ok(found),
+            None => inspect(podman, entry.clone()).await,
         };
-        match inspected {
-            Ok(container) => {
-                containers.push(container.clone());
-                found.insert(id, (entry, container));
+        match found {
+            Ok(found) => {
+                containers.push(found.container.clone());
+                all.insert(id, found);
             }
             Err(EngineError::NoSuchContainer(_)) => {}
             Err(error @ EngineError::Away { .. }) => return Err(error),
@@ -110,8 +128,53 @@ pub(super) async fn containers(podman: &Podman, label: &str) -> Result<Vec<Conta
             }
         }
     }
-    *podman.inspected.lock() = found;
+    *podman.inspected.lock() = all;
     Ok(containers)
+}
+
+/// The folders in which all containers with this label have what they have written; none if one has no such folder.
+pub(super) async fn written(
+    podman: &Podman,
+    label: &str,
+) -> Result<Option<Vec<(ContainerId, PathBuf)>>, EngineError> {
+    let containers = containers(podman, label).await?;
+    let known = podman.inspected.lock();
+    let folder = |container: Container| Some((known.get(&container.id)?.written.clone()?, container.id));
+    Ok(containers.into_iter().map(|container| folder(container).map(|(dir, id)| (id, dir))).collect())
+}
+
+async fn inspect(podman: &Podman, entry: Entry) -> Result<Found, EngineError> {
+    let found = podman.inspect(&ContainerId::new(&entry.id)).await?;
+    let written = answers::written_dir(&found);
+    Ok(Found { entry, container: answers::container(found), written })
+}
+
+/// The containers with a label that are known, although Podman is at work on one at least: those that it is not at work on
+/// as they are. `late`: why it is not asked for its list.
+async fn one_by_one(
+    podman: &Podman,
+    label: &str,
+    late: Box<dyn Error + Send + Sync>,
+) -> Result<Vec<Container>, EngineError> {
+    let known: Vec<Container> =
+        podman.inspected.lock().values().map(|found| found.container.clone()).collect();
+    let known = known.into_iter().filter(|container| container.labels.contains_key(label));
+    let asked = join_all(known.map(|container| look_at(podman, container))).await;
+    if asked.iter().all(|(answered, _)| !answered) {
+        return Err(EngineError::Away { socket: podman.socket.clone(), source: late });
+    }
+    let busy = asked.iter().filter(|(answered, _)| !answered).count();
+    tracing::warn!(containers = busy, "Podman does not say how these containers are: it is at work on them");
+    Ok(asked.into_iter().filter_map(|(_, container)| container).collect())
+}
+
+/// Whether Podman says how a container is, and how that is; none if it is gone.
+async fn look_at(podman: &Podman, known: Container) -> (bool, Option<Container>) {
+    match timeout(PATIENCE, podman.container(&known.id)).await {
+        Ok(Ok(container)) => (true, Some(container)),
+        Ok(Err(EngineError::NoSuchContainer(_))) => (true, None),
+        Ok(Err(_)) | Err(_) => (false, Some(known)),
+    }
 }
 
 /// Asks Podman's own API.
@@ -136,4 +199,88 @@ async fn ask(podman: &Podman, address: &str) -> Result<(StatusCode, Bytes), Box<
     let request = Request::get(format!("/v4.0.0/libpod/{address}")).header(HOST, "podman");
     let answer = sender.send_request(request.body(Empty::<&[u8]>::new())?).await?;
     Ok((answer.status(), answer.into_body().collect().await?.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
+
+    /// A Podman with two containers, `a` and `b`, that answers until it hangs on `a`.
+    struct Hanging {
+        podman: Podman,
+        hangs: Arc<AtomicBool>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Hanging {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let socket = dir.path().join("podman.sock");
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            let hangs = Arc::<AtomicBool>::default();
+            let is_hanging = hangs.clone();
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, is_hanging.clone()));
+                }
+            });
+            Self { podman: Podman::new(socket), hangs, _dir: dir }
+        }
+    }
+
+    async fn serve(mut stream: UnixStream, hangs: Arc<AtomicBool>) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let head = String::from_utf8_lossy(&head);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let hangs = hangs.load(Ordering::Relaxed);
+        let body = if path.contains("libpod") {
+            let entry = |id| {
+                serde_json::json!({
+                    "Id": id, "ImageID": "i", "Labels": { "l": "" }, "Ports": null, "State": "running",
+                    "Pid": 7, "ExitCode": 0, "StartedAt": 1, "ExitedAt": 0
+                })
+            };
+            serde_json::json!([entry("a"), entry("b")])
+        } else {
+            let id = if path.contains("/a/") { "a" } else { "b" };
+            let state = if hangs { "exited" } else { "running" };
+            serde_json::json!({
+                "Id": id, "Config": { "Labels": { "l": "" } }, "State": { "Status": state, "ExitCode": 3 }
+            })
+        };
+        if hangs && (path.contains("libpod") || path.contains("/a/")) {
+            // As while it starts `a`: what looks at that container waits.
+            return std::future::pending().await;
+        }
+        let body = body.to_string();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+
+    #[tokio::test]
+    async fn a_container_that_podman_hangs_on_hides_no_other() {
+        let engine = Hanging::start();
+        let states = async |podman: &Podman| {
+            let mut all = podman.containers("l").await.expect("a list");
+            all.sort_by(|one, other| one.id.cmp(&other.id));
+            all.into_iter().map(|container| container.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(&engine.podman).await, [ContainerState::Running; 2]);
+        engine.hangs.store(true, Ordering::Relaxed);
+        let ended = ContainerState::Exited { code: 3, out_of_memory: false };
+        assert_eq!(states(&engine.podman).await, [ContainerState::Running, ended]);
+    }
 }
