@@ -12,14 +12,14 @@ use crate::{
     log::{LogBatch, LogLine, LogPosition, LogStream},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 
 /// An engine in memory. Clones are the same engine.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +33,21 @@ struct State {
     away: bool,
     refuses_starts: bool,
     refused_starts: watch::Sender<u32>,
-    held: Option<ContainerId>,
+    held: BTreeSet<ContainerId>,
+    held_builds: Option<Arc<Semaphore>>,
+    building: watch::Sender<Building>,
     images: BTreeMap<ImageId, FakeImage>,
     containers: BTreeMap<ContainerId, FakeContainer>,
     made: u64,
+}
+
+/// How many builds the engine is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Building {
+    /// Now.
+    pub now: usize,
+    /// At most, so far.
+    pub most: usize,
 }
 
 #[derive(Debug)]
@@ -72,7 +83,21 @@ impl FakeEngine {
 
     /// Hangs from now on when it is to start this container again.
     pub fn hold_starts_of(&self, id: &ContainerId) {
-        self.lock().held = Some(id.clone());
+        self.lock().held.insert(id.clone());
+    }
+
+    /// Hangs from now on in each build, until it is to [end one](Self::release_build). Answers how many it is at.
+    pub fn hold_builds(&self) -> watch::Receiver<Building> {
+        let mut state = self.lock();
+        state.held_builds.get_or_insert_with(|| Arc::new(Semaphore::new(0)));
+        state.building.subscribe()
+    }
+
+    /// Lets one of the builds end in which it hangs, or the next one go on.
+    pub fn release_build(&self) {
+        if let Some(held) = &self.lock().held_builds {
+            held.add_permits(1);
+        }
     }
 
     /// Ends the program of a container, as if it had crashed.
@@ -155,6 +180,25 @@ impl State {
     }
 }
 
+/// Counts as a build for as long as it is there.
+struct InBuild<'a>(&'a FakeEngine);
+
+impl<'a> InBuild<'a> {
+    fn begin(engine: &'a FakeEngine) -> Self {
+        engine.lock().building.send_modify(|building| {
+            building.now += 1;
+            building.most = building.most.max(building.now);
+        });
+        Self(engine)
+    }
+}
+
+impl Drop for InBuild<'_> {
+    fn drop(&mut self) {
+        self.0.lock().building.send_modify(|building| building.now -= 1);
+    }
+}
+
 impl FakeContainer {
     fn start(&mut self) {
         self.container.state = ContainerState::Running;
@@ -187,7 +231,12 @@ impl Engine for FakeEngine {
     }
 
     async fn build(&self, build: &Build, log: mpsc::Sender<String>) -> Result<Image, BuildError> {
-        drop(self.answering()?);
+        let held = self.answering()?.held_builds.clone();
+        let _building = InBuild::begin(self);
+        if let Some(held) = held {
+            // Never closed.
+            let _ = held.acquire().await.map(SemaphorePermit::forget);
+        }
         let dockerfile = fs::read_to_string(build.context.join(&build.dockerfile))
             .map_err(|_| BuildError::Dockerfile(build.dockerfile.clone()))?;
         let steps: Vec<&str> = dockerfile.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -258,7 +307,7 @@ impl Engine for FakeEngine {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let is_held = self.lock().held.as_ref() == Some(id);
+        let is_held = self.lock().held.contains(id);
         if is_held {
             std::future::pending::<()>().await;
         }

@@ -2,17 +2,26 @@
 
 use crate::support::{Worker, deploy_job, repository, settings, start_in_memory, start_with, stop_job};
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tempfile::TempDir;
-use wisehosting_containers::{Engine, fake::FakeEngine};
+use tokio::time::timeout;
+use wisehosting_containers::{
+    Engine,
+    fake::{Building, FakeEngine},
+};
 use wisehosting_domain::state::DeploymentState;
 use wisehosting_node::random;
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, JobCancel, ResultAck},
     payload::{Job, JobRef, Outcome},
 };
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Bench {
     engine: FakeEngine,
@@ -230,6 +239,39 @@ async fn an_engine_that_is_away_fails_the_job_with_what_to_do() {
     assert!(message.ends_with("start it with systemctl start podman.socket"), "{message}");
     assert!(worker.build_log().iter().any(|line| line.contains("does not answer")), "the log says so too");
     bench.engine.set_away(false);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn so_many_builds_run_at_a_time_and_the_others_wait() {
+    let bench = bench();
+    let mut building = bench.engine.hold_builds();
+    let mut worker = bench.start().await;
+    let jobs = [1, 2, 3, 4].map(|app| bench.deploy(app, 1));
+    for job in &jobs {
+        worker.tell(job.clone()).await;
+    }
+    let both = building.wait_for(|building| building.now >= 2);
+    timeout(PATIENCE, both).await.expect("side by side").expect("the engine is there");
+    // Who says so has found no place: from then on only an end makes one.
+    let waits = |line: &String| line.starts_with("Waiting for other builds");
+    while worker.build_log().iter().filter(|line| waits(line)).count() < 2 {
+        worker
+            .wait("word of a wait", |message| matches!(message, AgentMessage::BuildLog(_)).then_some(()))
+            .await;
+    }
+    for _ in &jobs {
+        bench.engine.release_build();
+    }
+    let mut ended = HashSet::new();
+    while ended.len() < jobs.len() {
+        let result = |message: &AgentMessage| match message {
+            AgentMessage::JobResult(result) => Some(result.job_id),
+            _ => None,
+        };
+        ended.insert(worker.wait("result", result).await);
+    }
+    assert_eq!(*building.borrow(), Building { now: 0, most: 2 });
     bench.assert_nothing_left().await;
 }
 
