@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 use wisehosting_domain::{
     id::InstanceId,
     name::Label,
-    placement::Share,
+    placement::{Outline, Share},
     usage::{self, Rates, Usage},
 };
 use wisehosting_protocol::payload::{AppStats, Heartbeat, HostStats};
@@ -28,6 +28,8 @@ pub struct Stats(Arc<Mutex<HashMap<Label, WorkerStats>>>);
 
 #[derive(Debug, Default)]
 struct WorkerStats {
+    /// What it has for instances, as of its last registration.
+    capacity: Option<Share>,
     load: Option<(OffsetDateTime, Share)>,
     told: Option<(OffsetDateTime, HostStats)>,
     observed_at_ms: u64,
@@ -71,7 +73,31 @@ pub struct Point {
     pub memory_bytes: u64,
 }
 
+impl HostNow {
+    /// Whether its disk has less room than a deploy wants.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.told.is_some_and(|told| {
+            told.disk_bytes > 0
+                && told.disk_bytes.saturating_sub(told.disk_bytes_used) < told.disk_bytes_wanted
+        })
+    }
+}
+
+impl WorkerStats {
+    fn host(&self, now: OffsetDateTime) -> Option<HostNow> {
+        let (_, load) = self.load.filter(|(at, _)| now - *at <= AGE_MAX)?;
+        let told = self.told.filter(|(at, _)| now - *at <= AGE_MAX).map(|(_, told)| told);
+        Some(HostNow { load, told })
+    }
+}
+
 impl Stats {
+    /// A worker has registered, and has this for instances.
+    pub fn registered(&self, worker: &Label, capacity: Share) {
+        self.lock().entry(worker.clone()).or_default().capacity = Some(capacity);
+    }
+
     /// A worker said how used its host is.
     pub fn heartbeat(&self, worker: &Label, heartbeat: &Heartbeat, now: OffsetDateTime) {
         let load = Share { memory_bytes: heartbeat.memory_bytes_used, cpu_millis: heartbeat.cpu_millis_used };
@@ -99,11 +125,24 @@ impl Stats {
     /// What the host of a worker uses now, if it was heard of lately.
     #[must_use]
     pub fn host(&self, worker: &Label, now: OffsetDateTime) -> Option<HostNow> {
-        let workers = self.lock();
-        let worker = workers.get(worker)?;
-        let (_, load) = worker.load.filter(|(at, _)| now - *at <= AGE_MAX)?;
-        let told = worker.told.filter(|(at, _)| now - *at <= AGE_MAX).map(|(_, told)| told);
-        Some(HostNow { load, told })
+        self.lock().get(worker)?.host(now)
+    }
+
+    /// What these workers have said themselves.
+    #[must_use]
+    pub fn outlines(&self, workers: Vec<Label>, now: OffsetDateTime) -> Vec<Outline> {
+        let stats = self.lock();
+        let outline = |name: Label| {
+            let said = stats.get(&name);
+            let host = said.and_then(|said| said.host(now));
+            Outline {
+                capacity: said.and_then(|said| said.capacity),
+                load: host.map(|host| host.load),
+                disk_full: host.is_some_and(|host| host.is_disk_full()),
+                name,
+            }
+        };
+        workers.into_iter().map(outline).collect()
     }
 
     /// What an instance of a worker uses now, if it was heard of lately.

@@ -4,6 +4,7 @@
 //! about to begin there.
 
 use crate::{limits::Limits, name::Label};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// An amount of memory and processor time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,19 @@ pub struct Worker {
     pub promised: Share,
     /// As much of that as belongs to instances that are not up yet.
     pub starting: Share,
+    /// What its machine uses now; none if it has not said so lately.
+    pub load: Option<Share>,
+    /// Whether its disk has less room than a deploy wants.
+    pub disk_full: bool,
+}
+
+/// What a connected worker has said itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Its name.
+    pub name: Label,
+    /// What it has for instances; none if it has not said so yet.
+    pub capacity: Option<Share>,
     /// What its machine uses now; none if it has not said so lately.
     pub load: Option<Share>,
     /// Whether its disk has less room than a deploy wants.
@@ -64,26 +78,115 @@ pub fn place<'a>(
         .filter(|worker| {
             worker.promised.memory_bytes.saturating_add(limits.memory_bytes()) <= worker.capacity.memory_bytes
         })
-        .min_by_key(|worker| {
-            (worker.disk_full, Some(&worker.name) != preferred, use_after(worker, limits), &worker.name)
-        })
+        .min_by_key(|worker| rank(worker, limits, preferred))
         .ok_or(NoPlace::NoMemory(limits.memory_bytes()))
 }
 
-/// The scarcer of memory and processor time once `limits` are added, in millionths. What is starting is not in the load yet, or
-/// an idle worker would get all of many deploys.
-fn use_after(worker: &Worker, limits: &Limits) -> u128 {
-    let (used, starting) =
-        worker.load.map_or((worker.promised, Share::default()), |load| (load, worker.starting));
+/// The way to the worker that [`place`] chooses, with a close look at few of many.
+///
+/// What a worker says itself tells how used it is at least: they are looked at in that order, until none of the rest can be
+/// better than the best that was found.
+#[derive(Debug)]
+pub struct Search<'a> {
+    limits: &'a Limits,
+    preferred: Option<&'a Label>,
+    /// Not looked at yet.
+    rest: BinaryHeap<Reverse<Rank<'a>>>,
+    found: Vec<Worker>,
+    /// How many to look at next.
+    step: usize,
+}
+
+/// Looked at with the first question to the database.
+const FIRST_STEP: usize = 16;
+/// If none of those fits, many may not.
+const STEP_GROWTH: usize = 8;
+
+impl<'a> Search<'a> {
+    /// A search among all that are connected.
+    #[must_use]
+    pub fn new(outlines: &'a [Outline], limits: &'a Limits, preferred: Option<&'a Label>) -> Self {
+        let rest = outlines.iter().map(|outline| Reverse(rank_at_best(outline, limits, preferred))).collect();
+        Self { limits, preferred, rest, found: Vec::new(), step: FIRST_STEP }
+    }
+
+    /// The workers to look at next; none if the search is over.
+    pub fn next_step(&mut self) -> Vec<Label> {
+        let best = place(&self.found, self.limits, self.preferred).ok();
+        let best = best.map(|best| rank(best, self.limits, self.preferred));
+        let mut names = Vec::new();
+        while names.len() < self.step
+            && let Some(Reverse(next)) = self.rest.peek()
+            && best.is_none_or(|best| *next < best)
+            && let Some(Reverse(next)) = self.rest.pop()
+        {
+            names.push(next.name.clone());
+        }
+        self.step *= STEP_GROWTH;
+        names
+    }
+
+    /// What a look at workers has shown.
+    pub fn look(&mut self, workers: impl IntoIterator<Item = Worker>) {
+        self.found.extend(workers);
+    }
+
+    /// The worker, when the search is over.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn end(&self) -> Result<&Worker, NoPlace> {
+        place(&self.found, self.limits, self.preferred)
+    }
+}
+
+/// Which of two workers is chosen: the lesser one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    disk_full: bool,
+    is_another: bool,
+    use_after: u128,
+    name: &'a Label,
+}
+
+fn rank<'a>(worker: &'a Worker, limits: &Limits, preferred: Option<&Label>) -> Rank<'a> {
+    // What is starting is not in the load yet, or an idle worker would get all of many deploys.
+    let used = match worker.load {
+        Some(load) => [load, worker.starting],
+        None => [worker.promised, Share::default()],
+    };
+    Rank {
+        disk_full: worker.disk_full,
+        is_another: Some(&worker.name) != preferred,
+        use_after: use_after(used, worker.capacity, limits),
+        name: &worker.name,
+    }
+}
+
+/// The rank of a worker of which nobody else knows that it is used.
+fn rank_at_best<'a>(outline: &'a Outline, limits: &Limits, preferred: Option<&Label>) -> Rank<'a> {
+    let used = [outline.load.unwrap_or_default(), Share::default()];
+    Rank {
+        disk_full: outline.disk_full,
+        is_another: Some(&outline.name) != preferred,
+        use_after: outline.capacity.map_or(0, |capacity| use_after(used, capacity, limits)),
+        name: &outline.name,
+    }
+}
+
+/// The scarcer of memory and processor time once `limits` are added to what is used, in millionths.
+fn use_after(used: [Share; 2], capacity: Share, limits: &Limits) -> u128 {
+    let [now, soon] = used;
     let share = |amounts: [u128; 3], all: u128| amounts.iter().sum::<u128>() * 1_000_000 / all.max(1);
-    let memory = [used.memory_bytes, starting.memory_bytes, limits.memory_bytes()].map(u128::from);
-    let cpu = [used.cpu_millis, starting.cpu_millis, limits.cpu_millis()].map(u128::from);
-    share(memory, worker.capacity.memory_bytes.into()).max(share(cpu, worker.capacity.cpu_millis.into()))
+    let memory = [now.memory_bytes, soon.memory_bytes, limits.memory_bytes()].map(u128::from);
+    let cpu = [now.cpu_millis, soon.cpu_millis, limits.cpu_millis()].map(u128::from);
+    share(memory, capacity.memory_bytes.into()).max(share(cpu, capacity.cpu_millis.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;
 
@@ -165,5 +268,79 @@ mod tests {
         );
         assert_eq!(chosen(&[away], GIB), Err(NoPlace::NoWorker));
         assert_eq!(chosen(&[worker("full", 4 * GIB, 0)], GIB), Err(NoPlace::NoMemory(GIB)));
+    }
+
+    fn shares() -> impl Strategy<Value = Share> {
+        (0..4 * GIB, 0..4_000_u32).prop_map(|(memory_bytes, cpu_millis)| Share { memory_bytes, cpu_millis })
+    }
+
+    fn any_worker() -> impl Strategy<Value = Worker> {
+        let uses = (shares(), shares(), prop::option::of(shares()));
+        (any::<[bool; 3]>(), 1..4_u64, uses).prop_map(
+            |([away, silent, full], size, (promised, starting, load))| Worker {
+                connected: !(away && silent),
+                capacity: Share { memory_bytes: size * GIB, cpu_millis: 2_000 },
+                promised,
+                starting,
+                load,
+                disk_full: full,
+                ..worker("a", 0, 0)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_whom_a_look_at_all_finds(
+            mut workers in prop::collection::vec(any_worker(), 0..60),
+            preferred in 0..60_usize,
+            memory_bytes in GIB / 16..3 * GIB,
+            has_said in any::<bool>(),
+        ) {
+            for (number, worker) in workers.iter_mut().enumerate() {
+                worker.name = format!("w{number}").parse().expect("label");
+            }
+            let limits = Limits::new(memory_bytes, 500, 64).expect("limits");
+            let preferred = workers.get(preferred).map(|worker| worker.name.clone());
+            let outline = |worker: &Worker| Outline {
+                name: worker.name.clone(),
+                capacity: (has_said || worker.load.is_some()).then_some(worker.capacity),
+                load: worker.load,
+                disk_full: worker.disk_full,
+            };
+            let outlines: Vec<_> = workers.iter().filter(|worker| worker.connected).map(outline).collect();
+            let mut search = Search::new(&outlines, &limits, preferred.as_ref());
+            loop {
+                let names = search.next_step();
+                if names.is_empty() {
+                    break;
+                }
+                search.look(workers.iter().filter(|worker| names.contains(&worker.name)).cloned());
+            }
+            prop_assert_eq!(search.end(), place(&workers, &limits, preferred.as_ref()));
+        }
+    }
+
+    #[test]
+    fn a_search_among_many_looks_at_few() {
+        let workers: Vec<_> = (0..10_000_u64)
+            .map(|number| loaded(worker(&format!("w{number}"), 0, 0), (9_999 - number) * 100_000, 0))
+            .collect();
+        let outlines: Vec<_> = workers
+            .iter()
+            .map(|worker| Outline {
+                name: worker.name.clone(),
+                capacity: Some(worker.capacity),
+                load: worker.load,
+                disk_full: false,
+            })
+            .collect();
+        let limits = Limits::new(GIB, 1_000, 64).expect("limits");
+        let mut search = Search::new(&outlines, &limits, None);
+        let names = search.next_step();
+        assert_eq!(names.len(), FIRST_STEP);
+        search.look(workers.iter().filter(|worker| names.contains(&worker.name)).cloned());
+        assert!(search.next_step().is_empty(), "none of the others can be better");
+        assert_eq!(search.end().expect("a worker").name.as_str(), "w9999");
     }
 }

@@ -240,6 +240,22 @@ pub async fn enqueue_delete(
     pool::notify(conn, changes::JOBS).await
 }
 
+/// The workers that jobs wait for which no other worker can do.
+///
+/// # Errors
+/// The database is away.
+pub async fn waited_for(conn: &mut PgConnection) -> Result<Vec<Label>, StoreError> {
+    let operation = "list the workers that jobs wait for";
+    let names = sqlx::query_scalar!(
+        r#"SELECT DISTINCT worker AS "worker!" FROM jobs WHERE state = 'pending' AND worker IS NOT NULL
+           ORDER BY worker"#
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing(operation))?;
+    names.into_iter().map(|name| name.parse().map_err(inconsistent(operation))).collect()
+}
+
 /// Locks the oldest job that may begin now, passing over those in `skip`: a job whose worker is known and among
 /// `connected`, or a deploy job with none of its app before it.
 ///

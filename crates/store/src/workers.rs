@@ -34,6 +34,26 @@ pub struct Worker {
     pub draining: bool,
 }
 
+macro_rules! select_workers {
+    ($rest:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT w.name, host(w.address) AS "address!", w.version, w.last_seen_at, w.memory_bytes, w.cpu_millis,
+                      coalesce(sum(i.memory_bytes), 0)::bigint AS "memory_bytes_used!",
+                      coalesce(sum(i.cpu_millis), 0)::bigint AS "cpu_millis_used!",
+                      coalesce(sum(i.memory_bytes) FILTER (WHERE i.state = 'starting'), 0)::bigint
+                          AS "memory_bytes_starting!",
+                      coalesce(sum(i.cpu_millis) FILTER (WHERE i.state = 'starting'), 0)::bigint
+                          AS "cpu_millis_starting!",
+                      count(i.id) AS "instances!",
+                      w.removed_at IS NOT NULL OR w.draining_at IS NOT NULL AS "draining!"
+               FROM workers w
+               LEFT JOIN instances i ON i.worker = w.name AND i.state NOT IN ('stopped', 'failed') "# + $rest
+            $(, $argument)*
+        )
+    };
+}
+
 struct Row {
     name: String,
     address: String,
@@ -158,24 +178,24 @@ pub async fn drain(
 /// # Errors
 /// The database is away.
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Worker>, StoreError> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT w.name, host(w.address) AS "address!", w.version, w.last_seen_at, w.memory_bytes, w.cpu_millis,
-                  coalesce(sum(i.memory_bytes), 0)::bigint AS "memory_bytes_used!",
-                  coalesce(sum(i.cpu_millis), 0)::bigint AS "cpu_millis_used!",
-                  coalesce(sum(i.memory_bytes) FILTER (WHERE i.state = 'starting'), 0)::bigint
-                      AS "memory_bytes_starting!",
-                  coalesce(sum(i.cpu_millis) FILTER (WHERE i.state = 'starting'), 0)::bigint
-                      AS "cpu_millis_starting!",
-                  count(i.id) AS "instances!",
-                  w.removed_at IS NOT NULL OR w.draining_at IS NOT NULL AS "draining!"
-           FROM workers w
-           LEFT JOIN instances i ON i.worker = w.name AND i.state NOT IN ('stopped', 'failed')
-           GROUP BY w.name HAVING w.removed_at IS NULL OR count(i.id) > 0 ORDER BY w.name"#
-    )
-    .fetch_all(conn)
-    .await
-    .map_err(doing("list the workers"))?;
+    let rows =
+        select_workers!("GROUP BY w.name HAVING w.removed_at IS NULL OR count(i.id) > 0 ORDER BY w.name")
+            .fetch_all(conn)
+            .await
+            .map_err(doing("list the workers"))?;
+    rows.into_iter().map(Row::into_worker).collect()
+}
+
+/// Those of these names that there are, in no order.
+///
+/// # Errors
+/// The database is away.
+pub async fn among(conn: &mut PgConnection, names: &[Label]) -> Result<Vec<Worker>, StoreError> {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let rows = select_workers!("WHERE w.name = ANY($1) GROUP BY w.name", &names)
+        .fetch_all(conn)
+        .await
+        .map_err(doing("look at workers"))?;
     rows.into_iter().map(Row::into_worker).collect()
 }
 

@@ -99,6 +99,7 @@ impl WorkerAgent {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let capacity = self.capacity(register);
         workers::connected(&mut connection, self.name(), &register.version, capacity, now).await?;
+        self.state.hub.stats().registered(self.name(), capacity);
         let listed: BTreeSet<JobId> = register.running_jobs.iter().copied().collect();
         let running = jobs::running_on(&mut connection, self.name()).await?;
         // What is sent again has its time from now, too.

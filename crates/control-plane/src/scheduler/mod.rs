@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use wisehosting_domain::{
     id::{InstanceId, JobId},
     name::Label,
-    placement::{self, place},
+    placement::{self, Search},
     state::JobKind,
 };
 use wisehosting_node::random;
@@ -76,7 +76,8 @@ impl Scheduler {
         let mut transaction = pool::begin(&self.state.pool).await?;
         // Now that the wait for a connection is over: leases begin here.
         let now = self.state.clock.now();
-        let connected = self.state.hub.workers();
+        let mut connected = jobs::waited_for(&mut transaction).await?;
+        connected.retain(|worker| self.state.hub.is_connected(worker));
         let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
             return Ok(false);
         };
@@ -116,26 +117,25 @@ impl Scheduler {
         if let Some(worker) = &job.worker {
             return Ok(Ok(worker.clone()));
         }
-        let workers: Vec<placement::Worker> = workers::list(conn)
-            .await?
-            .into_iter()
-            .filter(|worker| !worker.draining)
-            .map(|worker| self.candidate(worker, now))
-            .collect();
+        let outlines = self.state.hub.stats().outlines(self.state.hub.workers(), now);
         let image_at = job.content.image.as_ref().map(|image| &image.worker);
-        let chosen =
-            place(&workers, &job.content.settings.limits, image_at).map(|worker| worker.name.clone());
-        Ok(chosen.map_err(|reason| reason.to_string()))
+        let mut search = Search::new(&outlines, &job.content.settings.limits, image_at);
+        loop {
+            let names = search.next_step();
+            if names.is_empty() {
+                let chosen = search.end().map(|worker| worker.name.clone());
+                return Ok(chosen.map_err(|reason| reason.to_string()));
+            }
+            let workers = workers::among(conn, &names).await?;
+            let fit = workers.into_iter().filter(|worker| !worker.draining);
+            search.look(fit.map(|worker| self.candidate(worker, now)));
+        }
     }
 
     fn candidate(&self, worker: workers::Worker, now: OffsetDateTime) -> placement::Worker {
         let connected = self.state.hub.is_connected(&worker.name);
         let health = WorkerHealth::of(connected, worker.last_seen_at, now);
         let host = self.state.hub.stats().host(&worker.name, now);
-        let disk_full = host.and_then(|host| host.told).is_some_and(|told| {
-            told.disk_bytes > 0
-                && told.disk_bytes.saturating_sub(told.disk_bytes_used) < told.disk_bytes_wanted
-        });
         placement::Worker {
             name: worker.name,
             connected: health == WorkerHealth::Connected,
@@ -143,7 +143,7 @@ impl Scheduler {
             promised: worker.used,
             starting: worker.starting,
             load: host.map(|host| host.load),
-            disk_full,
+            disk_full: host.is_some_and(|host| host.is_disk_full()),
         }
     }
 
