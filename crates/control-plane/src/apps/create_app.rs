@@ -17,7 +17,7 @@ use wisehosting_domain::{
 use wisehosting_node::random;
 use wisehosting_store::{StoreError, apps, pool};
 
-use super::{App, LimitsPatch, SetLogin, settings};
+use super::{App, Doing, LimitsPatch, SetLogin, settings};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -151,5 +151,5 @@ pub async fn create_app(
     apps::set_login(&mut db, id, app.login.as_ref()).await?;
     let app = apps::get(&mut db, user.id, &app.name).await?;
     pool::commit(db).await?;
-    Ok((StatusCode::CREATED, Json(App::new(app, &[], &[], config))))
+    Ok((StatusCode::CREATED, Json(Doing::nothing().show(app, config))))
 }

@@ -2,9 +2,9 @@
 
 use axum::{Json, extract::State};
 use wisehosting_domain::name::Label;
-use wisehosting_store::{apps, deployments, instances, violations};
+use wisehosting_store::{apps, instances};
 
-use super::{App, AppUsage};
+use super::{App, AppUsage, Doing};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -28,9 +28,8 @@ pub async fn get_app(
     PathOf(name): PathOf<Label>,
 ) -> Result<Json<App>, Problem> {
     let app = apps::get(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
-    let current = deployments::current(&mut db, user.id).await?;
-    let down = violations::down(&mut db, user.id).await?;
+    let doing = Doing::load(&mut db, user.id).await?;
     let placed = instances::placed(&mut db, user.id).await?;
     let usage = AppUsage::of(app.id, &placed, state.hub.stats(), state.clock.now());
-    Ok(Json(App { usage, ..App::new(app, &current, &down, &state.config.apps) }))
+    Ok(Json(App { usage, ..doing.show(app, &state.config.apps) }))
 }

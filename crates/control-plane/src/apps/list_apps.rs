@@ -3,9 +3,9 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
-use wisehosting_store::{apps, deployments, instances, violations};
+use wisehosting_store::{apps, instances};
 
-use super::{App, AppUsage};
+use super::{App, AppUsage, Doing};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -30,15 +30,13 @@ pub async fn list_apps(
     State(state): State<AppState>,
     SignedIn { user, mut db }: SignedIn,
 ) -> Result<Json<AppList>, Problem> {
-    let current = deployments::current(&mut db, user.id).await?;
-    let down = violations::down(&mut db, user.id).await?;
+    let doing = Doing::load(&mut db, user.id).await?;
     let apps = apps::list(&mut db, user.id).await?;
     let placed = instances::placed(&mut db, user.id).await?;
     let now = state.clock.now();
     let apps = apps.into_iter().map(|app| {
         let usage = AppUsage::of(app.id, &placed, state.hub.stats(), now);
-        App { usage, ..App::new(app, &current, &down, &state.config.apps) }
+        App { usage, ..doing.show(app, &state.config.apps) }
     });
-    let apps = apps.collect();
-    Ok(Json(AppList { apps }))
+    Ok(Json(AppList { apps: apps.collect() }))
 }

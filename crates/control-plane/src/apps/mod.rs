@@ -16,8 +16,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
-use wisehosting_domain::state::DeploymentState;
-use wisehosting_store::{apps, deployments::Deployment, violations::Down};
+use wisehosting_domain::{id::UserId, state::DeploymentState};
+use wisehosting_store::{
+    PgConnection, StoreError, apps,
+    deployments::{self, Deployment},
+    violations::{self, Down},
+};
 
 use crate::{config::AppsConfig, deployments::DeploymentSummary, violations::Violation};
 
@@ -90,19 +94,37 @@ impl AppState {
     }
 }
 
-impl App {
-    /// The app with what `current` says of it: its newest and its live deployments, among those of other apps, and
-    /// which of them are `down`.
-    fn new(app: apps::App, current: &[Deployment], down: &[Down], config: &AppsConfig) -> Self {
+/// What the apps of a user are doing.
+struct Doing {
+    /// Their newest and their live deployments.
+    current: Vec<Deployment>,
+    /// Which of those are down.
+    down: Vec<Down>,
+}
+
+impl Doing {
+    /// As it is now.
+    async fn load(db: &mut PgConnection, owner: UserId) -> Result<Self, StoreError> {
+        let current = deployments::current(db, owner).await?;
+        Ok(Self { current, down: violations::down(db, owner).await? })
+    }
+
+    /// What a new app is doing.
+    fn nothing() -> Self {
+        Self { current: Vec::new(), down: Vec::new() }
+    }
+
+    /// One of the apps, with what it is doing.
+    fn show(&self, app: apps::App, config: &AppsConfig) -> App {
         let newest_of = |states: fn(DeploymentState) -> bool| {
-            let own = current.iter().filter(|d| d.app == app.name && states(d.state));
+            let own = self.current.iter().filter(|d| d.app == app.name && states(d.state));
             own.max_by_key(|deployment| deployment.number)
         };
         let latest = newest_of(|_| true);
         let live = newest_of(|state| state == DeploymentState::Live);
-        let down = live.and_then(|live| down.iter().find(|down| down.deployment_id == live.id));
+        let down = live.and_then(|live| self.down.iter().find(|down| down.deployment_id == live.id));
         let urls = urls(&app.name, config);
-        Self {
+        App {
             id: app.id.0,
             state: if app.stopped {
                 AppState::Stopped

@@ -2,9 +2,9 @@
 
 use axum::{Json, extract::State};
 use wisehosting_domain::name::Label;
-use wisehosting_store::{apps, deployments, pool};
+use wisehosting_store::{apps, pool};
 
-use super::App;
+use super::{App, Doing};
 use crate::{
     auth::SignedIn,
     error::{ErrorBody, Problem},
@@ -30,8 +30,8 @@ pub async fn stop_app(
     let app = apps::lock(&mut db, user.id, &name).await.map_err(Problem::missing("app"))?;
     apps::mark_stopped(&mut db, app.id, state.clock.now()).await?;
     let app = apps::get(&mut db, user.id, &name).await?;
-    let current = deployments::current(&mut db, user.id).await?;
+    let doing = Doing::load(&mut db, user.id).await?;
     pool::commit(db).await?;
     state.signals.rollout.notify_one();
-    Ok(Json(App::new(app, &current, &[], &state.config.apps)))
+    Ok(Json(doing.show(app, &state.config.apps)))
 }

@@ -15,11 +15,11 @@ use wisehosting_domain::{
 };
 use wisehosting_store::{
     apps::{self, RepositoryLogin},
-    deployments, pool, violations,
+    pool,
 };
 
 use super::{
-    App, LimitsPatch, SetLogin,
+    App, Doing, LimitsPatch, SetLogin,
     settings::{self, present},
 };
 use crate::{
@@ -110,10 +110,9 @@ pub async fn update_app(
     apps::update(&mut db, user.id, &name, &app.settings).await?;
     app.login = change_login(&state, &app, login)?;
     apps::set_login(&mut db, app.id, app.login.as_ref()).await?;
-    let current = deployments::current(&mut db, user.id).await?;
-    let down = violations::down(&mut db, user.id).await?;
+    let doing = Doing::load(&mut db, user.id).await?;
     pool::commit(db).await?;
-    Ok(Json(App::new(app, &current, &down, config)))
+    Ok(Json(doing.show(app, config)))
 }
 
 /// The login after a change: what is given, or what was there, as long as the repository is on the host that it is for.
