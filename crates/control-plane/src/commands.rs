@@ -6,6 +6,7 @@ use secrecy::ExposeSecret;
 use time::Duration;
 use wisehosting_control_plane::{
     auth::token,
+    certificates,
     config::{Config, Secrets},
 };
 use wisehosting_domain::{id::UserId, name::Label};
@@ -27,6 +28,7 @@ const EMAIL_LEN_MAX: usize = 254;
 pub(crate) fn check_config(config: &Config) -> anyhow::Result<()> {
     config.check()?;
     Secrets::read(config)?;
+    certificates::authorities(&config.certificates)?;
     println!("the configuration is good");
     Ok(())
 }

@@ -16,6 +16,7 @@ use wisehosting_node::{
     config::{ConfigError, LogConfig},
     mesh::{IpNet, MeshConfig, PrivateKey},
     secret,
+    tls::{self, Authorities},
 };
 
 use crate::sealing::KeyRing;
@@ -35,6 +36,9 @@ pub struct Config {
     /// The apps of all users.
     #[serde(default)]
     pub apps: AppsConfig,
+    /// What edges share.
+    #[serde(default)]
+    pub certificates: CertificatesConfig,
     /// What apps write.
     #[serde(default)]
     pub logs: LogsConfig,
@@ -174,6 +178,23 @@ pub struct AppsConfig {
     pub public_https_port: u16,
     /// Whether a repository may be a folder of the worker itself.
     pub allow_local_repositories: bool,
+}
+
+/// `[certificates]`: which certificates of edges are kept, and given to the others.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CertificatesConfig {
+    /// In PEM, the only authorities whose certificates are; those that the host trusts, if absent.
+    pub authorities_file: Option<PathBuf>,
+    /// What is in that file, once it is read; nobody before.
+    #[serde(skip, default = "tls::nobody")]
+    pub authorities: Authorities,
+}
+
+impl Default for CertificatesConfig {
+    fn default() -> Self {
+        Self { authorities_file: None, authorities: tls::nobody() }
+    }
 }
 
 /// `[join]`: how machines become nodes that nothing declares.

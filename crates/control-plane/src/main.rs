@@ -1,11 +1,14 @@
 //! The program `wisehosting-control-plane`: its command line, and what each command does.
 
+mod certificate_commands;
 mod commands;
+mod listing;
 mod node_commands;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use certificate_commands::CertificateCommand;
 use clap::{Args, Parser, Subcommand};
 use node_commands::NodeCommand;
 use wisehosting_control_plane::{config::Config, openapi};
@@ -46,6 +49,9 @@ enum Command {
     /// Manage the nodes that join, and are not declared.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Manage the certificates that edges share.
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
 }
 
 #[derive(Args)]
@@ -109,6 +115,7 @@ fn main() -> ExitCode {
                 Command::Worker(Worker::Drain(OneWorker { name })) => commands::drain(&config, &name, true),
                 Command::Worker(Worker::Resume(OneWorker { name })) => commands::drain(&config, &name, false),
                 Command::Node(command) => node_commands::run(&config, command),
+                Command::Certificate(command) => certificate_commands::run(&config, command),
                 Command::Run | Command::Openapi => {
                     config.check()?;
                     log::init(&config.log)?;

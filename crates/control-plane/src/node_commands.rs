@@ -1,10 +1,9 @@
 //! The operator's commands about nodes that join. Like the others they talk to the database, which tells the running program.
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use secrecy::ExposeSecret as _;
-use serde_json::json;
-use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use time::Duration;
 use wisehosting_control_plane::{
     config::Config,
     nodes::{Role, declared},
@@ -22,7 +21,10 @@ use wisehosting_store::{
     pool,
 };
 
-use crate::commands::open_database;
+use crate::{
+    commands::open_database,
+    listing::{Listing, time},
+};
 
 /// What can be done.
 #[derive(Subcommand)]
@@ -76,14 +78,6 @@ pub(crate) enum TokenCommand {
         #[arg(long, value_parser = token_id)]
         id: TokenId,
     },
-}
-
-/// How a list is printed.
-#[derive(Args)]
-pub(crate) struct Listing {
-    /// Print it as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -153,7 +147,7 @@ async fn list_tokens(config: &Config, listing: &Listing) -> anyhow::Result<()> {
             state.to_owned(),
         ]
     });
-    print(listing, ["id", "role", "name", "uses_left", "expires_at", "state"], rows);
+    listing.print(["id", "role", "name", "uses_left", "expires_at", "state"], rows);
     Ok(())
 }
 
@@ -188,7 +182,7 @@ async fn list(config: &Config, listing: &Listing) -> anyhow::Result<()> {
         let key = PublicKey::from_bytes(node.public_key).to_string();
         [node.name.to_string(), node.role.to_string(), node.address.to_string(), key, state(node)]
     });
-    print(listing, ["name", "role", "address", "public_key", "state"], of_declared.chain(of_joined));
+    listing.print(["name", "role", "address", "public_key", "state"], of_declared.chain(of_joined));
     Ok(())
 }
 
@@ -226,30 +220,6 @@ async fn remove(config: &Config, name: &Label) -> anyhow::Result<()> {
         println!("the join token {} is revoked: {name} knows it", hex::encode(id));
     }
     Ok(())
-}
-
-/// Rows of texts in columns, or as a JSON array of objects.
-fn print<const N: usize>(listing: &Listing, head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
-    if listing.json {
-        let object =
-            |row: [String; N]| head.iter().zip(row).map(|(name, text)| ((*name).to_owned(), json!(text)));
-        let objects: Vec<_> = rows.map(|row| object(row).collect::<serde_json::Map<_, _>>()).collect();
-        println!("{}", json!(objects));
-        return;
-    }
-    let rows: Vec<[String; N]> =
-        [head.map(|name| name.to_uppercase().replace('_', " "))].into_iter().chain(rows).collect();
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default());
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
-}
-
-fn time(at: OffsetDateTime) -> String {
-    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
 fn token_id(text: &str) -> Result<TokenId, &'static str> {

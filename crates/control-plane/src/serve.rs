@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use wisehosting_control_plane::{
+    certificates,
     config::{Config, Secrets},
     connections, mesh, router,
     state::AppState,
@@ -41,7 +42,7 @@ pub(crate) fn run(config: Config, sockets: PassedSockets) -> anyhow::Result<()> 
     runtime.block_on(serve(config, secrets, sockets))
 }
 
-async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> anyhow::Result<()> {
+async fn serve(mut config: Config, secrets: Secrets, mut sockets: PassedSockets) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal().context("handle signals")?;
     let password = secrets.database_password.as_ref().map(|password| password.expose_secret());
     let pool = pool::open(&config.database.url, password)
@@ -56,6 +57,7 @@ async fn serve(config: Config, secrets: Secrets, mut sockets: PassedSockets) -> 
     };
     let public = sockets.take_or_bind("public", config.public.listen)?;
     let internal = sockets.take_or_bind("internal", config.internal.listen)?;
+    config.certificates.authorities = certificates::authorities(&config.certificates)?;
     let state = AppState::new(config, secrets, Arc::new(SystemClock), pool, shutdown.clone());
 
     let mut tasks = tasks::start(&state);

@@ -67,6 +67,8 @@ pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     tasks.spawn(events::listen(state.clone()));
     tasks.spawn(until_shutdown(state, listen(state.clone(), changes::JOBS, signals.jobs.clone())));
     tasks.spawn(until_shutdown(state, listen(state.clone(), changes::NODES, signals.nodes.clone())));
+    let certificates = listen(state.clone(), changes::CERTIFICATES, signals.certificates.clone());
+    tasks.spawn(until_shutdown(state, certificates));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.nodes, Admissions(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.jobs, Scheduler::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// A certificate is renewed when this part of its time is left: a third.
+pub const RENEW_AT: i32 = 3;
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const RETRY_FACTOR: u32 = 4;
 const RETRY_MAX: Duration = Duration::from_hours(24);

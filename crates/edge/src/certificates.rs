@@ -9,8 +9,7 @@ use arc_swap::ArcSwap;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustls::{
     ServerConfig,
-    crypto::ring::{Ticketer, default_provider, sign::any_supported_type},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    crypto::ring::{Ticketer, default_provider},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -27,28 +26,19 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use wisehosting_domain::name::Hostname;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use wisehosting_node::certificate::{Pair, PairError};
+use zeroize::Zeroizing;
 
 /// Both files of a pair are written before it is read again.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// Why a pair is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PairError {
+enum ReadError {
     #[error("cannot read {}", .0.display())]
-    Read(PathBuf, #[source] rustls::pki_types::pem::Error),
-    #[error("it is not in PEM")]
-    Pem(#[from] rustls::pki_types::pem::Error),
-    #[error("the certificate or its key cannot be used")]
-    Key(#[from] rustls::Error),
-    #[error("the certificate cannot be read")]
-    Certificate(#[from] webpki::Error),
-    #[error("the certificate does not say from when to when it is good")]
-    Validity,
-    #[error("the certificate has no host name")]
-    NoName,
-    #[error("the certificate is not for {0}")]
-    OtherName(Hostname),
+    File(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Pair(#[from] PairError),
 }
 
 /// Where pairs are.
@@ -80,18 +70,18 @@ pub struct Coverage {
     pub not_after: OffsetDateTime,
 }
 
-/// A certificate with its key.
+/// A pair, and whose it is.
 #[derive(Debug)]
-struct Pair {
-    key: Arc<CertifiedKey>,
-    coverage: Coverage,
+struct Held {
+    pair: Pair,
+    of_operator: bool,
 }
 
 /// One reading of the directories.
 #[derive(Debug, Default)]
 struct Pairs {
-    by_file: BTreeMap<PathBuf, Arc<Pair>>,
-    by_name: HashMap<String, Arc<Pair>>,
+    by_file: BTreeMap<PathBuf, Arc<Held>>,
+    by_name: HashMap<String, Arc<Held>>,
 }
 
 impl Certificates {
@@ -113,14 +103,14 @@ impl Certificates {
     /// The certificate that visitors of a host name are shown.
     #[must_use]
     pub fn coverage(&self, host: &Hostname) -> Option<Coverage> {
-        self.pairs.load().find(host.as_str()).map(|pair| pair.coverage)
+        self.pairs.load().find(host.as_str()).map(|held| held.coverage())
     }
 
     /// The certificate that was ordered for a host name, whether or not it is the one that visitors are shown.
     #[must_use]
     pub fn ordered(&self, host: &Hostname) -> Option<Coverage> {
         let file = self.directories.ordered.as_ref()?.join(format!("{host}.crt"));
-        self.pairs.load().by_file.get(&file).map(|pair| pair.coverage)
+        self.pairs.load().by_file.get(&file).map(|held| held.coverage())
     }
 
     /// Changes whenever the directories have been read again.
@@ -153,9 +143,9 @@ impl Certificates {
                 if path.extension() != Some(OsStr::new("crt")) {
                     continue;
                 }
-                match read_pair(&path, of_operator) {
+                match read_pair(&path) {
                     Ok(pair) => {
-                        by_file.insert(path, Arc::new(pair));
+                        by_file.insert(path, Arc::new(Held { pair, of_operator }));
                     }
                     Err(error) => {
                         tracing::error!(certificate = %path.display(), error = &error as &dyn Error, "a certificate is not used");
@@ -205,6 +195,13 @@ impl Certificates {
     }
 }
 
+impl Held {
+    fn coverage(&self) -> Coverage {
+        let Pair { not_before, not_after, .. } = self.pair;
+        Coverage { of_operator: self.of_operator, not_before, not_after }
+    }
+}
+
 impl Directories {
     /// Each that there is, and whether it is the operator's.
     fn each(&self) -> impl Iterator<Item = (&Path, bool)> {
@@ -214,13 +211,13 @@ impl Directories {
 }
 
 impl Pairs {
-    fn new(by_file: BTreeMap<PathBuf, Arc<Pair>>) -> Self {
-        let mut by_name: HashMap<String, Arc<Pair>> = HashMap::new();
-        for pair in by_file.values() {
-            for name in names(&pair.key).unwrap_or_default() {
-                let keeps = by_name.get(&name).is_some_and(|other| other.coverage.of_operator);
-                if pair.coverage.of_operator || !keeps {
-                    by_name.insert(name, pair.clone());
+    fn new(by_file: BTreeMap<PathBuf, Arc<Held>>) -> Self {
+        let mut by_name: HashMap<String, Arc<Held>> = HashMap::new();
+        for held in by_file.values() {
+            for name in &held.pair.names {
+                let keeps = by_name.get(name).is_some_and(|other| other.of_operator);
+                if held.of_operator || !keeps {
+                    by_name.insert(name.clone(), held.clone());
                 }
             }
         }
@@ -228,7 +225,7 @@ impl Pairs {
     }
 
     /// The pair for a host name in lower case: its own, or that of the wildcard one label up.
-    fn find(&self, name: &str) -> Option<&Arc<Pair>> {
+    fn find(&self, name: &str) -> Option<&Arc<Held>> {
         let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
         self.by_name.get(name).or_else(wildcard)
     }
@@ -240,52 +237,12 @@ impl ResolvesServerCert for Certificates {
         if hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == TLS_ALPN)) {
             return self.challenges.certificate(&name);
         }
-        self.pairs.load().find(&name).map(|pair| pair.key.clone())
+        self.pairs.load().find(&name).map(|held| held.pair.key.clone())
     }
 }
 
-fn read_pair(certificate: &Path, of_operator: bool) -> Result<Pair, PairError> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| PairError::Read(certificate.to_owned(), error))?;
-    let key_file = certificate.with_extension("key");
-    let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| PairError::Read(key_file, error))?;
-    pair(chain, &key, of_operator)
-}
-
-/// Whether a pair in PEM is one that can be shown to visitors of a host name, and from when to when it is good.
-pub(crate) fn check(host: &Hostname, chain: &str, key: &str) -> Result<Coverage, PairError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
-    let pair = pair(chain, &PrivateKeyDer::from_pem_slice(key.as_bytes())?, false)?;
-    let coverage = pair.coverage;
-    let pairs = Pairs::new(BTreeMap::from([(PathBuf::new(), Arc::new(pair))]));
-    pairs.find(host.as_str()).map(|_| coverage).ok_or_else(|| PairError::OtherName(host.clone()))
-}
-
-fn pair(
-    chain: Vec<CertificateDer<'static>>,
-    key: &PrivateKeyDer<'_>,
-    of_operator: bool,
-) -> Result<Pair, PairError> {
-    let key = CertifiedKey::new(chain, any_supported_type(key)?);
-    key.keys_match()?;
-    if names(&key)?.is_empty() {
-        return Err(PairError::NoName);
-    }
-    let (not_before, not_after) = validity(key.end_entity_cert()?).ok_or(PairError::Validity)?;
-    Ok(Pair { key: Arc::new(key), coverage: Coverage { of_operator, not_before, not_after } })
-}
-
-/// From when to when a certificate is good.
-fn validity(certificate: &CertificateDer<'_>) -> Option<(OffsetDateTime, OffsetDateTime)> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let validity = certificate.validity();
-    Some((validity.not_before.to_datetime(), validity.not_after.to_datetime()))
-}
-
-/// The host names in a certificate, in lower case; one may begin with `*.`.
-fn names(key: &CertifiedKey) -> Result<Vec<String>, PairError> {
-    let certificate = key.end_entity_cert()?;
-    let certificate = webpki::EndEntityCert::try_from(certificate)?;
-    Ok(certificate.valid_dns_names().map(str::to_ascii_lowercase).collect())
+fn read_pair(certificate: &Path) -> Result<Pair, ReadError> {
+    let read = |file: &Path| fs::read(file).map_err(|error| ReadError::File(file.to_owned(), error));
+    let (chain, key) = (read(certificate)?, Zeroizing::new(read(&certificate.with_extension("key"))?));
+    Ok(Pair::from_pem(&chain, &key)?)
 }

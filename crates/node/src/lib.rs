@@ -3,6 +3,7 @@
 //! A program's `main` is [`program::main`]; it hands the checked configuration to the program's own `run`. Nothing in
 //! this crate keeps state outside of the values that it returns.
 
+pub mod certificate;
 pub mod channel;
 pub mod clock;
 pub mod config;

@@ -9,7 +9,7 @@ use crate::{
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use wisehosting_domain::{
-    certificate::Challenge,
+    certificate::{Challenge, RENEW_AT},
     id::JobId,
     name::{Hostname, Label},
     secret::Sealed,
@@ -41,6 +41,8 @@ pub struct Known {
     pub order: Option<Order>,
     /// Until then nobody orders.
     pub retry_at: Option<OffsetDateTime>,
+    /// The certificate that was forgotten last: from when to when it is good.
+    pub forgotten: Option<(OffsetDateTime, OffsetDateTime)>,
 }
 
 /// An edge's order.
@@ -48,6 +50,8 @@ pub struct Known {
 pub struct Order {
     /// Which.
     pub id: JobId,
+    /// Whose.
+    pub edge: Label,
     /// What is to be shown for it.
     pub challenge: Option<Challenge>,
     /// Until then it is the edge's alone.
@@ -65,11 +69,13 @@ pub struct Begin<'a> {
     pub edge: &'a Label,
     /// From when on the certificate is good that the edge has.
     pub held_not_before: Option<OffsetDateTime>,
+    /// How many orders it may have.
+    pub orders_max: u8,
 }
 
-/// Gives the edge the right to order until `lease_until`, unless another one has it, the last order failed lately, or there
-/// is a certificate that the edge does not have yet. An edge's new order takes the place of its old one. Returns whether it
-/// has the right.
+/// Gives the edge the right to order until `lease_until`, unless another one has it, the edge has too many, the last order
+/// failed lately, or there is a certificate that the edge does not have yet or that is not to be renewed yet. An edge's new
+/// order takes the place of its old one. Returns whether it has the right.
 ///
 /// # Errors
 /// The database is away.
@@ -80,19 +86,25 @@ pub async fn begin(
     now: OffsetDateTime,
 ) -> Result<bool, StoreError> {
     let begun = sqlx::query!(
-        "INSERT INTO certificates (host, order_id, ordered_by, lease_until) VALUES ($1, $2, $3, $4)
+        "INSERT INTO certificates (host, order_id, ordered_by, lease_until)
+         SELECT $1::text, $2::uuid, $3::text, $4::timestamptz
+         WHERE (SELECT count(*) FROM certificates WHERE ordered_by = $3 AND lease_until > $6 AND host <> $1) < $7::int8
          ON CONFLICT (host) DO UPDATE
          SET order_id = excluded.order_id, ordered_by = excluded.ordered_by, lease_until = excluded.lease_until,
              challenge = NULL
          WHERE (certificates.order_id IS NULL OR certificates.lease_until <= $6 OR certificates.ordered_by = $3)
            AND (certificates.retry_at IS NULL OR certificates.retry_at <= $6)
-           AND (certificates.not_after IS NULL OR certificates.not_after <= $6 OR certificates.not_before <= $5)",
+           AND (certificates.not_after IS NULL OR certificates.not_after <= $6
+                OR certificates.not_before <= $5
+                   AND certificates.not_after - $6 < (certificates.not_after - certificates.not_before) / $8::float8)",
         order.host.as_str(),
         order.id.0,
         order.edge.as_str(),
         lease_until,
         order.held_not_before,
-        now
+        now,
+        i64::from(order.orders_max),
+        f64::from(RENEW_AT)
     )
     .execute(conn)
     .await
@@ -206,7 +218,7 @@ pub async fn hold_back(
         .map(drop)
 }
 
-/// Keeps a certificate, unless there is one as new. Returns whether it is kept.
+/// Keeps a certificate, unless there is one as new, or was one that was forgotten. Returns whether it is kept.
 ///
 /// # Errors
 /// The database is away.
@@ -216,7 +228,8 @@ pub async fn store(conn: &mut PgConnection, certificate: &Certificate) -> Result
          ON CONFLICT (host) DO UPDATE
          SET chain = excluded.chain, key = excluded.key, not_before = excluded.not_before,
              not_after = excluded.not_after, failures = 0, retry_at = NULL
-         WHERE certificates.not_before IS NULL OR certificates.not_before < excluded.not_before",
+         WHERE (certificates.not_before IS NULL OR certificates.not_before < excluded.not_before)
+           AND (certificates.forgotten_from IS NULL OR certificates.forgotten_from < excluded.not_before)",
         certificate.host.as_str(),
         // Postgres stores any character but this one.
         certificate.chain.replace('\0', "\u{fffd}"),
@@ -228,6 +241,25 @@ pub async fn store(conn: &mut PgConnection, certificate: &Certificate) -> Result
     .await
     .map_err(doing("store a certificate"))?;
     Ok(stored.rows_affected() > 0)
+}
+
+/// Keeps the certificate of a host name no more, nor takes it again. Nothing holds back the order of the next one.
+///
+/// # Errors
+/// There is none; the database is away.
+pub async fn forget(conn: &mut PgConnection, host: &Hostname) -> Result<(), StoreError> {
+    let operation = "forget a certificate";
+    let forgotten = sqlx::query!(
+        "UPDATE certificates
+         SET forgotten_from = not_before, forgotten_until = not_after, chain = NULL, key = NULL, not_before = NULL,
+             not_after = NULL, failures = 0, retry_at = NULL
+         WHERE host = $1 AND chain IS NOT NULL",
+        host.as_str()
+    )
+    .execute(conn)
+    .await
+    .map_err(doing(operation))?;
+    if forgotten.rows_affected() == 0 { Err(StoreError::NotFound { operation }) } else { Ok(()) }
 }
 
 /// The edge's order for the name has done its work.
@@ -276,7 +308,9 @@ pub async fn get(conn: &mut PgConnection, host: &Hostname) -> Result<Option<Cert
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Known>, StoreError> {
     let operation = "list the certificates";
     let rows = sqlx::query!(
-        "SELECT host, not_before, not_after, order_id, lease_until, challenge, retry_at FROM certificates ORDER BY host"
+        "SELECT host, not_before, not_after, order_id, ordered_by, lease_until, challenge, retry_at, forgotten_from,
+                forgotten_until
+         FROM certificates ORDER BY host"
     )
     .fetch_all(conn)
     .await
@@ -285,12 +319,19 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Known>, StoreError> {
         .map(|row| {
             let challenge = row.challenge.map(serde_json::from_value).transpose();
             let challenge = challenge.map_err(inconsistent(operation))?;
-            let order = row.order_id.zip(row.lease_until);
+            let order = match (row.order_id, row.ordered_by, row.lease_until) {
+                (Some(id), Some(edge), Some(lease_until)) => {
+                    let edge = edge.parse().map_err(inconsistent(operation))?;
+                    Some(Order { id: JobId(id), edge, challenge, lease_until })
+                }
+                _ => None,
+            };
             Ok(Known {
                 host: row.host.parse().map_err(inconsistent(operation))?,
                 stored: row.not_before.zip(row.not_after),
-                order: order.map(|(id, lease_until)| Order { id: JobId(id), challenge, lease_until }),
+                order,
                 retry_at: row.retry_at,
+                forgotten: row.forgotten_from.zip(row.forgotten_until),
             })
         })
         .collect()
@@ -308,7 +349,7 @@ pub async fn prune(
     sqlx::query!(
         "DELETE FROM certificates
          WHERE (not_after IS NULL OR not_after <= $2) AND (lease_until IS NULL OR lease_until <= $1)
-           AND (retry_at IS NULL OR retry_at <= $1)",
+           AND (retry_at IS NULL OR retry_at <= $1) AND (forgotten_until IS NULL OR forgotten_until <= $2)",
         since,
         now
     )

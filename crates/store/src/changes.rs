@@ -11,6 +11,8 @@ use crate::{PgPool, StoreError, error::doing};
 pub const CHANGES: &str = "changes";
 /// New jobs, or jobs that were called off; without a content.
 pub const JOBS: &str = "jobs";
+/// Certificates that an operator had forgotten; without a content.
+pub const CERTIFICATES: &str = "certificates";
 /// Nodes that joined, were removed or may come back with another key; without a content.
 pub const NODES: &str = "nodes";
 

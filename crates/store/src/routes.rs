@@ -71,6 +71,20 @@ fn routed_instance(row: &Row) -> Result<Option<RoutedInstance>, StoreError> {
     }))
 }
 
+/// Whether an app has this host name, served or not.
+///
+/// # Errors
+/// The database is away.
+pub async fn has_app(conn: &mut PgConnection, host: &Hostname) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM apps, route_table WHERE apps.name || '.' || route_table.domain = $1) AS "has!""#,
+        host.as_str()
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(doing("look for the app of a host name"))
+}
+
 /// Begins a new generation and returns its number. Whoever does so next waits for this transaction, so generations are
 /// committed in their order.
 ///

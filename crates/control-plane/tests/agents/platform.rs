@@ -113,11 +113,6 @@ fn configuration() -> Config {
 }
 
 impl Platform {
-    /// The time, in seconds since the Unix epoch.
-    pub(crate) fn clock_s(&self) -> i64 {
-        self.clock.now().unix_timestamp()
-    }
-
     pub(crate) async fn start(pool: PgPool) -> Self {
         Self::start_with(pool, |_| {}).await
     }

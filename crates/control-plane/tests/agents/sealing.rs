@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sqlx::PgPool;
-use wisehosting_control_plane::{config::Secrets, sealing::KeyRing};
+use wisehosting_control_plane::{config::Secrets, sealing::KeyRing, state::AppState};
 use wisehosting_domain::state::{DeploymentState, InstanceState};
 use wisehosting_protocol::payload::{Job, Outcome, Work};
 use wisehosting_store::MIGRATOR;
@@ -17,8 +17,14 @@ use crate::{
 pub(crate) const NEXT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
 pub(crate) async fn start(pool: &PgPool, keys: &[&str]) -> Platform {
+    start_with(pool, keys, |_| {}).await
+}
+
+/// A control plane with these keys that is not quite the usual one.
+pub(crate) async fn start_with(pool: &PgPool, keys: &[&str], change: impl FnOnce(&mut AppState)) -> Platform {
     let keys = KeyRing::parse(&keys.join("\n")).unwrap();
     Platform::start_with(pool.clone(), |state| {
+        change(state);
         state.secrets = Arc::new(Secrets {
             jwt: "jwt-secret".into(),
             traefik_token: TRAEFIK_TOKEN.into(),

@@ -45,6 +45,7 @@ async fn a_wrong_command_says_what_is_wrong(pool: PgPool) {
         (vec!["token", "revoke", "--email", "a@example.org", "--name", "phone"], "has no token named"),
         (vec!["login-link", "--email", "somebody"], "is not an address"),
         (vec!["worker", "drain", "--name", "worker-9"], "declares no worker worker-9"),
+        (vec!["certificate", "forget", "--host", "a.localhost"], "no certificate of a.localhost is kept"),
     ] {
         let output = site.command(&arguments);
         let error = String::from_utf8_lossy(&output.stderr);

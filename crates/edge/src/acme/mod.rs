@@ -9,6 +9,7 @@
 mod account;
 pub mod challenges;
 pub mod config;
+mod exchange;
 mod order;
 mod pairs;
 mod plan;
@@ -27,14 +28,17 @@ use std::{collections::BTreeSet, error::Error, path::PathBuf, sync::Arc, time::D
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_domain::name::Hostname;
 use wisehosting_node::clock::Clock;
 use wisehosting_protocol::payload::Certificate;
 
-/// Names that are asked for at the same time.
+/// Orders at the same time, until the control plane has their certificates.
 const ORDERS_MAX: usize = 4;
+/// For the control plane to take a certificate. It may refuse it, and another edge's may be better.
+const ENDING_PATIENCE: Duration = Duration::from_secs(60);
 /// However far away the next order is: the certificates on disk may change meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -73,8 +77,14 @@ pub struct Acme {
 #[derive(Default)]
 struct Orders {
     running: JoinSet<Ended>,
-    /// Those whose certificates the control plane may not have yet.
-    ending: Vec<Turn>,
+    /// Those whose certificates the control plane may not have yet, and since when.
+    ending: Vec<(Turn, Instant)>,
+}
+
+impl Orders {
+    fn len(&self) -> usize {
+        self.running.len() + self.ending.len()
+    }
 }
 
 impl Acme {
@@ -115,16 +125,26 @@ impl Acme {
 
     /// Does what is due, and says how long there is nothing more to begin.
     fn look(&mut self, hosts: &BTreeSet<Hostname>, known: &Known) -> Duration {
-        let now = self.clock.now();
+        let (now, mut look_again) = (self.clock.now(), None);
         if let Some(known) = known {
-            self.pairs.exchange(hosts, known, now);
+            for host in self.pairs.forget(&known.forgotten) {
+                self.plan.begin_anew(&host);
+            }
+            // What is given ends this edge's order: so nothing is while one runs.
+            let at_rest = hosts.iter().filter(|host| !self.plan.is_running(host));
+            look_again = self.pairs.exchange(at_rest, known, now);
             let pairs = &self.pairs;
             let is_owed = |host: &Hostname| hosts.contains(host) && pairs.is_newer(host, known);
-            self.orders.ending.retain(|turn| turn.is_in(known) && is_owed(turn.host()));
+            self.orders.ending.retain(|(turn, since)| {
+                turn.is_in(known) && is_owed(turn.host()) && since.elapsed() < ENDING_PATIENCE
+            });
         }
         self.plan.keep_only(hosts);
-        while self.orders.running.len() < ORDERS_MAX {
-            let coverage = |host: &Hostname| self.certificates.coverage(host);
+        while self.orders.len() < ORDERS_MAX {
+            let is_good = |host: &Hostname, of_operator| of_operator || !self.pairs.is_forgotten(host);
+            let coverage = |host: &Hostname| {
+                self.certificates.coverage(host).filter(|coverage| is_good(host, coverage.of_operator))
+            };
             let may_order = |host: &Hostname| match known {
                 Some(known) => sharing::may_order(known, host, self.pairs.held_not_before_ms(host)),
                 None => plan::cannot_wait(coverage(host), now),
@@ -133,7 +153,9 @@ impl Acme {
             self.plan.begin(&host);
             self.begin_order(host, if known.is_some() { How::Shared } else { How::Alone });
         }
-        self.plan.next_at(now).map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX))
+        let plan = self.plan.next_at(now).unwrap_or(WAIT_MAX);
+        let exchange = look_again.map_or(WAIT_MAX, |at| at.duration_since(Instant::now()));
+        plan.min(exchange).min(WAIT_MAX)
     }
 
     fn take(&mut self, certificate: Certificate) {
@@ -161,7 +183,8 @@ impl Acme {
             let outcome = match order::certificate(&account, &challenges, &host, turn.as_ref()).await {
                 Ok(pair) => Outcome::Ordered(pair, turn),
                 Err(error) => {
-                    if let Some(turn) = turn {
+                    // What failed here may succeed elsewhere: then it is the next one's turn, once this one's is over.
+                    if let Some(turn) = turn.filter(|_| error.is_of_the_name()) {
                         turn.fail().await;
                     }
                     Outcome::Failed(error, how)
@@ -180,7 +203,7 @@ impl Acme {
         match outcome {
             Outcome::Ordered(pair, turn) => match self.pairs.keep(&host, &pair) {
                 Ok(()) => {
-                    self.orders.ending.extend(turn);
+                    self.orders.ending.extend(turn.map(|turn| (turn, Instant::now())));
                     self.plan.succeeded(&host, now);
                     tracing::info!(host.name = %host, "has a certificate");
                 }

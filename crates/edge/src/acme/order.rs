@@ -44,6 +44,31 @@ pub(super) enum OrderError {
     Save(#[from] io::Error),
 }
 
+/// What an authority says of an account or of one request, whichever name it is for (RFC 8555, section 6.7).
+const NOT_OF_THE_NAME: [&str; 7] = [
+    "urn:ietf:params:acme:error:accountDoesNotExist",
+    "urn:ietf:params:acme:error:badNonce",
+    "urn:ietf:params:acme:error:badPublicKey",
+    "urn:ietf:params:acme:error:badSignatureAlgorithm",
+    "urn:ietf:params:acme:error:externalAccountRequired",
+    "urn:ietf:params:acme:error:unauthorized",
+    "urn:ietf:params:acme:error:userActionRequired",
+];
+
+impl OrderError {
+    /// Whether the authority refused the name, so that another edge would be refused as well. What this edge's account, disk,
+    /// clock or way to the authority is the cause of is not.
+    pub(super) fn is_of_the_name(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Authority(instant_acme::Error::Api(problem)) => {
+                problem.r#type.as_deref().is_none_or(|kind| !NOT_OF_THE_NAME.contains(&kind))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Gets a certificate for one host name. If it is ordered for other edges too, they show what this one does.
 pub(super) async fn certificate(
     account: &Account,

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use wisehosting_domain::{certificate::retry_after, name::Hostname};
+use wisehosting_domain::{
+    certificate::{RENEW_AT, retry_after},
+    name::Hostname,
+};
 
 /// Names that no public authority certifies.
 const PRIVATE_DOMAINS: [&str; 4] = ["internal", "invalid", "local", "localhost"];
@@ -14,8 +17,6 @@ const PRIVATE_DOMAINS: [&str; 4] = ["internal", "invalid", "local", "localhost"]
 const ALONE_COUNTS_AS: u32 = 4;
 /// A new certificate is read from disk within moments; whatever keeps it from being read, more of them do not help.
 const AFTER_SUCCESS: Duration = Duration::from_hours(1);
-/// A certificate is renewed when this part of its time is left.
-const RENEW_AT: i32 = 3;
 /// With this part of its time left it is renewed also if the control plane cannot say whose turn it is.
 const RENEW_ALONE_AT: i32 = 6;
 
@@ -95,6 +96,18 @@ impl Plan {
     /// It was not this edge's turn.
     pub(super) fn put_off(&mut self, host: &Hostname, until: OffsetDateTime) {
         self.tried.entry(host.clone()).or_default().next = Next::AtOrSooner(until);
+    }
+
+    /// There was a reason to order that nobody knew of: what is known of earlier orders is of another certificate.
+    pub(super) fn begin_anew(&mut self, host: &Hostname) {
+        if !self.is_running(host) {
+            self.tried.remove(host);
+        }
+    }
+
+    /// Whether an order for the name runs.
+    pub(super) fn is_running(&self, host: &Hostname) -> bool {
+        self.tried.get(host).is_some_and(|tried| tried.next.at().is_none())
     }
 
     /// What was put off may be tried now.

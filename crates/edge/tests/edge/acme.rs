@@ -44,7 +44,7 @@ use wisehosting_protocol::{
     payload::{CertificateOrder, Certificates as Known, Order, OrderStep},
 };
 
-/// Pebble takes its time on purpose, and refuses some requests only to see whether they are made again.
+/// Pebble takes its time on purpose.
 const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) const HTTP: u16 = 5002;
 pub(crate) const HTTPS: u16 = 5001;
@@ -97,6 +97,8 @@ impl Pebble {
         let mut pebble = Command::new("pebble");
         pebble.args(["-strict", "-config", "pebble.json", "-dnsserver", &format!("{ip}:{DNS}")]);
         pebble.env("PEBBLE_VA_NOSLEEP", "1").current_dir(directory.path());
+        // Whether a request is made again that it refuses for no reason is the library's to show, and up to chance.
+        pebble.env("PEBBLE_WFE_NONCEREJECT", "0");
         let log = File::create(directory.path().join(LOG)).unwrap();
         let programs = [Program::start(&mut dns, Stdio::null()), Program::start(&mut pebble, log)];
         for port in [DNS, DNS_MANAGEMENT, DIRECTORY, MANAGEMENT] {

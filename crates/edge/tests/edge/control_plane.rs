@@ -29,6 +29,7 @@ use wisehosting_node::{
     config::{self, ControlPlaneEndpoint, ControlPlaneUrl},
     mesh::PeerSets,
     random,
+    tls::Authorities,
 };
 use wisehosting_protocol::{
     key::SigningKey,
@@ -37,10 +38,11 @@ use wisehosting_protocol::{
 };
 use wisehosting_store::{
     apps::{self, App},
-    deployments, jobs, pool, users,
+    certificates, changes, deployments, jobs, pool, users,
 };
 
 const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
 const USER: UserId = UserId(Uuid::from_u128(1));
 /// Apps are reached below it.
 pub(crate) const DOMAIN: &str = "example.org";
@@ -90,16 +92,19 @@ fn configuration() -> wisehosting_control_plane::config::Config {
 }
 
 impl ControlPlane {
-    pub(crate) async fn start(pool: PgPool) -> Self {
+    /// It keeps certificates of these authorities.
+    pub(crate) async fn start(pool: PgPool, authorities: Authorities) -> Self {
         let clock = Arc::new(TestClock { started_at: SystemClock.now(), advanced_s: AtomicI64::default() });
         let secrets = Secrets {
             jwt: "jwt-secret".into(),
-            traefik_token: "traefik-token".into(),
+            traefik_token: TRAEFIK_TOKEN.into(),
             keys: KeyRing::parse(MASTER_KEY).unwrap(),
             mesh_key: None,
             database_password: None,
         };
-        let state = AppState::new(configuration(), secrets, clock.clone(), pool, CancellationToken::new());
+        let mut config = configuration();
+        config.certificates.authorities = authorities;
+        let state = AppState::new(config, secrets, clock.clone(), pool, CancellationToken::new());
         let mut tasks = tasks::start(&state);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -152,6 +157,14 @@ impl ControlPlane {
         deployments::create(&mut transaction, id, deployment, &app.settings, None, now).await.unwrap();
         jobs::enqueue_deploy(&mut transaction, JobId(random::uuid()), id, deployment, now).await.unwrap();
         pool::commit(transaction).await.unwrap();
+    }
+
+    /// Has a certificate forgotten, as the operator's command does.
+    pub(crate) async fn forget(&self, host: &str) {
+        let mut db = pool::begin(&self.state.pool).await.unwrap();
+        certificates::forget(&mut db, &host.parse().unwrap()).await.unwrap();
+        pool::notify(&mut db, changes::CERTIFICATES).await.unwrap();
+        pool::commit(db).await.unwrap();
     }
 
     /// Waits until a question about the certificate of a host name has this answer.

@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{net::TcpListener, time::sleep};
@@ -94,7 +95,10 @@ impl Drop for EdgeProgram {
 async fn start(pool: PgPool) -> (ControlPlane, Pebble, Instance) {
     tls::install_provider();
     assert!(HOST.ends_with(DOMAIN));
-    (ControlPlane::start(pool).await, Pebble::start().await, Instance::named("an app").await)
+    let pebble = Pebble::start().await;
+    let mut authorities = tls::nobody();
+    Arc::make_mut(&mut authorities).add(pebble.root().await).unwrap();
+    (ControlPlane::start(pool, authorities).await, pebble, Instance::named("an app").await)
 }
 
 /// One edge orders, the authority asks another one, and all have the certificate.
@@ -165,6 +169,71 @@ async fn a_certificate_is_renewed_once_for_all_edges(pool: PgPool) {
     assert_eq!(first.shows(&pebble).await, second.shows(&pebble).await);
     assert_eq!(pebble.orders(), 1);
     drop((first, second));
+    control_plane.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_certificate_of_another_authority_stays_where_it_was_ordered(pool: PgPool) {
+    let (mut control_plane, pebble, app) = start(pool).await;
+    let staging = Pebble::start().await;
+    let stray = EdgeProgram::start(&control_plane, &staging, "proxy-1", "");
+    staging.lead_to(stray.ip).await;
+    control_plane.sees(&["proxy-1"]).await;
+    control_plane.deploy("blog", app.upstream.address).await;
+    stray.shows(&staging).await;
+    let edge = EdgeProgram::start(&control_plane, &pebble, "proxy-2", "");
+    pebble.lead_to(edge.ip).await;
+    // The stray edge's order ended as its certificate was refused, and held nobody back.
+    let certificate = edge.shows(&pebble).await;
+    let third = EdgeProgram::start(&control_plane, &pebble, "proxy-3", "");
+    assert_eq!(third.shows(&pebble).await, certificate);
+    assert_eq!((pebble.orders(), staging.orders()), (1, 1));
+    drop((stray, edge, third));
+    control_plane.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_certificate_that_is_forgotten_is_shown_until_all_have_the_next_one(pool: PgPool) {
+    let (mut control_plane, pebble, app) = start(pool).await;
+    let first = EdgeProgram::start(&control_plane, &pebble, "proxy-1", "");
+    let second = EdgeProgram::start(&control_plane, &pebble, "proxy-2", "");
+    pebble.lead_to(first.ip).await;
+    control_plane.sees(&["proxy-1", "proxy-2"]).await;
+    control_plane.deploy("blog", app.upstream.address).await;
+    let stolen = first.shows(&pebble).await;
+    assert_eq!(second.shows(&pebble).await, stolen);
+    control_plane.forget(HOST).await;
+    for edge in [&first, &second] {
+        within(async {
+            while edge.shows(&pebble).await == stolen {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+    assert_eq!(first.shows(&pebble).await, second.shows(&pebble).await);
+    assert_eq!(pebble.orders(), 2);
+    drop((first, second));
+    control_plane.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_edge_that_cannot_reach_the_authority_holds_back_no_other(pool: PgPool) {
+    let (mut control_plane, pebble, app) = start(pool).await;
+    // Its account cannot be read: a failure of this edge alone.
+    let broken = EdgeProgram::start_with(&control_plane, &pebble, "proxy-1", "", |directory| {
+        fs::create_dir(directory.join("account.json")).unwrap();
+    });
+    control_plane.sees(&["proxy-1"]).await;
+    control_plane.deploy("blog", app.upstream.address).await;
+    control_plane.has(HOST, "num_nulls(order_id)", 0).await;
+    let edge = EdgeProgram::start(&control_plane, &pebble, "proxy-2", "");
+    pebble.lead_to(edge.ip).await;
+    control_plane.sees(&["proxy-2"]).await;
+    control_plane.advance(Duration::from_secs(31));
+    edge.shows(&pebble).await;
+    assert_eq!(broken.shows(&pebble).await, edge.shows(&pebble).await, "and it has the other's certificate");
+    drop((broken, edge));
     control_plane.stop().await;
 }
 

@@ -16,6 +16,9 @@ pub struct Certificates {
     pub orders: BTreeMap<Hostname, Order>,
     /// Host names that may not be ordered for yet, since the last order failed.
     pub held_back: Vec<Hostname>,
+    /// Certificates that are not to be used any more, nor those before them: from when on they are good, in milliseconds since
+    /// the Unix epoch. An edge goes on showing such a one until it has a newer one.
+    pub forgotten: BTreeMap<Hostname, u64>,
 }
 
 /// From when to when a certificate is good, in milliseconds since the Unix epoch. Of two, the one that begins later is newer.

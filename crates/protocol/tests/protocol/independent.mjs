@@ -144,6 +144,7 @@ const PAYLOADS = {
       stored: byName(validity),
       orders: byName(object({ order_id: text, challenge: orNull(object(challenge)), shown: boolean })),
       held_back: list(text),
+      forgotten: byName(number),
     }),
     certificate,
     mesh_peers: object({
