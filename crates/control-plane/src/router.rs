@@ -82,6 +82,7 @@ pub fn internal(state: AppState) -> Router {
         .route("/v1/workers/ws", get(hub::worker_channel))
         .route("/v1/edges/ws", get(hub::edge_channel))
         .route("/v1/traefik/proxy-config", get(traefik::proxy_config))
+        .route("/v1/traefik/config", get(traefik::worker_config))
         .layer(layer::from_fn(middleware::log))
         .with_state(state)
 }

@@ -31,7 +31,10 @@ use wisehosting_protocol::{
 };
 use wisehosting_store::MIGRATOR;
 
-use crate::platform::{PATIENCE, Platform, TRAEFIK_TOKEN, api_key, label};
+use crate::{
+    agent::{Agent, deployed},
+    platform::{PATIENCE, Platform, TRAEFIK_TOKEN, api_key, label},
+};
 
 /// One connection, without the agents' own code around it.
 pub(crate) struct Raw {
@@ -338,15 +341,36 @@ async fn the_first_message_must_be_a_registration(pool: PgPool) {
 #[sqlx::test(migrator = "MIGRATOR")]
 async fn a_traefik_reads_its_configuration_with_its_token_only(pool: PgPool) {
     let platform = Platform::start(pool).await;
-    let get = async |token: &str| {
-        let url = format!("{}/v1/traefik/proxy-config", platform.url);
+    let get = async |path: &str, token: &str| {
+        let url = format!("{}/v1/traefik/{path}", platform.url);
         http::client().unwrap().get(url).bearer_auth(token).send().await.unwrap()
     };
-    assert_eq!(get("wrong").await.status(), StatusCode::UNAUTHORIZED);
-    let response = get(TRAEFIK_TOKEN).await;
-    assert_eq!((response.status(), response.text().await.unwrap().as_str()), (StatusCode::OK, "{}"));
+    for path in ["proxy-config", "config?worker=worker-1"] {
+        assert_eq!(get(path, "wrong").await.status(), StatusCode::UNAUTHORIZED);
+        let response = get(path, TRAEFIK_TOKEN).await;
+        assert_eq!((response.status(), response.text().await.unwrap().as_str()), (StatusCode::OK, "{}"));
+    }
+    assert_eq!(get("config?worker=worker-9", TRAEFIK_TOKEN).await.status(), StatusCode::NOT_FOUND);
+
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.finish(&job, deployed(20_001)).await;
+    platform
+        .eventually(async || {
+            let all = get("proxy-config", TRAEFIK_TOKEN).await.text().await.unwrap();
+            if all.contains("http://10.50.0.11:20001") { Ok(()) } else { Err(all) }
+        })
+        .await;
+    let text = async |path| get(path, TRAEFIK_TOKEN).await.text().await.unwrap();
+    let all = text("proxy-config").await;
+    assert_eq!(text("config?worker=worker-1").await, all);
+    assert_eq!(text("config?worker=worker-2").await, "{}");
     // Not sure of its state: anything but 200 keeps what the proxy has.
     platform.state.signals.database_ready.send_replace(false);
-    assert_eq!(get(TRAEFIK_TOKEN).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    for path in ["proxy-config", "config?worker=worker-1"] {
+        assert_eq!(get(path, TRAEFIK_TOKEN).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
     platform.stop().await;
 }

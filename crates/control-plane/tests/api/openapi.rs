@@ -24,7 +24,7 @@ async fn what_it_does_not_list_does_not_exist(pool: PgPool) {
     let put = server.nobody().send("PUT", "/v1/apps", None).await;
     assert_eq!(put.expect_error(405).0, "method_not_allowed");
     // What agents use is not open to the public.
-    for path in ["/v1/workers/ws", "/v1/edges/register", "/v1/traefik/proxy-config"] {
+    for path in ["/v1/workers/ws", "/v1/edges/register", "/v1/traefik/proxy-config", "/v1/traefik/config"] {
         assert_eq!(server.nobody().get(path).await.expect_error(404).0, "no_such_route", "{path}");
     }
 }
