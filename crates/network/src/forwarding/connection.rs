@@ -42,6 +42,9 @@ struct Connection {
 
 /// Forgets the connections to which the change from `old` to `new` matters. A kernel that shows none is no error.
 pub(super) fn forget_stale(socket: &FilterSocket, old: &Targets, new: &Targets) -> io::Result<()> {
+    if !may_be_stale(old, new) {
+        return Ok(());
+    }
     let mut stale = Vec::new();
     let read = socket.dump(Part::Connections, GET, &[], |message| {
         if read_connection(message).is_some_and(|connection| is_stale(connection, old, new)) {
@@ -60,6 +63,14 @@ pub(super) fn forget_stale(socket: &FilterSocket, old: &Targets, new: &Targets) 
         }
     }
     Ok(())
+}
+
+/// Whether any connection can be stale after a change. To look takes the kernel some 20 ms, however few there are: it walks a
+/// table with room for all of the machine's.
+fn may_be_stale(old: &Targets, new: &Targets) -> bool {
+    let has_ended = |(public, target): (&_, &_)| new.get(public) != Some(target);
+    let takes_datagrams = |public: &(Protocol, u16)| public.0 == Protocol::Udp && !old.contains_key(public);
+    old.iter().any(has_ended) || new.keys().any(takes_datagrams)
 }
 
 /// Whether it began by a forward that is no more, or is a flow of datagrams, answered by nobody, that a new one would take.
@@ -120,5 +131,28 @@ mod tests {
             let connection = Connection { public: (protocol, port), server: server.parse().unwrap(), status };
             assert_eq!(is_stale(connection, &old, &new), stale, "{connection:?}");
         }
+    }
+
+    #[test]
+    fn nobody_looks_where_nothing_can_be_stale() {
+        let targets = |list: &[(Protocol, u16, &str)]| -> Targets {
+            list.iter().map(|(protocol, port, to)| ((*protocol, *port), to.parse().unwrap())).collect()
+        };
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let one = [(tcp, 1, "10.50.0.2:80"), (udp, 2, "10.50.0.2:53")];
+        for (more, looks) in [
+            (vec![], false),
+            (vec![(tcp, 3, "10.50.0.2:80")], false),
+            (vec![(udp, 3, "10.50.0.2:80")], true),
+            (vec![(tcp, 1, "10.50.0.3:80")], true),
+            (vec![(udp, 2, "10.50.0.3:53")], true),
+        ] {
+            let new = targets(&[&one[..], &more[..]].concat());
+            assert_eq!(may_be_stale(&targets(&one), &new), looks, "{more:?}");
+        }
+        assert!(
+            may_be_stale(&targets(&one), &targets(&one[..1]))
+                && may_be_stale(&targets(&one), &targets(&one[1..]))
+        );
     }
 }
