@@ -1,6 +1,6 @@
 //! Instances that end, that outlive the worker, and that somebody removes, on the engine in memory.
 
-use crate::support::{Worker, start_in_memory, start_in_memory_with, start_with, strict};
+use crate::support::{PATIENCE, Worker, settings_in_memory, start_in_memory, start_in_memory_with, strict};
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 use wisehosting_containers::{
@@ -366,13 +366,9 @@ async fn a_heartbeat_counts_what_runs_once_all_is_named_on_its_connection() {
     container(&engine, dir.path()).await;
     let other = [("wisehosting.instance".to_owned(), InstanceId(Uuid::from_u128(8)).to_string())];
     with_labels(&engine, dir.path(), "serve", other.into()).await;
-    let mut settings = None;
-    drop(
-        start_with(FakeEngine::default(), &dir.path().join("other"), |of| settings = Some(of.clone())).await,
-    );
     let (say, mut said) = mpsc::unbounded_channel();
     let outbox = Outbox::new(move |message| say.send(message).is_ok());
-    let host = Host::new(engine.clone(), outbox, Arc::new(SystemClock), settings.expect("they are given"));
+    let host = Host::new(engine.clone(), outbox, Arc::new(SystemClock), settings_in_memory(dir.path()));
     let worker = wisehosting_worker::Worker::recover(Arc::new(host), dir.path()).await.expect("a worker");
     let (events, received) = mpsc::channel(16);
     tokio::spawn(worker.serve(received, watch::Sender::default().subscribe()));
@@ -390,8 +386,10 @@ async fn a_heartbeat_counts_what_runs_once_all_is_named_on_its_connection() {
         AgentMessage::Heartbeat(heartbeat) => heartbeat.instances.map(|count| (count, named.len())),
         _ => None,
     };
+    let deadline = Instant::now() + PATIENCE;
+    let mut next = async || timeout_at(deadline, said.recv()).await.expect("in time").expect("it speaks");
     let first = loop {
-        if let Some(first) = counted(said.recv().await.expect("it speaks"), &mut named) {
+        if let Some(first) = counted(next().await, &mut named) {
             break first;
         }
     };
@@ -405,7 +403,7 @@ async fn a_heartbeat_counts_what_runs_once_all_is_named_on_its_connection() {
     // What was said on the connection before may still stand in front.
     let mut without = 0;
     while without < 5 {
-        let message = said.recv().await.expect("it speaks");
+        let message = next().await;
         without = match counted(message.clone(), &mut named) {
             Some(_) => 0,
             None => without + u32::from(is_beat(&message)),
@@ -414,7 +412,7 @@ async fn a_heartbeat_counts_what_runs_once_all_is_named_on_its_connection() {
     engine.set_away(false);
     named.clear();
     let again = loop {
-        if let Some(again) = counted(said.recv().await.expect("it speaks"), &mut named) {
+        if let Some(again) = counted(next().await, &mut named) {
             break again;
         }
     };

@@ -41,7 +41,7 @@ use wisehosting_worker::{
 };
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 const STATS_EVERY: Duration = Duration::from_millis(500);
 
@@ -78,13 +78,12 @@ pub(crate) async fn start_in_memory(engine: FakeEngine, dir: &Path) -> Worker {
 
 /// The same, with instances that end treated in another way.
 pub(crate) async fn start_in_memory_with(restart: RestartPolicy, engine: FakeEngine, dir: &Path) -> Worker {
-    let settings = HostSettings { restart, ..settings_at(Ipv4Addr::new(127, 0, 0, 53), dir) };
-    start_on(settings, engine, dir).await
+    start_on(HostSettings { restart, ..settings_in_memory(dir) }, engine, dir).await
 }
 
 /// The same, with this authority of the hosts that repositories are fetched from.
 pub(crate) async fn start_in_memory_trusting(ca_file: &Path, engine: FakeEngine, dir: &Path) -> Worker {
-    let settings = settings_at(Ipv4Addr::new(127, 0, 0, 53), dir);
+    let settings = settings_in_memory(dir);
     let git = GitSettings { ca_file: Some(ca_file.to_owned()), ..settings.git };
     start_on(HostSettings { git, ..settings }, engine, dir).await
 }
@@ -93,6 +92,11 @@ pub(crate) async fn start_in_memory_trusting(ca_file: &Path, engine: FakeEngine,
 pub(crate) fn strict() -> RestartPolicy {
     let first_pause = Duration::from_millis(20);
     RestartPolicy { first_pause, short_runs_max: 3, ..RestartPolicy::default() }
+}
+
+/// Settings for the engine in memory, with folders in `dir`.
+pub(crate) fn settings_in_memory(dir: &Path) -> HostSettings {
+    settings_at(Ipv4Addr::new(127, 0, 0, 53), dir)
 }
 
 fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
