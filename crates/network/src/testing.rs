@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::{
-    Backend, Interface, NamespaceRuntime, Netlink, NetworkError, NetworkNamespace, Peer, PrivateKey,
-    PublicKey, VethEnd, WireGuardInterface,
+    Backend, BackendChoice, Interface, NamespaceRuntime, Netlink, NetworkError, NetworkNamespace, Peer,
+    PrivateKey, PublicKey, VethEnd, WireGuardInterface,
 };
 
 /// Longer than any handshake or transfer takes, also on a busy machine.
@@ -65,6 +65,45 @@ pub fn interface(number: u8, private_key: PrivateKey, peers: Vec<Peer>) -> Inter
         listen_port: NonZeroU16::new(51821).unwrap(),
         peers,
     }
+}
+
+/// One end of a tunnel, and what carries it there: both end with the value.
+pub type TunnelEnd = (WireGuardInterface, NamespaceRuntime);
+
+/// Lays a wire between two hosts and WireGuard over it: they are 10.50.0.11 and 10.50.0.30 to each other.
+///
+/// # Panics
+/// The kernel refuses, or has no such backend.
+pub async fn tunnel(
+    worker: &NetworkNamespace,
+    proxy: &NetworkNamespace,
+    choice: BackendChoice,
+) -> [TunnelEnd; 2] {
+    wire((worker, "eth1", "198.51.100.11/24"), (proxy, "eth1", "198.51.100.30/24")).await;
+    let [of_worker, of_proxy] = [PrivateKey::generate(), PrivateKey::generate()];
+    let keys = [of_worker.public_key(), of_proxy.public_key()];
+    [
+        tunnel_end(worker, choice, (11, of_worker), (30, keys[1])).await,
+        tunnel_end(proxy, choice, (30, of_proxy), (11, keys[0])).await,
+    ]
+}
+
+async fn tunnel_end(
+    host: &NetworkNamespace,
+    choice: BackendChoice,
+    (number, key): (u8, PrivateKey),
+    (other, of_other): (u8, PublicKey),
+) -> TunnelEnd {
+    let endpoint = Some(([198, 51, 100, other], 51821).into());
+    let desired =
+        interface(number, key, vec![Peer { endpoint, ..peer(of_other, &[&format!("10.50.0.{other}/32")]) }]);
+    let runtime = NamespaceRuntime::new(host).unwrap();
+    let opened = runtime.run(async move {
+        let mut interface = WireGuardInterface::new(desired.name.clone(), choice).unwrap();
+        interface.reconcile(&desired).await.unwrap();
+        interface
+    });
+    (opened.await, runtime)
 }
 
 /// Listens on all of a host's addresses and sends back whatever arrives, for as long as the host's runtime lives.

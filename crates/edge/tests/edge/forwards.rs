@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use wisehosting_network::{Netlink, NetworkNamespace, testing::wire};
+use wisehosting_network::{
+    BackendChoice, Netlink, NetworkNamespace,
+    testing::{TunnelEnd, tunnel, wire},
+};
 
-const PUBLIC: &str = "203.0.113.1";
+pub(crate) const PUBLIC: &str = "203.0.113.1";
 const API: &str = "10.50.0.30:8082";
 const TOKEN: &str = "a token of the gateway";
 /// Longer than anything here takes on a busy machine.
@@ -20,10 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client outside, the gateway, and a server in the mesh that knows no way but to its own network.
 pub(crate) struct Hosts {
-    client: NetworkNamespace,
-    gateway: NetworkNamespace,
-    server: NetworkNamespace,
+    pub(crate) client: NetworkNamespace,
+    pub(crate) gateway: NetworkNamespace,
+    pub(crate) server: NetworkNamespace,
     pub(crate) directory: TempDir,
+    /// The ends of a tunnel between gateway and server, if there is one.
+    _tunnel: Option<[TunnelEnd; 2]>,
 }
 
 /// The gateway's program; killed when it is dropped.
@@ -45,8 +50,25 @@ impl Hosts {
     /// With this in `[ingress]`, where `{path}` is the directory.
     pub(crate) async fn with_ingress(ingress: &str) -> Self {
         let [client, gateway, server] = [(); 3].map(|()| NetworkNamespace::create().unwrap());
-        wire((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
         wire((&server, "wh0", "10.50.0.11/24"), (&gateway, "wh0", "10.50.0.30/24")).await;
+        Self::of(ingress, client, gateway, server, None).await
+    }
+
+    /// The same, with WireGuard between gateway and server.
+    pub(crate) async fn with_mesh(ingress: &str) -> Self {
+        let [client, gateway, server] = [(); 3].map(|()| NetworkNamespace::create().unwrap());
+        let tunnel = tunnel(&server, &gateway, BackendChoice::Auto).await;
+        Self::of(ingress, client, gateway, server, Some(tunnel)).await
+    }
+
+    async fn of(
+        ingress: &str,
+        client: NetworkNamespace,
+        gateway: NetworkNamespace,
+        server: NetworkNamespace,
+        tunnel: Option<[TunnelEnd; 2]>,
+    ) -> Self {
+        wire((&client, "eth0", "203.0.113.9/24"), (&gateway, "eth0", "203.0.113.1/24")).await;
         Netlink::inside(&gateway).unwrap().set_loopback_up().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
@@ -71,7 +93,7 @@ dir = "{path}/state"
             ingress.replace("{path}", &path.to_string())
         );
         fs::write(directory.path().join("edge.toml"), config).unwrap();
-        Self { client, gateway, server, directory }
+        Self { client, gateway, server, directory, _tunnel: tunnel }
     }
 
     /// Starts the program and waits until its API answers.

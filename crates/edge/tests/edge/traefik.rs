@@ -2,18 +2,22 @@
 
 use crate::{
     acme::{DIRECTORY, HTTP, HTTPS, Pebble},
-    forwards::Hosts,
+    control_plane::{ControlPlane, DOMAIN, TRAEFIK_TOKEN},
+    forwards::{Hosts, PUBLIC},
     surroundings::{Instance, exchange, own_ip, parse, table, tls_connect, within},
 };
 use http::StatusCode;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use std::{
     env, fs,
+    io::{Read, Write},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -30,11 +34,15 @@ use wisehosting_edge::{
     table::{Generations, ServingTable, file::TableFile},
     traefik::{HttpRoute, directory::Directory, pushed::Pushed, routes::HttpRoutes},
 };
-use wisehosting_node::channel::{Event, memory};
+use wisehosting_node::{
+    channel::{Event, memory},
+    tls,
+};
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage},
     payload::{Registered, Routes},
 };
+use wisehosting_store::MIGRATOR;
 
 /// What must not get into a file of Traefik's.
 const POISON: [&str; 6] =
@@ -159,6 +167,11 @@ async fn a_table_that_is_written_is_acknowledged_and_older_requests_get_time() {
     shutdown.cancel();
 }
 
+/// The provider that reads the directory `dynamic` in this one.
+fn from_files(directory: &Path) -> String {
+    format!("file: {{ directory: \"{}\" }}", directory.join("dynamic").display())
+}
+
 /// Traefik's process; killed when it is dropped.
 struct Traefik {
     process: Child,
@@ -184,30 +197,32 @@ impl Traefik {
     }
 
     fn start_with(directory: &Path, address: SocketAddr, settings: &str) -> Self {
+        Self { process: Self::command(directory, settings, &from_files(directory)).spawn().unwrap(), address }
+    }
+
+    fn command(directory: &Path, settings: &str, provider: &str) -> Command {
         let program = env::var_os("WISEHOSTING_TRAEFIK").expect("WISEHOSTING_TRAEFIK names the program");
-        let dynamic = directory.join("dynamic").display().to_string();
-        let settings = format!(
-            "{settings}providers: {{ providersThrottleDuration: 100ms, file: {{ directory: \"{dynamic}\" }} }}\n"
-        );
+        let settings = format!("{settings}providers: {{ providersThrottleDuration: 100ms, {provider} }}\n");
         let file = directory.join("traefik.yml");
         fs::write(&file, settings).unwrap();
         let mut command = Command::new(program);
         command.arg(format!("--configFile={}", file.display())).stdout(Stdio::null());
-        Self { process: command.spawn().unwrap(), address }
+        command
     }
 
-    /// With doors where Pebble knocks, and the resolver `le`, which asks Pebble.
-    fn start_before(pebble: &Pebble, directory: &Path) -> Self {
+    /// With doors where Pebble knocks, and the resolver `le`, which asks Pebble; `tls` is what holds for the door for TLS.
+    fn start_before(pebble: &Pebble, directory: &Path, tls: &str, provider: &str) -> Self {
         let (ip, trusted) = (pebble.ip, pebble.trusted());
         let settings = format!(
-            "entryPoints:\n  web: {{ address: \"{ip}:{HTTP}\" }}\n  websecure: {{ address: \"{ip}:{HTTPS}\" }}\n\
+            "entryPoints:\n  web: {{ address: \"{ip}:{HTTP}\" }}\n  websecure: {{ address: \"{ip}:{HTTPS}\"{tls} }}\n\
              certificatesResolvers:\n  le:\n    acme:\n      caServer: https://{ip}:{DIRECTORY}/dir\n\
              \x20     caCertificates: [\"{}\"]\n      storage: \"{}/acme.json\"\n\
              \x20     httpChallenge: {{ entryPoint: web }}\n",
             trusted.display(),
             directory.display(),
         );
-        Self::start_with(directory, SocketAddr::new(ip, HTTP), &settings)
+        let process = Self::command(directory, &settings, provider).spawn().unwrap();
+        Self { process, address: SocketAddr::new(ip, HTTP) }
     }
 
     async fn visit(&self, host: &str) -> Option<(StatusCode, String)> {
@@ -275,24 +290,127 @@ async fn a_real_traefik_orders_a_certificate_for_a_route() {
     let app = Instance::named("app").await;
     let front =
         Front { entrypoint: Some("websecure".parse().unwrap()), certresolver: Some("le".parse().unwrap()) };
-    let _traefik = Traefik::start_before(&pebble, temporary.path());
+    let _traefik = Traefik::start_before(&pebble, temporary.path(), "", &from_files(temporary.path()));
     let pushed = Pushed::new(Directory::new(&dynamic), front);
     let routed = table(1, &[("app.example.org", &[&app.upstream])]);
     pushed.install(&ServingTable::new(routed, &Generations::new())).await.unwrap();
+    assert_eq!(visit_trusted(&pebble, "app.example.org").await, (StatusCode::OK, "app".to_owned()));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+#[ignore = "needs a Traefik, which takes long to build: set WISEHOSTING_TRAEFIK to the program"]
+async fn a_real_traefik_that_polls_orders_a_certificate(pool: PgPool) {
+    tls::install_provider();
+    let (pebble, temporary) = (Pebble::start().await, tempfile::tempdir().unwrap());
+    let app = Instance::named("app").await;
+    let mut control_plane = ControlPlane::start(pool, tls::nobody()).await;
+    control_plane.deploy("blog", app.upstream.address).await;
+    let provider = format!(
+        "http: {{ endpoint: \"{}/v1/traefik/proxy-config\", pollInterval: 200ms, \
+         headers: {{ Authorization: \"Bearer {TRAEFIK_TOKEN}\" }} }}",
+        control_plane.url
+    );
+    // The document names no resolver: the entrypoint does.
+    let tls = ", http: { tls: { certResolver: le } }";
+    let _traefik = Traefik::start_before(&pebble, temporary.path(), tls, &provider);
+    let host = format!("blog.{DOMAIN}");
+    assert_eq!(visit_trusted(&pebble, &host).await, (StatusCode::OK, "app".to_owned()));
+    control_plane.stop().await;
+}
+
+/// What a visitor gets who trusts Pebble, once there is a certificate of Pebble's.
+async fn visit_trusted(pebble: &Pebble, host: &str) -> (StatusCode, String) {
     let (root, door) = (pebble.root().await, SocketAddr::new(pebble.ip, HTTPS));
     let trusted = async {
         loop {
             // Until the order is through, it shows a certificate of its own.
-            match tls_connect(root.clone(), door, "app.example.org", b"http/1.1").await {
+            match tls_connect(root.clone(), door, host, b"http/1.1").await {
                 Ok(stream) => return stream,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
         }
     };
     let mut stream = within(trusted).await;
-    let request = b"GET / HTTP/1.1\r\nHost: app.example.org\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
     within(stream.read_to_string(&mut response)).await.unwrap();
-    assert_eq!(parse(&response), (StatusCode::OK, "app".to_owned()));
+    parse(&response)
+}
+
+/// Has the server answer every request on a port with the port.
+fn serve_in_mesh(hosts: &Hosts, port: u16) {
+    let listener = hosts.server.run(|| std::net::TcpListener::bind(("10.50.0.11", port)).unwrap()).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            let body = format!("port {port}");
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+        }
+    });
+}
+
+/// What a visitor from outside gets once it is this.
+fn is_served(hosts: &Hosts, host: &str, expected: &str) {
+    let (begin, mut last) = (Instant::now(), String::new());
+    while begin.elapsed() < Duration::from_secs(60) {
+        let visited = hosts.client.run(|| -> std::io::Result<String> {
+            let mut stream = std::net::TcpStream::connect((PUBLIC, 80))?;
+            stream.write_all(
+                format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        last = visited.unwrap().unwrap_or_else(|error| error.to_string());
+        if last.contains(expected) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{host} is not served as {expected}: {last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Traefik, which takes long to build: set WISEHOSTING_TRAEFIK to the program"]
+async fn a_real_traefik_serves_apps_over_the_mesh_whatever_names_are_asked_for() {
+    let hosts = Hosts::with_mesh("traefik.dynamic_dir = \"{path}/dynamic\"").await;
+    let dynamic = hosts.directory.path().join("dynamic");
+    fs::create_dir(&dynamic).unwrap();
+    serve_in_mesh(&hosts, 8080);
+    serve_in_mesh(&hosts, 8081);
+    let gateway = hosts.start();
+    let settings = format!("entryPoints: {{ web: {{ address: \"{PUBLIC}:80\" }} }}\n");
+    let mut command =
+        Traefik::command(hosts.directory.path(), &settings, &from_files(hosts.directory.path()));
+    let process = hosts.gateway.run(|| command.spawn().unwrap()).unwrap();
+    let _traefik = Traefik { process, address: (PUBLIC.parse::<std::net::IpAddr>().unwrap(), 80).into() };
+    let route = |id: &str, hostname: &str, port: u16| json!({ "route_id": id, "hostname": hostname, "target_url": format!("http://10.50.0.11:{port}"), "entrypoint": "web" });
+
+    assert_eq!(hosts.ask("POST", "/http/routes", &route("one", "one.example.org", 8080)).0, 201);
+    is_served(&hosts, "one.example.org", "port 8080");
+    for hostname in POISON {
+        assert_eq!(hosts.refusal("/http/routes", &route("bad", hostname, 8080)).0, 422, "{hostname}");
+    }
+    assert_eq!(names(&dynamic), ["one.yml"]);
+    assert_eq!(hosts.ask("POST", "/http/routes", &route("two", "two.example.org", 8081)).0, 201);
+    is_served(&hosts, "two.example.org", "port 8081");
+    is_served(&hosts, "one.example.org", "port 8080");
+    is_served(&hosts, "b", "404");
+    assert_eq!(hosts.ask("POST", "/http/routes", &route("one", "one.example.org", 8081)).0, 200);
+    is_served(&hosts, "one.example.org", "port 8081");
+    drop(gateway);
+    is_served(&hosts, "one.example.org", "port 8081");
+    let _gateway = hosts.start();
+    assert_eq!(hosts.ask("DELETE", "/http/routes/one", &Value::Null).0, 204);
+    is_served(&hosts, "one.example.org", "404");
+    is_served(&hosts, "two.example.org", "port 8081");
 }
