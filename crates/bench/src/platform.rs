@@ -25,6 +25,8 @@ use crate::process::{Process, free_address, own_program};
 pub const WORKER: &str = "worker-1";
 /// Name and API key of the edge.
 pub const EDGE: &str = "proxy-1";
+/// What a Traefik that polls has to send.
+pub const TRAEFIK_TOKEN: &str = "another";
 const APP: &str = "bench";
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -155,7 +157,15 @@ impl Platform {
     /// # Errors
     /// There is no answer.
     pub async fn visit(&self) -> anyhow::Result<String> {
-        let url = format!("http://{}/", self.addresses.ingress);
+        self.visit_at(self.addresses.ingress).await
+    }
+
+    /// What a visitor of the app gets there.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn visit_at(&self, ingress: SocketAddr) -> anyhow::Result<String> {
+        let url = format!("http://{ingress}/");
         let request = self.client.get(url).header(header::HOST, format!("{APP}.localhost"));
         Ok(request.send().await?.text().await?)
     }
@@ -183,7 +193,7 @@ impl Addresses {
     ) -> anyhow::Result<PathBuf> {
         let (jwt, traefik, master) = (folder.join("jwt"), folder.join("traefik"), folder.join("master"));
         fs::write(&jwt, "a secret of the benchmark, which lasts as long as it runs")?;
-        fs::write(&traefik, "another")?;
+        fs::write(&traefik, TRAEFIK_TOKEN)?;
         fs::write(&master, "Zm9yLXRoZS1iZW5jaG1hcms6LTMyLW5vdC1zZWNyZXQ=")?;
         let Self { public, internal, .. } = self;
         let mut text = format!(
@@ -270,11 +280,16 @@ fn write(path: PathBuf, text: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// What the control plane knows of a node's API key.
-fn key_hash(api_key: &str) -> String {
+#[must_use]
+pub fn key_hash(api_key: &str) -> String {
     hex::encode(SigningKey::derive(api_key).as_bytes())
 }
 
-fn start_program(name: &str, config: &Path, listens: SocketAddr) -> anyhow::Result<Process> {
+/// Starts one of our programs, and waits until it listens.
+///
+/// # Errors
+/// It is not built or does not start.
+pub fn start_program(name: &str, config: &Path, listens: SocketAddr) -> anyhow::Result<Process> {
     let mut command = Command::new(own_program(name)?);
     command.arg("--config").arg(config);
     Process::listening(command, listens)

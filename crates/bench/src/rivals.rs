@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use anyhow::Context as _;
+
 use crate::process::Process;
 
 /// Where a proxy listens and what it serves.
@@ -156,4 +158,58 @@ https://{host}:{} {{
     command.envs(["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, setup.folder)));
     command.stderr(fs::File::create(setup.folder.join("caddy.log"))?);
     Process::listening(command, *http)
+}
+
+/// Traefik, which no package of Debian's has: `./dev` builds it.
+#[must_use]
+pub fn traefik_program() -> Option<PathBuf> {
+    std::env::var_os("WISEHOSTING_TRAEFIK").map(PathBuf::from)
+}
+
+/// Traefik, with its file provider.
+///
+/// # Errors
+/// It is missing or does not start.
+pub fn traefik(setup: &Setup<'_>) -> anyhow::Result<Process> {
+    let Setup { folder, http, https, upstream, host, certificate } = setup;
+    let dynamic = format!(
+        "http:
+  routers:
+    http: {{ rule: \"Host(`{host}`)\", service: app, entryPoints: [web] }}
+    https: {{ rule: \"Host(`{host}`)\", service: app, entryPoints: [websecure], tls: {{}} }}
+  services:
+    app: {{ loadBalancer: {{ servers: [{{ url: \"http://{upstream}\" }}] }} }}
+tls:
+  certificates: [{{ certFile: \"{}\", keyFile: \"{}\" }}]
+",
+        certificate.certificate.display(),
+        certificate.key.display()
+    );
+    let file = folder.join("dynamic.yml");
+    fs::write(&file, dynamic)?;
+    let doors =
+        format!("entryPoints:\n  web: {{ address: \"{http}\" }}\n  websecure: {{ address: \"{https}\" }}\n");
+    start_traefik(folder, &doors, &format!("file: {{ filename: \"{}\" }}", file.display()), *http)
+}
+
+/// Traefik with these entrypoints and this provider, whose changes it takes within 100 ms.
+///
+/// # Errors
+/// It is missing or does not start.
+pub fn start_traefik(
+    folder: &Path,
+    doors: &str,
+    provider: &str,
+    listens: SocketAddr,
+) -> anyhow::Result<Process> {
+    let program = traefik_program().context("WISEHOSTING_TRAEFIK names no Traefik")?;
+    let text = format!(
+        "global: {{ checkNewVersion: false, sendAnonymousUsage: false }}\nlog: {{ level: ERROR }}\n{doors}\
+         providers: {{ providersThrottleDuration: 100ms, {provider} }}\n"
+    );
+    let file = folder.join("traefik.yml");
+    fs::write(&file, text)?;
+    let mut command = Command::new(program);
+    command.arg(format!("--configFile={}", file.display())).env("GOMAXPROCS", "2");
+    Process::listening(command, listens)
 }

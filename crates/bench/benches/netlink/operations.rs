@@ -18,20 +18,36 @@ pub(crate) struct Operation {
     pub(crate) program: Samples,
 }
 
+impl Operation {
+    fn new(name: &'static str) -> Self {
+        Self { name, ours: Samples::new(), program: Samples::new() }
+    }
+}
+
 /// Measures all of them in a namespace of their own.
 pub(crate) async fn measure(rounds: usize) -> anyhow::Result<Vec<Operation>> {
     let namespace = NetworkNamespace::create()?;
     let netlink = Netlink::inside(&namespace)?;
     netlink.add_bridge(LINK).await?;
     let host = Host { namespace, netlink };
+    let [forward_add, forward_remove] = host.forward(rounds)?;
     Ok(vec![
         host.address(rounds).await?,
         host.route(rounds).await?,
         host.mtu(rounds).await?,
         host.bridge(rounds).await?,
         host.token_bucket(rounds).await?,
-        host.forward(rounds)?,
+        forward_add,
+        forward_remove,
+        host.table(rounds)?,
     ])
+}
+
+/// From these ports to one place.
+fn forwards(ports: &[u16]) -> anyhow::Result<Forwards> {
+    let target = "10.50.0.11:80".parse()?;
+    let targets = ports.iter().map(|port| ((Protocol::Tcp, *port), target)).collect();
+    Ok(Forwards { mesh: LINK.parse()?, targets })
 }
 
 struct Host {
@@ -93,13 +109,9 @@ impl Host {
         Ok(Operation { name: "bridge add (ip)", ours, program })
     }
 
-    /// One forward beside another. Ours looks at the table before and after.
-    fn forward(&self, rounds: usize) -> anyhow::Result<Operation> {
-        let forwards = |ports: &[u16]| -> anyhow::Result<Forwards> {
-            let target = "10.50.0.11:80".parse()?;
-            let targets = ports.iter().map(|port| ((Protocol::Tcp, *port), target)).collect();
-            Ok(Forwards { mesh: LINK.parse()?, targets })
-        };
+    /// One forward beside another, put into the table and taken out. Ours looks at the table before and after, and ends the
+    /// connections of what is taken out; `nft` changes one element of a map.
+    fn forward(&self, rounds: usize) -> anyhow::Result<[Operation; 2]> {
         let (one, two) = (forwards(&[8_000])?, forwards(&[8_000, 8_001])?);
         let add = ["nft", "add element ip bench forwards { 8001 : 10.50.0.11 . 80 }"];
         let delete = ["nft", "delete element ip bench forwards { 8001 }"];
@@ -108,20 +120,48 @@ impl Host {
             "nft",
             "add map ip bench forwards { type inet_service : ipv4_addr . inet_service; elements = { 8000 : 10.50.0.11 . 80 } }",
         ])?;
-        let (mut ours, mut program) = (Samples::new(), Samples::new());
+        let [mut adding, mut removing] = ["forward add (nft)", "forward remove (nft)"].map(Operation::new);
         self.namespace.block_on(async || {
             let table = ForwardTable::open()?;
+            table.reconcile(&one).await?;
             for _ in 0..rounds {
-                table.reconcile(&one).await?;
-                let begin = Instant::now();
-                table.reconcile(&two).await?;
-                ours.push(begin.elapsed().as_secs_f64());
-                program.push(self.run(&add)?);
-                self.run(&delete)?;
+                for (operation, desired, arguments) in
+                    [(&mut adding, &two, &add), (&mut removing, &one, &delete)]
+                {
+                    let begin = Instant::now();
+                    table.reconcile(desired).await?;
+                    operation.ours.push(begin.elapsed().as_secs_f64());
+                    operation.program.push(self.run(arguments)?);
+                }
             }
             anyhow::Ok(())
         })??;
-        Ok(Operation { name: "forward add (nft)", ours, program })
+        Ok([adding, removing])
+    }
+
+    /// The whole table in the place of one that is there, beside the same rules in a file for `nft`.
+    fn table(&self, rounds: usize) -> anyhow::Result<Operation> {
+        let mut operation = Operation::new("table of forwards replace (nft -f)");
+        let desired = forwards(&[8_000, 8_001])?;
+        let file = tempfile::NamedTempFile::new()?;
+        self.namespace.block_on(async || {
+            let table = ForwardTable::open()?;
+            table.reconcile(&desired).await?;
+            let listed = self
+                .namespace
+                .run(|| Command::new("nft").args(["list", "table", "inet", "wisehosting"]).output())??;
+            let rules = String::from_utf8(listed.stdout)?.replace("inet wisehosting", "inet bench");
+            std::fs::write(file.path(), format!("table inet bench\ndelete table inet bench\n{rules}"))?;
+            let arguments = ["nft", "-f", &file.path().to_string_lossy()];
+            for _ in 0..rounds {
+                let begin = Instant::now();
+                table.replace(&desired).await?;
+                operation.ours.push(begin.elapsed().as_secs_f64());
+                operation.program.push(self.run(&arguments)?);
+            }
+            anyhow::Ok(())
+        })??;
+        Ok(operation)
     }
 
     async fn token_bucket(&self, rounds: usize) -> anyhow::Result<Operation> {

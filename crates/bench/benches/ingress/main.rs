@@ -1,8 +1,10 @@
-//! Our ingress beside nginx, HAProxy and Caddy: the same upstream, the same certificate, the same load, in turns.
+//! Our ingress beside nginx, HAProxy, Caddy and Traefik: the same upstream, the same certificate, the same load, in turns, with
+//! and without the mesh between proxy and upstream.
 //!
 //! Proxy, upstream and load generator share the machine, so only the ratios of one run mean anything. Steadier than
 //! rates is the processor time that a proxy itself uses for a request. The edge runs as it does when its control plane
-//! is away: on the route table that it finds on disk.
+//! is away: on the route table that it finds on disk. All of it is in network namespaces of its own, which needs root.
+//! Traefik takes part if `WISEHOSTING_TRAEFIK` names it.
 //!
 //! `cargo xtask bench`, or `cargo bench -p wisehosting-bench --bench ingress -- [rounds] [seconds a turn]`.
 
@@ -22,13 +24,25 @@ use wisehosting_domain::{
     id::InstanceId,
     routes::{Route, RouteTable, Upstream},
 };
+use wisehosting_network::{
+    Backend, Netlink, NetworkNamespace,
+    testing::{kernel_has_wireguard, tunnel},
+};
 
 const HOST: &str = "localhost";
 const CONNECTIONS: u32 = 64;
 
+/// What is between a proxy and its upstream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Loopback,
+    Mesh,
+}
+
 /// A running proxy and what was measured of it.
 struct Contender {
     name: &'static str,
+    between: Between,
     http: SocketAddr,
     https: SocketAddr,
     /// By scheme.
@@ -50,37 +64,69 @@ fn main() -> anyhow::Result<()> {
     let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let rounds = numbers.first().copied().unwrap_or(10);
     let seconds = numbers.get(1).copied().unwrap_or(2);
-
+    let [worker, proxy] = [NetworkNamespace::create()?, NetworkNamespace::create()?];
+    let runtime = tokio::runtime::Runtime::new()?;
+    let backend = runtime.block_on(async {
+        for host in [&worker, &proxy] {
+            Netlink::inside(host)?.set_loopback_up().await?;
+        }
+        anyhow::Ok(if kernel_has_wireguard().await { Backend::Kernel } else { Backend::Userspace })
+    })?;
+    let _tunnel = runtime.block_on(tunnel(&worker, &proxy, backend.into()));
     let folder = tempfile::tempdir()?;
-    let certificate = write_certificate(folder.path())?;
-    let upstream = free_address()?;
-    let _upstream = rivals::upstream(folder.path(), upstream)?;
-    let mut contenders = Vec::new();
-    for (name, start) in STARTERS {
-        let (http, https) = (free_address()?, free_address()?);
-        let folder = folder.path().join(format!("{name}.d"));
-        fs::create_dir(&folder)?;
-        let setup = Setup { folder: &folder, http, https, upstream, host: HOST, certificate: &certificate };
-        let process = start(&setup).with_context(|| format!("start {name}"))?;
-        contenders.push(Contender { name, http, https, measured: BTreeMap::new(), process });
-    }
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        for scheme in ["http", "https"] {
-            // Another one begins each round, so that none always follows the same neighbour.
-            contenders.rotate_left(1);
-            for contender in &mut contenders {
-                contender.measure(scheme, seconds)?;
+    let in_mesh = SocketAddr::from(([10, 50, 0, 11], 8_080));
+    let _upstream = worker.run(|| rivals::upstream(&folder.path().join("mesh"), in_mesh))??;
+    proxy.run(|| {
+        let on_loopback = free_address()?;
+        let _upstream = rivals::upstream(&folder.path().join("loopback"), on_loopback)?;
+        let mut contenders =
+            start(folder.path(), [(Between::Loopback, on_loopback), (Between::Mesh, in_mesh)])?;
+        for round in 0..rounds {
+            eprintln!("round {} of {rounds}", round + 1);
+            for scheme in ["http", "https"] {
+                // Another one begins each round, so that none always follows the same neighbour.
+                contenders.rotate_left(1);
+                for contender in &mut contenders {
+                    contender.measure(scheme, seconds)?;
+                }
             }
         }
+        print!("{}", table(&contenders, Between::Loopback, "one upstream"));
+        print!("{}", table(&contenders, Between::Mesh, &format!("one upstream behind {backend} WireGuard")));
+        anyhow::Ok(())
+    })?
+}
+
+/// All of them, once for each upstream.
+fn start(folder: &Path, upstreams: [(Between, SocketAddr); 2]) -> anyhow::Result<Vec<Contender>> {
+    let certificate = write_certificate(folder)?;
+    let mut contenders = Vec::new();
+    for (number, (between, upstream)) in upstreams.into_iter().enumerate() {
+        for (name, start) in STARTERS {
+            if name == "traefik" && rivals::traefik_program().is_none() {
+                eprintln!("without Traefik: WISEHOSTING_TRAEFIK names none");
+                continue;
+            }
+            let (http, https) = (free_address()?, free_address()?);
+            let folder = folder.join(format!("{name}-{number}.d"));
+            fs::create_dir(&folder)?;
+            let setup =
+                Setup { folder: &folder, http, https, upstream, host: HOST, certificate: &certificate };
+            let process = start(&setup).with_context(|| format!("start {name}"))?;
+            contenders.push(Contender { name, between, http, https, measured: BTreeMap::new(), process });
+        }
     }
-    print!("{}", table(&contenders));
-    Ok(())
+    Ok(contenders)
 }
 
 type Starter = fn(&Setup<'_>) -> anyhow::Result<Process>;
-const STARTERS: [(&str, Starter); 4] =
-    [("ours", edge), ("nginx", rivals::nginx), ("haproxy", rivals::haproxy), ("caddy", rivals::caddy)];
+const STARTERS: [(&str, Starter); 5] = [
+    ("ours", edge),
+    ("nginx", rivals::nginx),
+    ("haproxy", rivals::haproxy),
+    ("caddy", rivals::caddy),
+    ("traefik", rivals::traefik),
+];
 
 impl Contender {
     fn measure(&mut self, scheme: &'static str, seconds: u32) -> anyhow::Result<()> {
@@ -99,9 +145,9 @@ impl Contender {
     }
 }
 
-fn table(contenders: &[Contender]) -> Report {
-    let mut report = Report::new("ingress: 1 KiB, 64 connections, one upstream");
-    let named = |name| contenders.iter().find(|contender| contender.name == name);
+fn table(contenders: &[Contender], between: Between, upstream: &str) -> Report {
+    let mut report = Report::new(&format!("ingress: 1 KiB, 64 connections, {upstream}"));
+    let named = |name| contenders.iter().find(|one| one.name == name && one.between == between);
     for scheme in ["http", "https"] {
         let Some(ours) = named("ours").map(|ours| &ours.measured[scheme]) else { continue };
         report.figure(format!("{scheme} ours"), ours.medians());
