@@ -2,21 +2,24 @@
 //!
 //! The control plane's program is asked for it, so that xtask can be built when the control plane cannot.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
 
 use crate::command;
 
 const FILE: &str = "web/openapi.json";
+/// Built beside xtask.
+const PROGRAM: &str = "wisehosting-control-plane";
 
 /// Writes the file, or with `check` compares it.
 pub(crate) fn write(root: &Path, check: bool) -> anyhow::Result<()> {
-    let mut cargo = command::cargo();
-    cargo.args(["run", "--quiet", "--package=wisehosting-control-plane", "--", "openapi"]).current_dir(root);
-    let fresh = command::output(&mut cargo)?;
+    // With the whole workspace: alone it would have other features, and all libraries with it.
+    command::run(command::cargo().args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root))?;
+    let program = std::env::current_exe().context("find this program")?.with_file_name(PROGRAM);
+    let fresh = command::output(Command::new(program).arg("openapi"))?;
     if fresh.is_empty() {
-        bail!("wisehosting-control-plane openapi printed nothing");
+        bail!("{PROGRAM} openapi printed nothing");
     }
     let file = root.join(FILE);
     if check {
