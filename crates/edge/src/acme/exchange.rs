@@ -105,11 +105,12 @@ mod tests {
         assert_eq!(next(&mut exchange, &both, now), None);
         assert_eq!(exchange.next_at(), Some(now + ANSWER_PATIENCE));
         let later = now + ANSWER_PATIENCE;
-        // Both may be tried, and the one that was tried already has to wait longer each time.
-        let tries: Vec<_> =
-            (0..6).filter_map(|n| next(&mut exchange, &both, later + ANSWER_PATIENCE * n)).collect();
-        let names = ["a", "b", "a", "b"].map(|name| format!("{name}.example.org"));
-        assert_eq!(tries, names);
+        // Both may be tried, and each has to wait twice as long after each try.
+        let tries: Vec<_> = (0..6)
+            .filter_map(|n| Some((n, next(&mut exchange, &both, later + ANSWER_PATIENCE * n)?)))
+            .collect();
+        let names = [(0, "a"), (1, "b"), (2, "a"), (3, "b"), (5, "b")];
+        assert_eq!(tries, names.map(|(n, name)| (n, format!("{name}.example.org"))));
     }
 
     #[test]
