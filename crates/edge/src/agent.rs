@@ -7,12 +7,10 @@
 
 use crate::{
     acme::sharing::Mailbox,
-    door::Door,
+    outside::Outside,
     table::{
         Generations, ServingTable,
         change::{new_upstreams, reachable_part},
-        file::{FileError, TableFile},
-        reachability::unreachable,
     },
 };
 use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
@@ -38,11 +36,10 @@ const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Keeps what serves visitors at the newest table.
 #[derive(Debug)]
-pub struct Agent {
-    door: Door,
+pub struct Agent<O> {
+    outside: O,
     generations: Arc<Generations>,
     serving: Arc<ServingTable>,
-    file: TableFile,
     channel: ChannelHandle,
     mailbox: Mailbox,
     /// The newest generation of this connection.
@@ -59,34 +56,33 @@ struct Pulse {
     cpu: CpuMeter,
 }
 
-impl Agent {
-    /// An agent for a door that serves `serving`.
+impl<O: Outside> Agent<O> {
+    /// An agent of an edge that serves `serving`.
     #[must_use]
     pub fn new(
-        door: impl Into<Door>,
+        outside: O,
         generations: Arc<Generations>,
         serving: Arc<ServingTable>,
-        file: TableFile,
         channel: ChannelHandle,
         mailbox: Mailbox,
     ) -> Self {
         let pulse = Pulse { beats: every(HEARTBEAT_INTERVAL), cpu: CpuMeter::default() };
         let unreached = BTreeMap::new();
-        let door = door.into();
-        Self { door, generations, serving, file, channel, mailbox, newest: None, unreached, pulse }
+        Self { outside, generations, serving, channel, mailbox, newest: None, unreached, pulse }
     }
 
-    /// Follows the control plane until `shutdown`; gives the door back, which still serves.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: &CancellationToken) -> Door {
+    /// Follows the control plane until `shutdown`; gives back what still serves.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: &CancellationToken) -> O {
         let mut oldest = self.generations.oldest();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return self.door,
+                biased;
+                () = shutdown.cancelled() => return self.outside,
                 Ok(()) = oldest.changed() => self.report_drained(&mut oldest),
                 _ = self.pulse.beats.tick() => self.beat(),
                 event = events.recv() => match event {
                     Some(event) => self.take(event, &mut oldest).await,
-                    None => return self.door,
+                    None => return self.outside,
                 }
             }
         }
@@ -141,7 +137,7 @@ impl Agent {
                 "the control plane is behind: was it restored?"
             );
         }
-        let unreachable = unreachable(new_upstreams(in_force, &wanted, &self.unreached)).await;
+        let unreachable = self.outside.unreachable(new_upstreams(in_force, &wanted, &self.unreached)).await;
         let table = reachable_part(in_force, wanted, &unreachable);
         if table != *in_force {
             if let Err(error) = self.install(table.clone()).await {
@@ -162,8 +158,8 @@ impl Agent {
 
     async fn install(&mut self, table: RouteTable) -> io::Result<()> {
         let table = Arc::new(ServingTable::new(table, &self.generations));
-        self.door.install(&table).await?;
-        self.door.retire(std::mem::replace(&mut self.serving, table));
+        self.outside.install(&table).await?;
+        self.outside.retire(std::mem::replace(&mut self.serving, table));
         let table = self.serving.table();
         tracing::info!(
             generation = table.generation,
@@ -175,15 +171,13 @@ impl Agent {
 
     /// Saves the table. A table that cannot be saved is in force all the same.
     async fn save(&self, table: RouteTable) {
-        let file = self.file.clone();
-        let saved = tokio::task::spawn_blocking(move || file.save(&table)).await;
-        let saved = saved.map_err(io::Error::other);
-        let error: &dyn Error = match &saved {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error as &FileError,
-            Err(error) => error,
-        };
-        tracing::error!(error, "the route table is not saved: after a restart an older one would be served");
+        if let Err(error) = self.outside.save(table).await {
+            let error = &error as &dyn Error;
+            tracing::error!(
+                error,
+                "the route table is not saved: after a restart an older one would be served"
+            );
+        }
     }
 
     fn report_drained(&self, oldest: &mut watch::Receiver<u64>) {

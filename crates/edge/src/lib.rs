@@ -13,6 +13,7 @@ pub mod config;
 pub mod door;
 pub mod forwards;
 pub mod ingress;
+pub mod outside;
 pub mod table;
 pub mod traefik;
 pub mod upstream;
@@ -29,6 +30,7 @@ use config::{Config, GatewayConfig, IngressConfig};
 use door::Door;
 use forwards::{file::ForwardsFile, keeper::Keeper};
 use ingress::{Balancers, Doors, Ingress};
+use outside::Machine;
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
 use tokio::{net::TcpListener, runtime, sync::mpsc};
@@ -96,8 +98,9 @@ async fn serve(config: Config, sockets: PassedSockets) -> anyhow::Result<()> {
     service_manager::ready();
     let pulse = door.pulse();
     tokio::spawn(service_manager::keep_alive(move || pulse.clone().felt()));
-    let door = Agent::new(door, generations, serving, file, channel, mailbox).run(events, &shutdown).await;
-    door.shutdown(SHUTDOWN_GRACE).await;
+    let machine = Machine { door, file };
+    let machine = Agent::new(machine, generations, serving, channel, mailbox).run(events, &shutdown).await;
+    machine.door.shutdown(SHUTDOWN_GRACE).await;
     if let Some(mesh) = mesh {
         mesh.stop().await;
     }

@@ -3,7 +3,6 @@
 use wisehosting_node::{channel::Event as ChannelEvent, random};
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage},
-    payload::Register,
     session::{End, Frame, Received},
 };
 
@@ -11,7 +10,8 @@ use crate::{
     control_plane::chain,
     history::{Event, LinkId, NodeId},
     network::{Packet, moment},
-    world::{EDGE_PLACE, World},
+    program::Program,
+    world::World,
 };
 
 /// Longest time until a side sees that the program of the other one has ended.
@@ -22,15 +22,8 @@ impl World<'_> {
         if self.network.places[node].link.is_some() {
             return;
         }
-        let register = match self.machines.get(node) {
-            None => {
-                Some(Register { version: "simulated".to_owned(), capacity: None, running_jobs: Vec::new() })
-            }
-            Some(machine) => match &machine.program {
-                None => return,
-                Some(program) => program.register(),
-            },
-        };
+        let Some(program) = self.program(node) else { return };
+        let register = program.register();
         let now_ms = self.history.now_ms;
         let is_open = self.network.places[node].cut_until_ms <= now_ms && self.control_plane.is_some();
         let Some(register) = register.filter(|_| is_open) else {
@@ -139,12 +132,9 @@ impl World<'_> {
             None => {}
             Some(HubMessage::Registered(registered)) => {
                 agent.welcome_ms = Some(now_ms);
-                self.agent_opens(node);
+                // What is true at its moment only waits from now on.
+                self.program(node).into_iter().for_each(|program| program.waiting.open());
                 self.tell_agent(node, ChannelEvent::Connected(registered));
-            }
-            Some(HubMessage::Routes(routes)) if node == EDGE_PLACE => {
-                self.edge.received = Some(routes.table);
-                self.plan_in(1, 2_000, Event::EdgeTakes);
             }
             Some(message) => self.tell_agent(node, ChannelEvent::Message(message)),
         }
@@ -152,16 +142,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What is true at its moment only waits from now on.
-    fn agent_opens(&mut self, node: NodeId) {
-        match self.machines.get_mut(node) {
-            None => self.edge.waiting.open(),
-            Some(machine) => machine.program.iter_mut().for_each(|program| program.waiting.open()),
-        }
-    }
-
     fn tell_agent(&mut self, node: NodeId, event: ChannelEvent) {
-        if let Some(program) = self.machines.get(node).and_then(|machine| machine.program.as_ref()) {
+        if let Some(program) = self.program(node) {
             program.events.try_send(event).expect("it takes what it is told");
         }
     }
@@ -183,10 +165,7 @@ impl World<'_> {
         if self.network.places[node].link == Some(id) {
             self.network.places[node].link = None;
         }
-        match self.machines.get_mut(node) {
-            None => self.edge.waiting.close(),
-            Some(machine) => machine.program.iter_mut().for_each(|program| program.waiting.close()),
-        }
+        self.program(node).into_iter().for_each(|program| program.waiting.close());
         if agent.welcome_ms.is_some() {
             self.tell_agent(node, ChannelEvent::Disconnected);
         }
@@ -195,20 +174,34 @@ impl World<'_> {
         self.network.forget_ended(id);
     }
 
-    pub(crate) fn start_worker(&mut self, worker: NodeId) {
-        if self.machines[worker].program.is_none() {
-            self.history.note(format!("{} starts", Self::name(worker)));
-            self.machines[worker].start(self.history.now_ms);
-            self.network.places[worker].backoff = Default::default();
-            self.plan_in(100, 1_000, Event::Dial(worker));
+    pub(crate) fn program(&mut self, node: NodeId) -> Option<&mut Program> {
+        match self.machines.get_mut(node) {
+            Some(machine) => machine.program.as_mut(),
+            None => self.edge.program.as_mut(),
         }
     }
 
+    pub(crate) fn start_agent(&mut self, node: NodeId) {
+        if self.program(node).is_some() {
+            return;
+        }
+        self.history.note(format!("{} starts", Self::name(node)));
+        match self.machines.get_mut(node) {
+            Some(machine) => machine.start(self.history.now_ms),
+            None => self.edge.start(self.history.now_ms),
+        }
+        self.network.places[node].backoff = Default::default();
+        self.plan_in(100, 1_000, Event::Dial(node));
+    }
+
     /// The hub is told that its connection is over, unless the machine has died with the program.
-    pub(crate) fn kill_worker(&mut self, worker: NodeId) {
-        self.history.note(format!("{} is killed", Self::name(worker)));
-        self.machines[worker].kill();
-        if let Some(id) = self.network.places[worker].link.take()
+    pub(crate) fn kill_agent(&mut self, node: NodeId) {
+        self.history.note(format!("{} is killed", Self::name(node)));
+        match self.machines.get_mut(node) {
+            Some(machine) => machine.kill(),
+            None => self.edge.kill(),
+        }
+        if let Some(id) = self.network.places[node].link.take()
             && let Some(link) = self.network.links.get_mut(&id)
         {
             link.agent = None;

@@ -37,7 +37,7 @@ use wisehosting_node::{clock::Clock, config};
 use wisehosting_protocol::key::SigningKey;
 use wisehosting_store::StoreError;
 
-use crate::{database::API_TOKEN, statements::Killed, worker::at};
+use crate::{database::API_TOKEN, program::at, statements::Killed};
 
 pub(crate) const WORKERS: [(&str, &str); 2] = [("worker-1", "10.50.0.11"), ("worker-2", "10.50.0.12")];
 pub(crate) const EDGE: &str = "proxy-1";

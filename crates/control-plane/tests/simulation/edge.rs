@@ -1,68 +1,164 @@
-//! An edge: it keeps the table that it serves, whatever becomes of its connection.
+//! An edge's machine: its disk, its visitors, and its program, which is started and killed.
 
-use wisehosting_domain::routes::{RouteTable, Upstream};
-use wisehosting_node::channel::{self, ChannelHandle, Waiting};
-use wisehosting_protocol::{
-    message::AgentMessage,
-    payload::{RouteProblem, RoutesAck},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use crate::worker::Machine;
+use tempfile::TempDir;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use wisehosting_containers::ContainerState;
+use wisehosting_domain::{
+    id::InstanceId,
+    routes::{Route, RouteTable, Upstream},
+};
+use wisehosting_edge::{
+    acme::sharing::{Running, sharing},
+    agent::Agent,
+    outside::Outside,
+    table::{
+        Generations, ServingTable,
+        file::{FileError, TableFile},
+    },
+};
+use wisehosting_protocol::payload::Register;
 
-pub(crate) struct EdgeModel {
-    channel: ChannelHandle,
-    /// What it has said and nobody has sent yet.
-    pub(crate) waiting: Waiting,
-    pub(crate) serving: Option<RouteTable>,
-    /// The newest table that it was sent.
-    pub(crate) received: Option<RouteTable>,
+use crate::{
+    engine::SimulatedEngine,
+    program::{Program, Start},
+    random::Random,
+    worker::{Machine, folder},
+};
+
+/// The longest time that a visitor's request takes.
+const REQUEST_MAX_MS: u64 = 5_000;
+
+/// What stays when the program is killed.
+pub(crate) struct Edge {
+    pub(crate) program: Option<Program>,
     /// Since when it hears the control plane without a break.
     pub(crate) hears_since_ms: Option<u64>,
+    /// How wrong its clock is.
+    ahead_ms: u64,
+    /// Its disk, for as long as there is the machine.
+    _folder: TempDir,
+    site: Site,
 }
 
-impl EdgeModel {
-    pub(crate) fn new() -> Self {
-        let (channel, waiting) = channel::queue();
-        Self { channel, waiting, serving: None, received: None, hears_since_ms: None }
+/// What the program reaches.
+#[derive(Clone)]
+struct Site {
+    file: TableFile,
+    /// What visitors are served by while it runs.
+    in_force: Arc<Mutex<Option<Arc<ServingTable>>>>,
+    /// Where all instances are.
+    engines: Arc<[SimulatedEngine]>,
+    random: Arc<Mutex<Random>>,
+}
+
+impl Edge {
+    pub(crate) fn new(machines: &[Machine], random: &mut Random) -> Self {
+        let folder = folder();
+        let site = Site {
+            file: TableFile::open(folder.path()).unwrap(),
+            in_force: Arc::default(),
+            engines: machines.iter().map(|machine| machine.engine.clone()).collect(),
+            random: Arc::new(Mutex::new(random.fork())),
+        };
+        Self { program: None, hears_since_ms: None, ahead_ms: random.below(5_000), _folder: folder, site }
     }
 
-    /// Tells the control plane, if it listens: all that it says is of its moment.
-    pub(crate) fn say(&self, message: impl Into<AgentMessage>) {
-        let _ = self.channel.try_send(message);
+    /// Starts the program on what its last run has left.
+    pub(crate) fn start(&mut self, now_ms: u64) {
+        let generations = Generations::new();
+        let saved = self.site.file.load().unwrap().unwrap_or_default();
+        let serving = Arc::new(ServingTable::new(saved, &generations));
+        self.site.serve(&serving);
+        let site = self.site.clone();
+        self.program = Some(Program::start(now_ms, self.ahead_ms, |start| async move {
+            let Start { channel, events, registration, .. } = start;
+            let running = Running::default();
+            let (mailbox, _certificates) = sharing(Arc::default(), running.clone(), channel.clone());
+            registration.is_ready(move || Register {
+                version: "simulated".to_owned(),
+                capacity: None,
+                running_jobs: running.list(),
+            });
+            let agent = Agent::new(site, generations, serving, channel, mailbox);
+            agent.run(events, &CancellationToken::new()).await;
+        }));
     }
 
-    /// Serves the newest table; what it says then.
-    pub(crate) fn take(&mut self, machines: &[Machine]) -> Option<RoutesAck> {
-        let table = self.received.take()?;
-        let newer = self.serving.as_ref().is_none_or(|serving| serving.generation <= table.generation);
-        if newer {
-            self.serving = Some(table);
-        }
-        let serving = self.serving.as_ref()?;
-        let silent = upstreams(serving).filter(|upstream| {
-            let instance = upstream.instance_id.to_string();
-            !machines.iter().any(|machine| machine.engine.runs(&instance))
-        });
-        let problems = silent.map(|upstream| RouteProblem {
-            instance_id: upstream.instance_id,
-            message: "refused".to_owned(),
-        });
-        Some(RoutesAck { generation: serving.generation, problems: problems.collect() })
+    pub(crate) fn kill(&mut self) {
+        self.program = None;
+        *self.site.in_force.lock().unwrap() = None;
     }
 
     /// Whether requests are taken to this instance.
     pub(crate) fn has(&self, instance: &str) -> bool {
-        self.serving.iter().flat_map(upstreams).any(|upstream| upstream.instance_id.to_string() == instance)
+        self.upstreams(|_| true).iter().any(|led_to| led_to == instance)
     }
 
-    /// The instances that requests for a host name are taken to.
+    /// The instances that requests for an app are taken to.
     pub(crate) fn leads_to(&self, app: &str) -> Vec<String> {
-        let routes = self.serving.iter().flat_map(|table| table.routes.values());
-        let routes = routes.filter(|route| route.app.as_str() == app);
-        routes.flat_map(|route| &route.upstreams).map(|upstream| upstream.instance_id.to_string()).collect()
+        self.upstreams(|route| route.app.as_str() == app)
+    }
+
+    fn upstreams(&self, of: impl Fn(&Route) -> bool) -> Vec<String> {
+        let in_force = self.site.in_force.lock().unwrap();
+        let routes = in_force.iter().flat_map(|serving| serving.table().routes.values());
+        let upstreams = routes.filter(|route| of(route)).flat_map(|route| &route.upstreams);
+        upstreams.map(|upstream| upstream.instance_id.to_string()).collect()
     }
 }
 
-fn upstreams(table: &RouteTable) -> impl Iterator<Item = &Upstream> {
-    table.routes.values().flat_map(|route| &route.upstreams)
+impl Site {
+    fn serve(&self, table: &Arc<ServingTable>) {
+        *self.in_force.lock().unwrap() = Some(table.clone());
+    }
+
+    async fn pass(&self, longest_ms: u64) {
+        let wait_ms = self.random.lock().unwrap().below(longest_ms);
+        sleep(Duration::from_millis(wait_ms)).await;
+    }
+
+    fn accepts(&self, upstream: &Upstream) -> bool {
+        self.engines.iter().flat_map(SimulatedEngine::all).any(|container| {
+            container.published == Some(upstream.address) && container.state == ContainerState::Running
+        })
+    }
+}
+
+impl Outside for Site {
+    async fn unreachable(&self, upstreams: BTreeSet<Upstream>) -> BTreeMap<InstanceId, String> {
+        if upstreams.is_empty() {
+            return BTreeMap::new();
+        }
+        self.pass(2_000).await;
+        let silent = upstreams.iter().filter(|upstream| !self.accepts(upstream));
+        silent.map(|upstream| (upstream.instance_id, "refused".to_owned())).collect()
+    }
+
+    async fn install(&self, table: &Arc<ServingTable>) -> io::Result<()> {
+        self.pass(20).await;
+        self.serve(table);
+        self.pass(20).await;
+        Ok(())
+    }
+
+    fn retire(&self, table: Arc<ServingTable>) {
+        let site = self.clone();
+        tokio::spawn(async move {
+            site.pass(REQUEST_MAX_MS).await;
+            drop(table);
+        });
+    }
+
+    async fn save(&self, table: RouteTable) -> Result<(), FileError> {
+        self.pass(100).await;
+        self.file.save(&table)
+    }
 }

@@ -7,8 +7,9 @@ use wisehosting_store::workers;
 use crate::{
     history::{Event, LinkId, NodeId},
     network::Packet,
+    program::at,
     statements,
-    worker::{at, set_all_good},
+    worker::set_all_good,
     world::{EDGE_PLACE, World},
 };
 
@@ -22,16 +23,17 @@ impl World<'_> {
         match self.random.below(12) {
             0 | 1 => statements::arm_kill(self.random.between(1, 16)),
             2 | 3 => {
-                if self.machines[worker].program.is_some() {
-                    self.kill_worker(worker);
+                let node = self.any_node();
+                if self.program(node).is_some() {
+                    self.kill_agent(node);
                 }
                 let slow = self.random.once_in(3);
-                self.plan_in(0, if slow { 60_000 } else { 5_000 }, Event::StartWorker(worker));
+                self.plan_in(0, if slow { 60_000 } else { 5_000 }, Event::StartAgent(node));
             }
             4 => self.take_engine_away(worker),
             5 => self.cut_store_off(),
             6 | 7 => {
-                let node = usize::try_from(self.random.below(EDGE_PLACE as u64 + 1)).expect("few");
+                let node = self.any_node();
                 self.cut_network(node);
             }
             8 => self.repeat_message(),
@@ -40,6 +42,10 @@ impl World<'_> {
             _ => self.drain(worker),
         }
         self.plan_in(500, 9_000, Event::Fault);
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        usize::try_from(self.random.below(EDGE_PLACE as u64 + 1)).expect("few")
     }
 
     fn take_engine_away(&mut self, worker: NodeId) {
@@ -155,8 +161,10 @@ impl World<'_> {
         self.store_is_back();
         for worker in 0..self.machines.len() {
             self.engine_is_back(worker);
-            self.start_worker(worker);
             self.set_draining(worker, false);
+        }
+        for node in 0..=EDGE_PLACE {
+            self.start_agent(node);
         }
         for place in &mut self.network.places {
             place.cut_until_ms = 0;

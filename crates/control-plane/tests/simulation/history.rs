@@ -28,12 +28,9 @@ pub(crate) enum Event {
     StartControlPlane,
     Prepare,
     Tick(Task),
-    StartWorker(NodeId),
+    StartAgent(NodeId),
     EngineBack(NodeId),
     StoreBack,
-    /// The edge serves the newest table that it has, or has no more requests on older ones.
-    EdgeTakes,
-    EdgeDrained(u64),
     Fault,
     User,
     Check,

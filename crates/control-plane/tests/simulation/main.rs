@@ -1,8 +1,8 @@
-//! The platform under faults, simulated: real scheduler, rollout, hub, store and workers, and the real sessions of the channel
+//! The platform under faults, simulated: real scheduler, rollout, hub, store and agents, and the real sessions of the channel
 //! between them, against a real Postgres, with clocks, networks, engines and repositories that are simulated.
 //!
 //! Thousands of runs differ by their number alone. In each, apps are deployed, repeated, stopped, cancelled and deleted
-//! while control plane, workers, engines and database are killed in the middle of what they do, connections are cut, late
+//! while control plane, agents, engines and database are killed in the middle of what they do, connections are cut, late
 //! and repeated, programs crash and workers are emptied. What must hold is checked all the while; then the faults stop, and
 //! everything must come to rest. A failure prints its number and how to run it again.
 
@@ -18,6 +18,7 @@ mod history;
 mod hub_ends;
 mod network;
 mod outside;
+mod program;
 mod random;
 mod rest;
 mod statements;

@@ -21,8 +21,8 @@ use wisehosting_protocol::{
 use crate::{
     control_plane::signing_key,
     history::{Event, History, LinkId, NodeId},
+    program::unix_ms,
     random::Random,
-    worker::unix_ms,
 };
 
 /// The longest way of a frame.

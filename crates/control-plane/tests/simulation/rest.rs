@@ -115,7 +115,7 @@ impl World<'_> {
         if self.history.now_ms < calm_since_ms {
             return Ok(());
         }
-        let limit = crate::worker::at(self.history.now_ms - OVERDUE_AFTER_MS).unix_timestamp() as f64;
+        let limit = crate::program::at(self.history.now_ms - OVERDUE_AFTER_MS).unix_timestamp() as f64;
         let site = &mut *self.site;
         let query = sqlx::query(OVERDUE).bind(limit).fetch_all(&mut site.database.admin);
         let overdue = site.ground.wait(query).unwrap();

@@ -1,21 +1,20 @@
 //! One run: a control plane, its database, two workers and an edge, and everything between them.
 //!
 //! All code of the platform that takes part is the real one. One thing happens at a time, in an order that follows from
-//! the run's number alone; workers go on between two of them, each on a clock of its own.
+//! the run's number alone; agents go on between two of them, each on a clock of its own.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
 };
 
-use futures_util::FutureExt as _;
 use wisehosting_node::random;
-use wisehosting_protocol::{message::AgentMessage, payload::RoutesDrained};
+use wisehosting_protocol::message::AgentMessage;
 
 use crate::{
     control_plane::{ControlPlane, EDGE, Ground, TASKS, Task, WORKERS, chain},
     database::Database,
-    edge::EdgeModel,
+    edge::Edge,
     history::{Event, History, LinkId, NodeId},
     network::Network,
     random::Random,
@@ -55,7 +54,7 @@ pub(crate) struct World<'a> {
     pub(crate) history: History,
     pub(crate) control_plane: Option<ControlPlane>,
     pub(crate) machines: Vec<Machine>,
-    pub(crate) edge: EdgeModel,
+    pub(crate) edge: Edge,
     pub(crate) network: Network,
     pub(crate) user: User,
     pub(crate) phase: Phase,
@@ -80,7 +79,8 @@ impl<'a> World<'a> {
         let all_good = Arc::new(AtomicBool::new(false));
         let machine =
             |(name, address): &(&str, &str)| Machine::new(name, address, &mut random, all_good.clone());
-        let machines = WORKERS.iter().map(machine).collect();
+        let machines: Vec<Machine> = WORKERS.iter().map(machine).collect();
+        let edge = Edge::new(&machines, &mut random);
         // Some last long enough for a job to be given up again and again.
         let faults_end_ms = random.between(15_000, 60_000) * if random.once_in(4) { 5 } else { 1 };
         site.ground.clock.0.store(0, Ordering::Relaxed);
@@ -92,7 +92,7 @@ impl<'a> World<'a> {
             history: History::new(show),
             control_plane: None,
             machines,
-            edge: EdgeModel::new(),
+            edge,
             network: Network::new(WORKERS.len() + 1),
             user: User::default(),
             phase: Phase { due_ms, faults_end_ms, is_calm, rest_since_ms, all_good },
@@ -102,15 +102,14 @@ impl<'a> World<'a> {
     /// Faults, then calm; what did not hold, if something did not.
     pub(crate) fn run(&mut self) -> Result<(), String> {
         self.start_control_plane();
-        for worker in 0..self.machines.len() {
-            self.start_worker(worker);
+        for node in 0..=EDGE_PLACE {
+            self.start_agent(node);
         }
-        self.plan_in(1_000, 0, Event::Dial(EDGE_PLACE));
         self.plan_in(500, 2_000, Event::User);
         self.plan_in(2_000, 8_000, Event::Fault);
         self.history.plan(self.phase.faults_end_ms, Event::Check);
         loop {
-            self.let_workers_go_on();
+            self.let_agents_go_on();
             let Some(event) = self.history.next() else {
                 return Err("nothing is planned any more".to_owned());
             };
@@ -123,7 +122,6 @@ impl<'a> World<'a> {
                 continue;
             }
             self.happen(event)?;
-            self.take_from_edge();
             self.take_from_hub();
             self.hear_calls();
             self.check_stops()?;
@@ -143,28 +141,20 @@ impl<'a> World<'a> {
         WORKERS.get(node).map_or(EDGE, |(name, _)| name)
     }
 
-    fn let_workers_go_on(&mut self) {
-        for worker in 0..self.machines.len() {
+    fn let_agents_go_on(&mut self) {
+        for node in 0..=EDGE_PLACE {
             loop {
                 let until_ms = self.history.next_ms();
-                let can_send = self.network.can_send(worker);
-                let Some(program) = &mut self.machines[worker].program else { break };
+                let can_send = self.network.can_send(node);
+                let Some(program) = self.program(node) else { break };
                 let Some((ms, mut message)) = program.run_until(until_ms, can_send) else { break };
                 if let AgentMessage::Heartbeat(heartbeat) = &mut message {
                     // How busy the machine of this test is must not matter.
                     heartbeat.memory_bytes_used = self.random.below(1 << 30);
                     heartbeat.cpu_millis_used = u32::try_from(self.random.below(4_000)).expect("few");
                 }
-                self.said(worker, ms, &message);
+                self.said(node, ms, &message);
             }
-        }
-    }
-
-    fn take_from_edge(&mut self) {
-        while self.network.can_send(EDGE_PLACE)
-            && let Some(Some(message)) = self.edge.waiting.next().now_or_never()
-        {
-            self.said(EDGE_PLACE, self.history.now_ms, &message);
         }
     }
 
@@ -186,18 +176,9 @@ impl<'a> World<'a> {
             Event::StartControlPlane => self.start_control_plane(),
             Event::Prepare => self.prepare()?,
             Event::Tick(task) => self.tick(task)?,
-            Event::StartWorker(worker) => self.start_worker(worker),
+            Event::StartAgent(node) => self.start_agent(node),
             Event::EngineBack(worker) => self.engine_is_back(worker),
             Event::StoreBack => self.store_is_back(),
-            Event::EdgeTakes => {
-                if let Some(ack) = self.edge.take(&self.machines) {
-                    self.plan_in(0, 5_000, Event::EdgeDrained(ack.generation));
-                    self.edge.say(ack);
-                }
-            }
-            Event::EdgeDrained(generation) => {
-                self.edge.say(RoutesDrained { generation });
-            }
             Event::Fault => self.fault(),
             Event::User => self.user_asks()?,
             Event::Check => {}

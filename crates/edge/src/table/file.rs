@@ -70,6 +70,16 @@ impl TableFile {
         let written = written.and_then(|bytes| private_file::write(&path, &bytes));
         written.map_err(|error| FileError::Write(path, error))
     }
+
+    /// Saves a table on a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// As for [`Self::save`].
+    pub(crate) async fn save_elsewhere(&self, table: RouteTable) -> Result<(), FileError> {
+        let file = self.clone();
+        let saved = tokio::task::spawn_blocking(move || file.save(&table)).await;
+        saved.unwrap_or_else(|end| Err(FileError::Write(self.directory.join(NAME), end.into())))
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use wisehosting_domain::routes::{RouteTable, Upstream};
 use wisehosting_edge::{
     acme::sharing::{Running, sharing},
     agent::Agent,
+    outside::Machine,
     table::{ServingTable, file::TableFile},
 };
 use wisehosting_node::channel::{
@@ -48,7 +49,7 @@ impl Fixture {
         ingress.install(&serving).await;
         let (handle, events, hub) = memory::channel();
         let (mailbox, _) = sharing(Arc::default(), Running::default(), handle.clone());
-        let agent = Agent::new(ingress, generations, serving, file, handle, mailbox);
+        let agent = Agent::new(Machine { door: ingress.into(), file }, generations, serving, handle, mailbox);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let agent = tokio::spawn(async move {

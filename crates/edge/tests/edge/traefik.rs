@@ -31,6 +31,7 @@ use wisehosting_edge::{
     agent::Agent,
     door::Door,
     forwards::Bounds,
+    outside::Machine,
     table::{Generations, ServingTable, file::TableFile},
     traefik::{HttpRoute, directory::Directory, pushed::Pushed, routes::HttpRoutes},
 };
@@ -124,7 +125,8 @@ async fn agent(directory: &Path) -> (memory::FarEnd, CancellationToken) {
         Pushed::new(Directory::new(directory), Front::default()),
     );
     let (mailbox, _) = sharing(Arc::default(), Running::default(), handle.clone());
-    let agent = Agent::new(Door::Traefik(pushed), generations, serving, file, handle, mailbox);
+    let agent =
+        Agent::new(Machine { door: Door::Traefik(pushed), file }, generations, serving, handle, mailbox);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move { agent.run(events, &stop).await });
