@@ -10,7 +10,6 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use wisehosting_containers::ContainerState;
 use wisehosting_domain::{
     id::InstanceId,
     routes::{Route, RouteTable, Upstream},
@@ -126,9 +125,7 @@ impl Site {
     }
 
     fn accepts(&self, upstream: &Upstream) -> bool {
-        self.engines.iter().flat_map(SimulatedEngine::all).any(|container| {
-            container.published == Some(upstream.address) && container.state == ContainerState::Running
-        })
+        self.engines.iter().any(|engine| engine.accepts(upstream.address))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -83,6 +84,12 @@ impl SimulatedEngine {
                 .all()
                 .iter()
                 .any(|c| c.labels[LABEL_INSTANCE] == instance && c.state == ContainerState::Running)
+    }
+
+    /// Whether a program takes connections at this address.
+    pub(crate) fn accepts(&self, address: SocketAddr) -> bool {
+        !self.is_away()
+            && self.all().iter().any(|c| c.published == Some(address) && c.state == ContainerState::Running)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -12,7 +12,6 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tokio::time::sleep;
-use wisehosting_containers::ContainerState;
 use wisehosting_domain::{
     login::Login,
     source::{Commit, Source},
@@ -45,13 +44,6 @@ impl SimulatedOutside {
 
     fn is_bad(&self, once_in: u64) -> bool {
         self.below(once_in) == 0 && !self.all_good.load(Ordering::Relaxed)
-    }
-
-    fn answers(&self, probe: &Probe) -> bool {
-        !self.engine.is_away()
-            && self.engine.all().iter().any(|container| {
-                container.published == Some(probe.address) && container.state == ContainerState::Running
-            })
     }
 }
 
@@ -90,7 +82,7 @@ impl Outside for SimulatedOutside {
                 return Err(Unhealthy::Silent);
             }
             self.pass(2_000).await;
-            if self.answers(probe) {
+            if self.engine.accepts(probe.address) {
                 return Ok(());
             }
             sleep(limit).await;
