@@ -214,19 +214,21 @@ fn default_address_rest_days() -> u16 {
     30
 }
 
-/// `[logs]`: how much of what apps write is stored.
+/// `[logs]`: how much of what apps and their builds write is stored.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
     /// For how long.
     pub age_max_days: u16,
-    /// How much of each app: the oldest goes first.
+    /// How much of what each app writes: the oldest goes first.
     pub bytes_max_per_app: u64,
+    /// Of how many of its deployments that are over the builds' logs are kept. That of the last one always is.
+    pub builds_max_per_app: u32,
 }
 
 impl Default for LogsConfig {
     fn default() -> Self {
-        Self { age_max_days: 14, bytes_max_per_app: 256 * 1024 * 1024 }
+        Self { age_max_days: 14, bytes_max_per_app: 256 * 1024 * 1024, builds_max_per_app: 50 }
     }
 }
 

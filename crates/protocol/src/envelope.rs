@@ -98,7 +98,7 @@ impl<'a> Envelope<'a> {
         if text.len() > MESSAGE_BYTES_MAX {
             return Err(EnvelopeError::TooLarge(text.len()));
         }
-        let Fields { t, i, s, ts, p, h } = serde_json::from_str(text).map_err(EnvelopeError::Malformed)?;
+        let Fields { t, i, s, ts, p, h } = object(text).map_err(EnvelopeError::Malformed)?;
         if i.len() == 2 * ID_BYTES && is_hex(i) {
             Ok(Self { t, i, s, ts, p: p.get(), h })
         } else {
@@ -141,6 +141,14 @@ impl<'a> Envelope<'a> {
         let skew = self.ts.abs_diff(now_ms);
         if skew > CLOCK_SKEW_MS_MAX { Err(EnvelopeError::Clock(skew)) } else { Ok(()) }
     }
+}
+
+/// Reads an object. The library alone would take a list of its values, too.
+pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::Error> {
+    if text.trim_start().starts_with('[') {
+        return Err(serde::de::Error::custom("a list instead of an object"));
+    }
+    serde_json::from_str(text)
 }
 
 /// The number that a text begins with, as JSON writes it, and what follows.

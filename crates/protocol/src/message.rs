@@ -3,10 +3,13 @@
 //! A type belongs to one direction ([`ErrorReport`] to both), so an envelope that is sent back to its author is
 //! refused even if everything else about it were right.
 
-use crate::payload::{
-    AppStats, AppStatus, BuildLog, Certificate, CertificateGet, CertificateOrder, Certificates,
-    ChallengesShown, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers, MeshStatus,
-    Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
+use crate::{
+    envelope::object,
+    payload::{
+        AppStats, AppStatus, BuildLog, Certificate, CertificateGet, CertificateOrder, Certificates,
+        ChallengesShown, ErrorReport, Heartbeat, Job, JobRef, JobResult, JobStatus, MeshPeers, MeshStatus,
+        Register, Registered, Routes, RoutesAck, RoutesDrained, RuntimeLog, RuntimeLogAck, Violation,
+    },
 };
 use serde::Serialize;
 
@@ -78,7 +81,7 @@ macro_rules! messages {
 
             fn decode(kind: &str, payload: &str) -> Result<Self, DecodeError> {
                 match kind {
-                    $($kind => serde_json::from_str(payload)
+                    $($kind => object(payload)
                         .map(Self::$variant)
                         .map_err(|source| DecodeError::Payload { kind: $kind, source }),)*
                     _ => Err(DecodeError::UnknownType(kind.to_owned())),

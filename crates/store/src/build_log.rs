@@ -99,3 +99,27 @@ pub async fn read(
     .map_err(doing("read a build log"))?;
     Ok(rows.into_iter().map(Line::from).collect())
 }
+
+/// Removes the logs of deployments that are over and were queued before `before`, and all but this many of each app; that of
+/// an app's last one stays. Returns how many lines.
+///
+/// # Errors
+/// The database is away.
+pub async fn prune(
+    conn: &mut PgConnection,
+    before: OffsetDateTime,
+    builds_max_per_app: u32,
+) -> Result<u64, StoreError> {
+    let removed = sqlx::query!(
+        "DELETE FROM build_log_lines USING (
+             SELECT id, created_at, row_number() OVER (PARTITION BY app_id ORDER BY number DESC) AS place
+             FROM deployments WHERE state IN ('superseded', 'stopped', 'failed', 'cancelled')
+         ) AS ended
+         WHERE build_log_lines.deployment_id = ended.id
+           AND ended.place > 1 AND (ended.created_at < $1 OR ended.place > $2)",
+        before,
+        i64::from(builds_max_per_app)
+    );
+    let removed = removed.execute(conn).await.map_err(doing("remove old build logs"))?;
+    Ok(removed.rows_affected())
+}

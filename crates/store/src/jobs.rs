@@ -510,6 +510,18 @@ pub async fn renew_leases(
         .map(|_| ())
 }
 
+/// Lets no job wait any longer before it is tried again.
+///
+/// # Errors
+/// The database is away.
+pub async fn end_waits(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE jobs SET not_before = NULL WHERE state = 'pending' AND not_before IS NOT NULL")
+        .execute(conn)
+        .await
+        .map_err(doing("let jobs wait no longer"))
+        .map(|_| ())
+}
+
 /// The running jobs that were called off, and who runs them.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
-//! Removes lines that are too old, or too many of one app.
+//! Removes lines of apps and of builds that are too old, or too many of one app.
 
 use std::time::Duration;
 
-use wisehosting_store::{StoreError, pool, runtime_log};
+use wisehosting_store::{StoreError, build_log, pool, runtime_log};
 
 use crate::{state::AppState, tasks::Reconciler};
 
@@ -20,9 +20,10 @@ impl Reconciler for Pruner {
         self.0.logs.forget_old(now);
         let before = now - time::Duration::days(limits.age_max_days.into());
         let mut connection = pool::acquire(&self.0.pool).await?;
-        let removed = runtime_log::prune(&mut connection, before, limits.bytes_max_per_app).await?;
-        if removed > 0 {
-            tracing::debug!(chunks = removed, "old lines of apps' logs are removed");
+        let chunks = runtime_log::prune(&mut connection, before, limits.bytes_max_per_app).await?;
+        let lines = build_log::prune(&mut connection, before, limits.builds_max_per_app).await?;
+        if chunks + lines > 0 {
+            tracing::debug!(chunks, build.lines = lines, "old logs are removed");
         }
         Ok(INTERVAL)
     }

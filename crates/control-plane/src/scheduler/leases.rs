@@ -31,8 +31,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
 pub const SILENCE_MAX: Duration = Duration::seconds(3 * HEARTBEAT_INTERVAL.whole_seconds());
 
 const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
-/// If our clock goes on by more than this between two checks, we were stopped or suspended, or it was set: heartbeats may
-/// have been missed, or be older than they are.
+/// If our clock goes on by more than this between two checks, or back, we were stopped or suspended, or it was set: heartbeats
+/// may have been missed, and times that were stored say nothing any more.
 const PAUSE_MAX: Duration = Duration::seconds(10);
 /// After a pause of ours, workers may take this long to connect again: they try every 30 s at least.
 const RETURN: Duration = Duration::seconds(30);
@@ -78,8 +78,9 @@ impl crate::tasks::Reconciler for Leases {
     async fn reconcile(&mut self) -> Result<std::time::Duration, StoreError> {
         let now = self.state.clock.now();
         let mut transaction = pool::begin(&self.state.pool).await?;
-        if self.last_check.is_none_or(|last| now - last > PAUSE_MAX) {
+        if self.last_check.is_none_or(|last| (now - last).abs() > PAUSE_MAX) {
             jobs::renew_leases(&mut transaction, now + RETURN + LEASE).await?;
+            jobs::end_waits(&mut transaction).await?;
         }
         let overdue = jobs::lock_overdue(&mut transaction, now).await?;
         for job in &overdue {

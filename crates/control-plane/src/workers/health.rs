@@ -38,7 +38,8 @@ impl WorkerHealth {
     pub fn of(connected: bool, last_seen_at: Option<OffsetDateTime>, now: OffsetDateTime) -> Self {
         match last_seen_at {
             _ if !connected => Self::Away,
-            Some(seen) if now - seen <= leases::SILENCE_MAX => Self::Connected,
+            // A time to come is of before our clock was set back.
+            Some(seen) if (now - seen).abs() <= leases::SILENCE_MAX => Self::Connected,
             _ => Self::Silent,
         }
     }
@@ -96,6 +97,7 @@ mod tests {
         for (connected, seen, expected) in [
             (true, before(30), WorkerHealth::Connected),
             (true, before(31), WorkerHealth::Silent),
+            (true, before(-31), WorkerHealth::Silent),
             (true, None, WorkerHealth::Silent),
             (false, before(0), WorkerHealth::Away),
         ] {

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use wisehosting_control_plane::{scheduler::leases::Leases, tasks::Reconciler as _};
+use tokio::time::timeout;
+use wisehosting_control_plane::{
+    events::{Change, ChangeKind},
+    scheduler::leases::Leases,
+    tasks::Reconciler as _,
+};
 use wisehosting_domain::{
     id::DeploymentId,
     state::{
@@ -20,7 +25,8 @@ use wisehosting_store::{MIGRATOR, pool, workers};
 
 use crate::{
     agent::{Agent, deployed},
-    platform::Platform,
+    deploy::{agents, live_app},
+    platform::{PATIENCE, Platform},
 };
 
 const LOST: &str = "Worker worker-1 was lost: nothing was heard of the job for 30 s. Deploy again.";
@@ -164,9 +170,29 @@ async fn nothing_is_lost_by_a_pause_of_the_control_plane_or_a_step_of_its_clock(
         platform.clock.advance(Duration::from_secs(pause));
         assert_eq!(platform.after(1, &mut leases, id).await, Queued, "after {pause} s");
     }
+    platform.clock.set_back(Duration::from_secs(3_600));
+    assert_eq!(platform.after(1, &mut leases, id).await, Queued, "an hour ago");
     // It has the time to connect again, but no more.
     assert_eq!(platform.after(60, &mut leases, id).await, Queued);
     assert_eq!(platform.after(1, &mut leases, id).await, Failed);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_stop_waits_no_longer_because_the_clock_was_set_back(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let (mut worker, mut edge) = agents(&platform).await;
+    live_app(&platform, &mut worker, &mut edge).await;
+    platform.stop_app("hello").await;
+    let generation = edge.table().await.generation;
+    edge.serves(generation).await;
+    edge.has_drained(generation).await;
+    let stop = worker.stop_job().await;
+    worker.finish(&stop, Outcome::Failed { message: "the engine is away".to_owned() }).await;
+    platform.clock.set_back(Duration::from_secs(3_600));
+    leases.reconcile().await.unwrap();
+    platform.state.signals.jobs.notify_one();
+    assert_eq!(worker.stop_job().await.instance_id, stop.instance_id, "it is tried again");
     platform.stop().await;
 }
 
@@ -185,5 +211,18 @@ async fn a_deploy_of_a_worker_that_was_removed_leaves_nothing_to_wait_for(pool: 
     }
     assert_eq!(platform.after(1, &mut leases, id).await, Failed);
     assert_eq!(platform.instance_states(id).await, [InstanceState::Failed]);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn who_looks_is_told_of_a_worker_that_falls_silent(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    worker.heartbeat(&[]).await;
+    platform.has_seen("worker-1").await;
+    let mut changes = platform.state.changes.subscribe();
+    platform.clock.advance(Duration::from_secs(31));
+    let told = async { while changes.next().await != Change::of_all(ChangeKind::Node) {} };
+    timeout(PATIENCE, told).await.expect("nobody is told");
     platform.stop().await;
 }

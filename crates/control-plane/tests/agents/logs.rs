@@ -1,6 +1,9 @@
 //! What instances write, from their workers to who reads it.
 
+use std::sync::Arc;
+
 use sqlx::PgPool;
+use wisehosting_control_plane::state::AppState;
 use wisehosting_domain::id::InstanceId;
 use wisehosting_node::{channel::Role, clock::Clock as _, random};
 use wisehosting_protocol::{
@@ -207,5 +210,26 @@ async fn a_commit_that_fails_is_repeated_and_until_then_the_database_is_asked(po
     let mut texts = platform.log_texts("hello").await;
     texts.sort();
     assert_eq!(texts, ["one", "two"]);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_app_that_writes_much_loses_its_oldest_lines(pool: PgPool) {
+    let limit = |state: &mut AppState| {
+        Arc::get_mut(&mut state.config).expect("nobody has it yet").logs.bytes_max_per_app = 1_000;
+    };
+    let platform = Platform::start_with(pool, limit).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let id = instance(&platform, &mut worker, "hello").await;
+    worker.log(id, None, None, &[]).await;
+    let (old, new) = ("o".repeat(600), "n".repeat(600));
+    worker.log(id, None, Some("a"), &[&old]).await;
+    worker.log(id, Some("a"), Some("b"), &[&new]).await;
+    platform
+        .eventually(async || {
+            let texts = platform.log_texts("hello").await;
+            if texts == [new.as_str()] { Ok(()) } else { Err(format!("{} lines", texts.len())) }
+        })
+        .await;
     platform.stop().await;
 }

@@ -50,7 +50,7 @@ pub(crate) const USER: UserId = UserId(Uuid::from_u128(1));
 pub(crate) const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 pub(crate) const TRAEFIK_TOKEN: &str = "traefik-token";
 
-/// The machine's clock, which a test may put forward, or stop.
+/// The machine's clock, which a test may set, or stop.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock {
     advanced_s: AtomicI64,
@@ -60,6 +60,10 @@ pub(crate) struct TestClock {
 impl TestClock {
     pub(crate) fn advance(&self, by: Duration) {
         self.advanced_s.fetch_add(by.as_secs().try_into().unwrap(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.advanced_s.fetch_sub(by.as_secs().try_into().unwrap(), Ordering::Relaxed);
     }
 
     /// From now on only the test puts it forward.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use wisehosting_protocol::{
     CLOCK_SKEW_MS_MAX,
     connection::{Connection, OpenError},
-    envelope::{self, EnvelopeError},
+    envelope::{self, Envelope, EnvelopeError},
     key::SigningKey,
     message::{AgentMessage, DecodeError, HubMessage, Message},
     window::{SequenceError, WIDTH},
@@ -178,6 +178,10 @@ fn scenarios() -> Vec<Scenario> {
             in_time(vec![sealed("routes_drained", START, r#"{"generation":4,"extra":1}"#)]),
         ),
         heard_by_hub(
+            "a signed message with a list of its values",
+            in_time(vec![sealed("routes_drained", START, "[4]")]),
+        ),
+        heard_by_hub(
             "a signed message without a field",
             in_time(vec![sealed("routes_drained", START, "{}")]),
         ),
@@ -211,6 +215,8 @@ fn malformed(text: &str) -> Vec<String> {
     texts.push(text.replacen(r#""s":1000"#, r#""s":-1"#, 1));
     texts.push(text.replacen(r#""s":1000"#, r#""s":"1000""#, 1));
     texts.push(text.replacen("070707", "07070707", 1));
+    let Envelope { t, i, s, ts, p, h } = Envelope::read(text).expect("it is one");
+    texts.push(format!(r#"["{t}","{i}",{s},{ts},{p},"{h}"]"#));
     texts.push(format!("{text}{text}"));
     texts
 }

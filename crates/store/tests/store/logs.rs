@@ -1,13 +1,13 @@
-//! Lines of apps: read in order, removed by age and size.
+//! Lines of apps, read in order; lines of apps and of builds, removed by age and size.
 
 use sqlx::PgPool;
-use wisehosting_domain::id::{AppId, InstanceId, UserId};
+use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, UserId};
 use wisehosting_store::{
-    MIGRATOR, PgConnection,
+    MIGRATOR, PgConnection, build_log, deployment_state,
     runtime_log::{self, NewLine, Stream, Tail},
 };
 
-use crate::fixture::{USER, app, at, id, platform};
+use crate::fixture::{USER, app, at, deploy, id, platform};
 
 const ALL: Tail = Tail { since: None, lines_max: 100_000, bytes_max: 100_000_000 };
 
@@ -84,4 +84,45 @@ async fn what_is_old_or_too_much_is_removed(pool: PgPool) {
     assert_eq!(texts(&mut conn, quiet, ALL).await.len(), 8);
     let newest = runtime_log::tail(&mut conn, USER, &[loud], ALL).await.unwrap();
     assert_eq!(newest[0].at, at(6));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn logs_of_builds_go_by_age_and_by_their_number_and_the_last_one_stays(pool: PgPool) {
+    let mut conn = pool.acquire().await.unwrap();
+    platform(&mut conn).await;
+    for (n, name) in [(1, "often"), (2, "rarely")] {
+        app(&mut conn, n, name).await;
+    }
+    // The last one of all is not over.
+    let often = [10, 11, 12, 13, 14];
+    let rarely = [20, 21];
+    for n in often {
+        deploy(&mut conn, n, "often", n as i64).await;
+    }
+    for n in rarely {
+        deploy(&mut conn, n, "rarely", 0).await;
+    }
+    for n in often.iter().chain(&rarely) {
+        sqlx::query("INSERT INTO build_log_lines VALUES ($1, 0, now(), 'stdout', 'text')")
+            .bind(id(*n))
+            .execute(&mut *conn)
+            .await
+            .unwrap();
+        if *n != 14 {
+            deployment_state::fail(&mut conn, DeploymentId(id(*n)), "it failed", at(100)).await.unwrap();
+        }
+    }
+    let mut left = async |before, builds_max| {
+        build_log::prune(&mut conn, at(before), builds_max).await.unwrap();
+        let mut left = Vec::new();
+        for n in often.iter().chain(&rarely) {
+            if !build_log::read(&mut conn, USER, DeploymentId(id(*n)), 0, 1).await.unwrap().is_empty() {
+                left.push(*n);
+            }
+        }
+        left
+    };
+    assert_eq!(left(11, 10).await, [11, 12, 13, 14, 21], "what is too old is gone, but for the last one");
+    assert_eq!(left(0, 2).await, [12, 13, 14, 21], "no app has more");
+    assert_eq!(left(1_000, 2).await, [13, 14, 21], "what goes on has its log");
 }
