@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -51,8 +51,8 @@ pub(crate) struct Edge {
 #[derive(Clone)]
 struct Site {
     file: TableFile,
-    /// What visitors are served by while it runs.
-    in_force: Arc<Mutex<Option<Arc<ServingTable>>>>,
+    /// What visitors are served by while the program holds it: those that come by the last, requests under way by others.
+    tables: Arc<Mutex<Vec<Weak<ServingTable>>>>,
     /// Where all instances are.
     engines: Arc<[SimulatedEngine]>,
     random: Arc<Mutex<Random>>,
@@ -63,7 +63,7 @@ impl Edge {
         let folder = folder();
         let site = Site {
             file: TableFile::open(folder.path()).unwrap(),
-            in_force: Arc::default(),
+            tables: Arc::default(),
             engines: machines.iter().map(|machine| machine.engine.clone()).collect(),
             random: Arc::new(Mutex::new(random.fork())),
         };
@@ -93,30 +93,42 @@ impl Edge {
 
     pub(crate) fn kill(&mut self) {
         self.program = None;
-        *self.site.in_force.lock().unwrap() = None;
     }
 
-    /// Whether requests are taken to this instance.
+    /// Whether requests are taken to this instance, or are under way there.
     pub(crate) fn has(&self, instance: &str) -> bool {
-        self.upstreams(|_| true).iter().any(|led_to| led_to == instance)
+        self.site
+            .tables()
+            .iter()
+            .flat_map(|table| upstreams(table, |_| true))
+            .any(|led_to| led_to == instance)
     }
 
-    /// The instances that requests for an app are taken to.
+    /// The instances that new requests for an app are taken to.
     pub(crate) fn leads_to(&self, app: &str) -> Vec<String> {
-        self.upstreams(|route| route.app.as_str() == app)
+        self.site
+            .tables()
+            .last()
+            .map_or_else(Vec::new, |table| upstreams(table, |route| route.app.as_str() == app))
     }
+}
 
-    fn upstreams(&self, of: impl Fn(&Route) -> bool) -> Vec<String> {
-        let in_force = self.site.in_force.lock().unwrap();
-        let routes = in_force.iter().flat_map(|serving| serving.table().routes.values());
-        let upstreams = routes.filter(|route| of(route)).flat_map(|route| &route.upstreams);
-        upstreams.map(|upstream| upstream.instance_id.to_string()).collect()
-    }
+fn upstreams(table: &ServingTable, of: impl Fn(&Route) -> bool) -> Vec<String> {
+    let upstreams =
+        table.table().routes.values().filter(|route| of(route)).flat_map(|route| &route.upstreams);
+    upstreams.map(|upstream| upstream.instance_id.to_string()).collect()
 }
 
 impl Site {
     fn serve(&self, table: &Arc<ServingTable>) {
-        *self.in_force.lock().unwrap() = Some(table.clone());
+        self.tables.lock().unwrap().push(Arc::downgrade(table));
+    }
+
+    /// Those that are not over, oldest first.
+    fn tables(&self) -> Vec<Arc<ServingTable>> {
+        let mut tables = self.tables.lock().unwrap();
+        tables.retain(|table| table.strong_count() > 0);
+        tables.iter().filter_map(Weak::upgrade).collect()
     }
 
     async fn pass(&self, longest_ms: u64) {
