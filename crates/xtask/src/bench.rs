@@ -18,10 +18,11 @@ pub(crate) fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
     }
     command::run(command::cargo().args(["build", "--release", "--workspace", "--bins"]).current_dir(root))?;
     let mut failed = Vec::new();
-    for (package, bench) in benches {
-        println!("\n{bench} ({package})");
+    for bench in benches {
+        println!("\n{bench}");
         let mut cargo = command::cargo();
-        cargo.args(["bench", "--quiet", "--package", &package, "--bench", &bench, "--"]).args(arguments);
+        // One package alone would have other features, and so other builds of the libraries.
+        cargo.args(["bench", "--quiet", "--workspace", "--bench", &bench, "--"]).args(arguments);
         if let Err(error) = command::run(cargo.current_dir(root)) {
             eprintln!("{error:#}");
             failed.push(bench);
@@ -33,19 +34,15 @@ pub(crate) fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Package and name of each benchmark.
-fn benches(root: &Path) -> anyhow::Result<Vec<(String, String)>> {
+/// The name of each benchmark.
+fn benches(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut cargo = command::cargo();
     cargo.args(["metadata", "--format-version=1", "--no-deps"]).current_dir(root);
     let metadata: Metadata =
         serde_json::from_slice(&command::output(&mut cargo)?).context("read cargo's metadata")?;
-    let mut found = Vec::new();
-    for package in metadata.packages {
-        let targets =
-            package.targets.into_iter().filter(|target| target.kind.iter().any(|kind| kind == "bench"));
-        found.extend(targets.map(|target| (package.name.clone(), target.name)));
-    }
-    Ok(found)
+    let targets = metadata.packages.into_iter().flat_map(|package| package.targets);
+    let benches = targets.filter(|target| target.kind.iter().any(|kind| kind == "bench"));
+    Ok(benches.map(|target| target.name).collect())
 }
 
 #[derive(Deserialize)]
@@ -55,7 +52,6 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Package {
-    name: String,
     targets: Vec<Target>,
 }
 
