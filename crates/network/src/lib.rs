@@ -25,6 +25,7 @@ pub use diff::{Op, diff};
 pub use error::NetworkError;
 pub use forwarding::{
     ForwardTable, Forwards, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards, end_relay, relay,
+    relays,
 };
 pub use interface::WireGuardInterface;
 pub use ipnet::IpNet;

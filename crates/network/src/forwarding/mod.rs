@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddrV4;
 
-pub use relay::{end_relay, relay};
+pub use relay::{end_relay, relay, relays};
 
 use crate::{InterfaceName, Link, Netlink, NetworkError};
 use socket::FilterSocket;

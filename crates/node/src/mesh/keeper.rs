@@ -1,7 +1,8 @@
 //! The task that keeps the interface: looks, decides, repairs.
 //!
 //! It looks every second, which is how fast a way to a node changes, and repairs every half minute what somebody else has
-//! changed. What the control plane says is in force at once, and on disk after that.
+//! changed; what a hub sends on, and what it does not, every second, since a way out of the mesh must not stay open. What the
+//! control plane says is in force at once, and on disk after that.
 
 use super::{
     Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, Told, file,
@@ -21,8 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_network::{
-    Backend, Interface, IpNet, Netlink, NetworkError, PathTiming, Peer, PeerPath, PublicKey,
-    WireGuardInterface, end_relay, relay,
+    Backend, Interface, InterfaceName, IpNet, Netlink, NetworkError, PathTiming, Peer, PeerPath, PublicKey,
+    WireGuardInterface, end_relay, relay, relays,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -53,12 +54,22 @@ enum Role {
 /// What a hub knows of the nodes that have joined.
 struct Leader {
     netlink: Netlink,
+    relay: Relay,
     joined: PeerSets,
     set: Option<PeerSet>,
     /// Of the nodes of the set, each with the key that spoke last.
     peers: Vec<Peer>,
     /// Peers of an earlier process that may be joined nodes: theirs is the interface until it is known who has joined.
     adopted: Vec<Peer>,
+}
+
+/// What is known of a hub's relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Relay {
+    /// An earlier process may have left it, with other rules.
+    Unmade,
+    Made,
+    Failing,
 }
 
 /// What a node knows of the nodes that the control plane names.
@@ -85,7 +96,8 @@ impl Keeper {
         let role = match member {
             Member::Hub { joined, .. } => {
                 let (peers, adopted) = (Vec::new(), Vec::new());
-                Role::Hub(Leader { netlink: Netlink::here()?, joined, set: None, peers, adopted })
+                let (netlink, relay) = (Netlink::here()?, Relay::Unmade);
+                Role::Hub(Leader { netlink, relay, joined, set: None, peers, adopted })
             }
             Member::Node { state_dir, sets, timing } => {
                 let set = last_set(&state_dir, &declared);
@@ -109,7 +121,7 @@ impl Keeper {
             }
             return Err(error.into());
         }
-        keeper.relay().await;
+        keeper.keep_relay().await;
         Ok((keeper, sight_out))
     }
 
@@ -202,6 +214,7 @@ impl Keeper {
             tracing::info!(interface = %self.in_force.name, "the mesh interface is as it should be again");
         }
         self.failing = looked.is_err();
+        self.keep_relay().await;
     }
 
     /// Looks at the interface, decides on the ways, and makes the interface be as it should.
@@ -222,7 +235,6 @@ impl Keeper {
                     changes = changes.len(),
                     "the mesh interface was not as it should be and was repaired"
                 );
-                self.relay().await;
             }
             (self.settled, self.repaired_at) = (true, now);
         }
@@ -303,15 +315,26 @@ impl Keeper {
     }
 
     /// A hub sends on what is for others. One that cannot is no worse for who has a direct way.
-    async fn relay(&self) {
-        let Role::Hub(leader) = &self.role else { return };
-        if let Err(error) = relay(&leader.netlink, &self.in_force.name).await {
-            let error = with_causes(&error);
-            tracing::warn!(
-                error,
-                "nodes that cannot reach each other directly cannot do so by this host either"
-            );
+    async fn keep_relay(&mut self) {
+        let Role::Hub(leader) = &mut self.role else { return };
+        let kept = leader.keep_relay(&self.in_force.name).await;
+        match (&kept, leader.relay) {
+            (Err(error), before) if before != Relay::Failing => {
+                let error = with_causes(error);
+                tracing::warn!(
+                    error,
+                    "nodes that cannot reach each other directly cannot do so by this host either, trying again"
+                );
+            }
+            (Ok(true), Relay::Made) => {
+                tracing::warn!(
+                    "what this host sends on in the mesh was not as it should be and was repaired; does something empty the packet filter?"
+                );
+            }
+            (Ok(_), Relay::Failing) => tracing::info!("this host sends on in the mesh again"),
+            _ => {}
         }
+        leader.relay = if kept.is_ok() { Relay::Made } else { Relay::Failing };
     }
 
     async fn release(self) {
@@ -324,6 +347,14 @@ impl Keeper {
 }
 
 impl Leader {
+    /// Makes the relay if it is not there; says whether it had to.
+    async fn keep_relay(&self, mesh: &InterfaceName) -> Result<bool, NetworkError> {
+        if self.relay == Relay::Made && relays(&self.netlink, mesh).await? {
+            return Ok(false);
+        }
+        relay(&self.netlink, mesh).await.map(|()| true)
+    }
+
     /// Gives the address of each node to the key that it used last; says whether any peer is another one than before.
     fn follow_keys(&mut self, shown: &Shown) -> bool {
         let nodes = self.set.iter().flat_map(|set| &set.nodes);

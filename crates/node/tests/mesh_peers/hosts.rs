@@ -145,6 +145,16 @@ impl Host {
         timeout(PATIENCE, sight.wait_for(is_alive)).await.expect("it says nothing").unwrap();
     }
 
+    /// Waits until all that this host looks after was looked at once more.
+    pub(crate) async fn looks_again(&self) {
+        let mut sight = self.mesh.as_ref().unwrap().sight();
+        sight.mark_unchanged();
+        // A look that is under way may have passed what has just changed, and tells of itself before it is done.
+        for _ in 0..3 {
+            timeout(PATIENCE, sight.changed()).await.expect("it looks no longer").unwrap();
+        }
+    }
+
     pub(crate) async fn connect(&self, to: &str, patience: Duration) -> io::Result<TcpStream> {
         let to: SocketAddr = to.parse().unwrap();
         self.runtime.run(async move { timeout(patience, TcpStream::connect(to)).await }).await?

@@ -1,6 +1,6 @@
 //! The way between a worker and a proxy: by the hub, directly, and back.
 
-use crate::hosts::{ECHO, MEBIBYTE, PATIENCE, Three, echo, set, wire};
+use crate::hosts::{ECHO, Host, MEBIBYTE, PATIENCE, Three, echo, set, wire};
 use std::time::Duration;
 use tokio::{net::UdpSocket, time::timeout};
 use wisehosting_network::Backend;
@@ -111,13 +111,29 @@ pub(crate) async fn a_node_that_is_named_no_longer_is_gone(backend: Backend) {
 pub(crate) async fn a_hub_leads_into_the_mesh_only(backend: Backend) {
     let three = Three::start(backend, |_| ()).await;
     let Three { hub, worker, proxy, .. } = &three;
+    three.introduce(1);
+    three.go(false).await;
     let outside = worker.runtime.run(UdpSocket::bind("198.51.100.11:7001")).await.unwrap();
-    let mut taken = [0; 8];
-    for (from, arrives) in [(hub, true), (proxy, false)] {
-        let socket = from.runtime.run(UdpSocket::bind("0.0.0.0:0")).await.unwrap();
-        socket.send_to(b"leaked", "198.51.100.11:7001").await.unwrap();
-        let patience = if arrives { PATIENCE } else { SILENCE };
-        assert_eq!(timeout(patience, outside.recv(&mut taken)).await.is_ok(), arrives);
-    }
+    assert!(arrives(hub, &outside, PATIENCE).await);
+    assert!(!arrives(proxy, &outside, SILENCE).await, "a way out of the mesh is open");
+
+    // As a reload of a firewall does.
+    hub.nft("flush ruleset");
+    hub.looks_again().await;
+    assert!(!arrives(proxy, &outside, SILENCE).await, "a way out of the mesh is open again");
+    echo(&mut proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+
+    // As a change of net.ipv4.ip_forward does.
+    hub.netlink.set_ipv4_routing("wh0", false).await.unwrap();
+    hub.looks_again().await;
+    echo(&mut proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+    assert!(!arrives(proxy, &outside, SILENCE).await);
     three.end().await;
+}
+
+/// Whether a packet of this host comes out of the mesh.
+async fn arrives(from: &Host, outside: &UdpSocket, patience: Duration) -> bool {
+    let socket = from.runtime.run(UdpSocket::bind("0.0.0.0:0")).await.unwrap();
+    socket.send_to(b"leaked", "198.51.100.11:7001").await.unwrap();
+    timeout(patience, outside.recv(&mut [0; 8])).await.is_ok()
 }
