@@ -127,7 +127,7 @@ async fn open_door(
     Ok(Door::BuiltIn(Ingress::start(doors, thread_count(), serving)?))
 }
 
-/// Puts the saved forwards in force, and then answers requests.
+/// Puts the saved forwards and routes in force, as far as they are allowed still, and then answers requests.
 async fn start_gateway(
     config: &Config,
     gateway: &GatewayConfig,
@@ -138,6 +138,9 @@ async fn start_gateway(
         HttpRoutes::new(Directory::new(&traefik.dynamic_dir), mesh.bounds.clone(), traefik.front())
     });
     let keeper = Keeper::start(mesh, ForwardsFile::new(&config.state.dir)).await?;
+    if let Some(routes) = &routes {
+        routes.set_refused_aside().await?;
+    }
     let listener = TcpListener::bind(gateway.listen)
         .await
         .with_context(|| format!("listen on {} for the gateway's API", gateway.listen))?;

@@ -57,10 +57,9 @@ impl Directory {
 
     /// What is under this name.
     pub(super) fn find(&self, name: &str) -> io::Result<Found> {
-        let bytes = match fs::read(self.file(name)) {
+        let bytes = match read_file(&self.file(name)) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Err(error),
+            Err(error) => return unreadable(error),
         };
         let first_line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let route = first_line.strip_prefix(FIRST_LINE.as_bytes());
@@ -71,6 +70,15 @@ impl Directory {
             }
             _ => Ok(Found::Foreign),
         }
+    }
+
+    /// Takes a file out of Traefik's sight, and says what it is called now.
+    pub(super) fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
+        let mut names = (1_u32..).map(|number| self.0.join(format!("{name}{ENDING}.set-aside-{number}")));
+        let aside = names.find(|name| !name.exists()).ok_or(ErrorKind::AlreadyExists)?;
+        fs::rename(self.file(name), &aside)?;
+        self.sync()?;
+        Ok(aside)
     }
 
     /// Puts a route's file in its place. Blocks until the disk has it.
@@ -115,6 +123,20 @@ impl Directory {
 
     fn file(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}{ENDING}"))
+    }
+}
+
+/// Only files: a pipe would keep its reader waiting.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() { fs::read(path) } else { Err(ErrorKind::IsADirectory.into()) }
+}
+
+/// What must be under a name that cannot be read. This program can read its own files, so one that it may not is somebody else's.
+fn unreadable(error: io::Error) -> io::Result<Found> {
+    match error.kind() {
+        ErrorKind::NotFound => Ok(Found::Nothing),
+        ErrorKind::PermissionDenied | ErrorKind::IsADirectory => Ok(Found::Foreign),
+        _ => Err(error),
     }
 }
 
@@ -166,6 +188,33 @@ mod tests {
         assert_eq!(directory.find("b").unwrap(), Found::Foreign, "it tells another name");
         fs::write(temporary.path().join("a.yml"), text.replace(":8080\"}]", ":8081\"}]")).unwrap();
         assert_eq!(directory.find("a").unwrap(), Found::Foreign);
+        assert_eq!(directory.routes().unwrap(), []);
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_no_route() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::new(temporary.path());
+        directory.put(&route("a")).unwrap();
+        fs::create_dir(temporary.path().join("b.yml")).unwrap();
+        assert_eq!(directory.find("b").unwrap(), Found::Foreign);
+        assert_eq!(directory.routes().unwrap(), [route("a")]);
+        assert_eq!(unreadable(ErrorKind::PermissionDenied.into()).unwrap(), Found::Foreign);
+        assert_eq!(unreadable(ErrorKind::NotFound.into()).unwrap(), Found::Nothing);
+        unreadable(ErrorKind::StorageFull.into()).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_where_traefik_does_not_look() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::new(temporary.path());
+        for number in 1..3 {
+            directory.put(&route("a")).unwrap();
+            let aside = directory.set_aside("a").unwrap();
+            assert_eq!(aside, temporary.path().join(format!("a.yml.set-aside-{number}")));
+            assert_eq!(fs::read(aside).unwrap(), content(&route("a")).unwrap());
+            assert_eq!(directory.find("a").unwrap(), Found::Nothing);
+        }
         assert_eq!(directory.routes().unwrap(), []);
     }
 }

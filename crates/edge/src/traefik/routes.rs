@@ -59,6 +59,30 @@ impl HttpRoutes {
         Self(Arc::new(Inner { directory: Mutex::new(directory), bounds, front }))
     }
 
+    /// Takes those that lead where none may any more, since the configuration changed, out of Traefik's sight, with an error
+    /// in the log.
+    ///
+    /// # Errors
+    /// `File`.
+    pub async fn set_refused_aside(&self) -> Result<(), RouteError> {
+        let bounds = self.0.bounds.clone();
+        self.with_directory(move |directory| {
+            for route in directory.routes()? {
+                let Err(refusal) = bounds.check_target(*route.target_url.address.ip()) else { continue };
+                let aside = directory.set_aside(route.route_id.as_str())?;
+                tracing::error!(
+                    route.id = %route.route_id,
+                    host.name = %route.hostname,
+                    reason = %refusal,
+                    file = %aside.display(),
+                    "a route is not allowed any more and is served no longer: it is kept in this file"
+                );
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// All of them, by name.
     ///
     /// # Errors

@@ -115,6 +115,29 @@ async fn routes_are_files_beside_the_control_planes() {
     assert_eq!(names(&dynamic), ["operator.yml", "wisehosting.yml"]);
 }
 
+#[tokio::test]
+async fn a_route_that_is_not_allowed_any_more_is_set_aside() {
+    let hosts = Hosts::with_ingress("traefik.dynamic_dir = \"{path}/dynamic\"").await;
+    let (dynamic, config) =
+        (hosts.directory.path().join("dynamic"), hosts.directory.path().join("edge.toml"));
+    fs::create_dir(&dynamic).unwrap();
+    // Nobody's route, and nothing that can be read.
+    fs::create_dir(dynamic.join("folder.yml")).unwrap();
+    let gateway = hosts.start();
+    let [refused, kept] = ["10.50.0.200", "10.50.0.12"].map(|target| {
+        route(&format!("to-{target}"), &format!("{target}.example.org"), &format!("http://{target}:80"))
+    });
+    for route in [&refused, &kept] {
+        assert_eq!(hosts.ask("POST", "/http/routes", route).0, 201);
+    }
+    drop(gateway);
+    let narrowed = fs::read_to_string(&config).unwrap().replace("10.50.0.0/24", "10.50.0.0/25");
+    fs::write(&config, narrowed).unwrap();
+    let _gateway = hosts.start();
+    assert_eq!(hosts.ask("GET", "/http/routes", &Value::Null), (200, json!({ "routes": [kept] })));
+    assert_eq!(names(&dynamic), ["folder.yml", "to-10.50.0.12.yml", "to-10.50.0.200.yml.set-aside-1"]);
+}
+
 /// An agent whose door is the directory; it is fed with tables.
 async fn agent(directory: &Path) -> (memory::FarEnd, CancellationToken) {
     let (handle, events, hub) = memory::channel();
