@@ -13,6 +13,7 @@ pub mod config;
 pub mod door;
 pub mod forwards;
 pub mod ingress;
+mod keepalive;
 pub mod outside;
 pub mod table;
 pub mod traefik;
@@ -29,7 +30,7 @@ use certificates::{Certificates, Directories};
 use config::{Config, GatewayConfig, IngressConfig};
 use door::Door;
 use forwards::{file::ForwardsFile, keeper::Keeper};
-use ingress::{Balancers, Doors, Ingress};
+use ingress::{Balancers, Doors, Ingress, Limits};
 use outside::Machine;
 use std::{error::Error, fs, num::NonZero, path::PathBuf, sync::Arc, thread, time::Duration};
 use table::{Generations, ServingTable, file::TableFile};
@@ -137,10 +138,10 @@ async fn start_gateway(
     let routes = config.ingress.traefik.as_ref().map(|traefik| {
         HttpRoutes::new(Directory::new(&traefik.dynamic_dir), mesh.bounds.clone(), traefik.front())
     });
-    let keeper = Keeper::start(mesh, ForwardsFile::new(&config.state.dir)).await?;
     if let Some(routes) = &routes {
         routes.set_refused_aside().await?;
     }
+    let keeper = Keeper::start(mesh, ForwardsFile::new(&config.state.dir)).await?;
     let listener = TcpListener::bind(gateway.listen)
         .await
         .with_context(|| format!("listen on {} for the gateway's API", gateway.listen))?;
@@ -238,7 +239,9 @@ fn doors(
     }
     let IngressConfig { proxy_protocol_from, request_bytes_max, .. } = &config.ingress;
     let balancers = Balancers(proxy_protocol_from.clone());
-    Ok(Doors { http, https, challenges, balancers, request_bytes_max: *request_bytes_max })
+    let request_bytes_max = request_bytes_max.unwrap_or(u64::MAX);
+    let limits = Limits { request_bytes_max, ..Limits::default() };
+    Ok(Doors { http, https, challenges, balancers, limits })
 }
 
 /// One serving thread for each processor.

@@ -1,12 +1,14 @@
 //! One visitor's connection: TLS, the choice between HTTP/1.1 and HTTP/2, its requests, its end.
 //!
 //! A connection is closed when it has had no request under way for a while; that also ends one that never sends a whole
-//! head. There is no timer per request: the connection looks at its own clock now and then.
+//! head. A response that does not move for a while is cut off, and the connection with it if nothing else is under way. There is
+//! no timer per request: the connection looks at its own clock now and then.
 
 use crate::{acme::challenges::TLS_ALPN, upstream::streams::LocalExecutor};
 
 use super::{
     forward,
+    response::Delivery,
     thread::{Accepted, Local},
 };
 use http::HeaderValue;
@@ -16,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::IpAddr,
     pin::{Pin, pin},
@@ -70,7 +72,7 @@ impl Visitor {
 }
 
 /// How busy a connection is.
-struct Requests {
+pub(super) struct Requests {
     under_way: Cell<u32>,
     /// Whether one ended since the last look at the clock.
     ended: Cell<bool>,
@@ -78,6 +80,8 @@ struct Requests {
     patience: Cell<Duration>,
     /// The last look at the clock at which it was busy, or its start.
     busy_at: Cell<Instant>,
+    /// Responses on their way, each in a place of its own.
+    deliveries: RefCell<Vec<Option<Rc<Delivery>>>>,
 }
 
 impl Requests {
@@ -87,7 +91,32 @@ impl Requests {
             ended: Cell::new(false),
             patience: Cell::new(FIRST_REQUEST_TIMEOUT),
             busy_at: Cell::new(Instant::now()),
+            deliveries: RefCell::default(),
         })
+    }
+
+    /// Looks after a response from now on, until its place is left.
+    pub(super) fn enter(&self, delivery: Rc<Delivery>) -> usize {
+        let mut deliveries = self.deliveries.borrow_mut();
+        let place = deliveries.iter().position(Option::is_none).unwrap_or(deliveries.len());
+        match deliveries.get_mut(place) {
+            Some(free) => *free = Some(delivery),
+            None => deliveries.push(Some(delivery)),
+        }
+        place
+    }
+
+    pub(super) fn leave(&self, place: usize) {
+        self.deliveries.borrow_mut()[place] = None;
+    }
+
+    /// Cuts off responses that have not moved for so long. Says whether nothing else is under way.
+    fn cut_stalled(&self, patience: Duration) -> bool {
+        let now = Instant::now();
+        let is_stalled = |delivery: &&Rc<Delivery>| delivery.is_stalled(now, patience);
+        let stalled: Vec<_> = self.deliveries.borrow().iter().flatten().filter(is_stalled).cloned().collect();
+        stalled.iter().for_each(|delivery| delivery.cut());
+        !stalled.is_empty() && self.under_way.get() == 0
     }
 
     /// Looks at the clock: was there no request for too long?
@@ -102,6 +131,13 @@ impl Requests {
 
 /// A request under way.
 pub(super) struct InFlight(Rc<Requests>);
+
+impl InFlight {
+    /// Those of its connection.
+    pub(super) fn requests(&self) -> Rc<Requests> {
+        self.0.clone()
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -178,13 +214,15 @@ where
     drive(&visitor, pin!(connection), |connection| connection.graceful_shutdown()).await
 }
 
-/// Runs HTTP on a connection until it ends, is idle for too long, or the thread closes.
+/// Runs HTTP on a connection until it ends, is idle or stalls for too long, or the thread closes.
 async fn drive<C>(visitor: &Visitor, mut connection: Pin<&mut C>, end: fn(Pin<&mut C>)) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut closing = pin!(visitor.local.closing.cancelled());
-    let mut watch = interval_at(Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
+    let stall_timeout = visitor.local.limits.stall_timeout;
+    let watch_interval = WATCH_INTERVAL.min(stall_timeout);
+    let mut watch = interval_at(Instant::now() + watch_interval, watch_interval);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ending = false;
     loop {
@@ -196,6 +234,9 @@ where
                 end(connection.as_mut());
             }
             _ = watch.tick() => {
+                if visitor.requests.cut_stalled(stall_timeout) {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
                 if visitor.requests.idle_for_too_long() {
                     if ending {
                         return Ok(());

@@ -5,6 +5,7 @@
 //! without an answer.
 
 use super::{
+    Limits,
     access::Entry,
     connection::{InFlight, Visitor},
     host::requested_host,
@@ -20,20 +21,18 @@ use crate::{
         exchange::{Exchange, ExchangeError, ResponseBody},
         request::{Forwarded, Framing, wants_upgrade, write_head},
         response::ResponseHead,
-        streams::{RequestBody, StreamError, is_grpc},
+        streams::{RequestBody, StreamError, grpc_timeout, is_grpc},
     },
 };
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::{
     body::{Body, Incoming},
     upgrade::OnUpgrade,
 };
-use std::{convert::Infallible, error::Error, rc::Rc, time::Duration};
-use tokio::time::{Instant, timeout};
+use std::{convert::Infallible, error::Error, pin::pin, rc::Rc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use wisehosting_domain::{id::InstanceId, routes::Upstream};
 
-/// For an instance to begin its answer, or to take more of the request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that was idle for longer may be about to be closed by its instance: a request that must not be sent
 /// twice is not sent on it.
 const SURELY_OPEN: Duration = Duration::from_secs(1);
@@ -93,7 +92,8 @@ impl Outgoing<'_> {
         let requested = requested_host(&self.parts).ok_or(Page::BadRequest)?;
         let unknown = if lease.is_known() { Page::UnknownHost } else { Page::NoRoutes };
         let host = lease.host(&requested.name).ok_or(unknown)?;
-        if matches!(self.framing, Framing::Length(length) if length > self.visitor.local.request_bytes_max) {
+        if matches!(self.framing, Framing::Length(length) if length > self.visitor.local.limits.request_bytes_max)
+        {
             return Err(Page::TooLarge);
         }
         if is_grpc(&self.parts) {
@@ -139,13 +139,16 @@ impl Outgoing<'_> {
     /// The same by HTTP/2.
     async fn stream_to_any(&self, host: &Host, authority: &str, body: Incoming) -> Result<Answer, Page> {
         let local = &self.visitor.local;
-        let mut body = Some(RequestBody::new(body, local.request_bytes_max));
+        let body = RequestBody::new(body, local.limits.request_bytes_max);
+        let (progress, mut body) = (body.progress(), Some(body));
+        let deadline = grpc_timeout(&self.parts).map(|time| Instant::now() + time);
+        let due = || deadline.unwrap_or_else(|| progress.moved_at() + local.limits.answer_timeout);
         for upstream in host.in_turn() {
             let sent = local.streams.send(upstream, &self.parts, self.forwarded(authority), &mut body);
             let (instance, address) = (upstream.instance_id, upstream.address);
-            match timeout(ANSWER_TIMEOUT, sent).await {
-                Ok(Ok(response)) => return Ok(Answer { instance, by: By::Stream(response) }),
-                Ok(Err(error)) => {
+            match until(due, sent).await {
+                Some(Ok(response)) => return Ok(Answer { instance, by: By::Stream(response) }),
+                Some(Err(error)) => {
                     tracing::info!(instance.id = %instance, %address, error = &error as &dyn Error, "no stream to an instance");
                     match error {
                         StreamError::Connect(_) => {}
@@ -153,7 +156,7 @@ impl Outgoing<'_> {
                         StreamError::Broken(_) => return Err(Page::BadAnswer),
                     }
                 }
-                Err(_) => {
+                None => {
                     Failure::TooLate.log(upstream);
                     return Err(Page::NoAnswer);
                 }
@@ -177,13 +180,14 @@ impl Outgoing<'_> {
     ) -> Result<Answer, Failure> {
         let forwarded = self.forwarded(authority);
         let head = |out: &mut _| write_head(out, &self.parts, forwarded, self.framing, self.upgrade);
-        let mut exchange =
-            Exchange::new(connection, head, self.framing, body, self.visitor.local.request_bytes_max);
+        let Limits { request_bytes_max, answer_timeout, .. } = self.visitor.local.limits;
+        let mut exchange = Exchange::new(connection, head, self.framing, body, request_bytes_max);
         let result = loop {
-            let before = exchange.bytes_sent();
-            match timeout(ANSWER_TIMEOUT, exchange.head(&self.parts.method)).await {
+            let due = exchange.moved_at() + answer_timeout;
+            match timeout_at(due, exchange.head(&self.parts.method)).await {
                 Ok(result) => break result.map_err(Failure::from),
-                Err(_) if exchange.bytes_sent() > before => {}
+                Err(_) if exchange.moved_at() + answer_timeout > due => {}
+                Err(_) if exchange.waits_for_visitor() => break Err(Failure::VisitorTooSlow),
                 Err(_) => break Err(Failure::TooLate),
             }
         };
@@ -208,6 +212,8 @@ enum Failure {
     TooLate,
     /// The visitor left.
     VisitorLeft,
+    /// The visitor does not send the rest.
+    VisitorTooSlow,
     /// The visitor sent too much.
     TooLarge,
     /// Anything else.
@@ -231,6 +237,7 @@ impl Failure {
             Self::NoAnswer | Self::Broken(_) => Page::BadAnswer,
             Self::TooLate => Page::NoAnswer,
             Self::VisitorLeft => Page::BadRequest,
+            Self::VisitorTooSlow => Page::TooSlow,
             Self::TooLarge => Page::TooLarge,
         }
     }
@@ -244,7 +251,7 @@ impl Failure {
             Self::TooLate => {
                 tracing::info!(instance.id = %instance_id, %address, "an instance did not answer in time");
             }
-            Self::VisitorLeft | Self::TooLarge => {}
+            Self::VisitorLeft | Self::VisitorTooSlow | Self::TooLarge => {}
             Self::Broken(error) => {
                 tracing::info!(instance.id = %instance_id, %address, error = error as &dyn Error, "an instance did not answer properly");
             }
@@ -276,7 +283,8 @@ impl Answer {
             }
             None => {
                 let pool = visitor.local.pool.clone();
-                Content::Instance(ResponseBody::new(exchange, body, keep_alive, self.instance, pool))
+                let body = ResponseBody::new(exchange, body, keep_alive, self.instance, pool);
+                if is_event_stream(&headers) { Content::Events(body) } else { Content::Instance(body) }
             }
         };
         let mut response = Response::new(VisitorBody::new(content, lease, in_flight));
@@ -284,6 +292,26 @@ impl Answer {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// What comes out of `work` before `due`, which may move on meanwhile.
+async fn until<T>(due: impl Fn() -> Instant, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        let now_due = due();
+        match timeout_at(now_due, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if due() > now_due => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether a response is made of events (server-sent), which come when they come.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
 }
 
 /// Whether a request has one meaning: it names a path or a whole address, and its body is in chunks or has a length.

@@ -1,6 +1,7 @@
 //! Takes connections from one listening socket and deals them to the threads in turn.
 
 use super::thread::{Accepted, Thread};
+use crate::keepalive::keep_asking;
 use std::{io, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 
@@ -14,6 +15,7 @@ pub(super) fn accept(
     threads: Arc<[Thread]>,
 ) -> io::Result<impl Future<Output = ()>> {
     socket.set_nonblocking(true)?;
+    keep_asking(&socket)?;
     let socket = TcpListener::from_std(socket)?;
     Ok(async move {
         for thread in threads.iter().cycle() {

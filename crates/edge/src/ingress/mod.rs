@@ -35,8 +35,29 @@ pub struct Doors {
     pub challenges: Arc<Challenges>,
     /// Who tells visitors' addresses.
     pub balancers: Balancers,
-    /// Largest body of a request, in bytes; none: any.
-    pub request_bytes_max: Option<u64>,
+    /// What requests may take.
+    pub limits: Limits,
+}
+
+/// What requests may take. `docs/operating.md` says what each of them is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest body of a request, in bytes.
+    pub request_bytes_max: u64,
+    /// For an instance to begin its answer, anew with each piece of the request that moves on.
+    pub answer_timeout: Duration,
+    /// For the next piece of an answer that has begun to come from its instance, and to be taken by its visitor.
+    pub stall_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: u64::MAX,
+            answer_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_mins(5),
+        }
+    }
 }
 
 /// The running ingress.
@@ -73,7 +94,7 @@ impl Ingress {
             tls,
             challenges: doors.challenges,
             balancers: Arc::new(doors.balancers),
-            request_bytes_max: doors.request_bytes_max.unwrap_or(u64::MAX),
+            limits: doors.limits,
         };
         let threads: io::Result<Arc<[_]>> =
             (0..threads.get()).map(|index| Thread::start(index, setting.clone(), table.clone())).collect();

@@ -9,6 +9,8 @@ use std::fmt;
 pub(super) enum Page {
     /// The request does not say which host it is for, or its method is not for an app.
     BadRequest,
+    /// The rest of the request does not come.
+    TooSlow,
     /// The body of the request is larger than this edge takes.
     TooLarge,
     /// No app has this host name.
@@ -27,6 +29,7 @@ impl Page {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::NoRoutes | Self::NoInstance => StatusCode::SERVICE_UNAVAILABLE,
@@ -38,6 +41,7 @@ impl Page {
     fn text(self) -> &'static str {
         match self {
             Self::BadRequest => "This request cannot be understood.",
+            Self::TooSlow => "The rest of this request did not come in time.",
             Self::TooLarge => "This request is larger than this server takes.",
             Self::UnknownHost => "There is no app at this address.",
             Self::NoRoutes => "This server is starting. Please try again in a moment.",

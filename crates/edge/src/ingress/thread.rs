@@ -1,6 +1,6 @@
 //! One serving thread: a single-threaded runtime with everything that its requests need.
 
-use super::{balancer::Balancers, connection};
+use super::{Limits, balancer::Balancers, connection};
 use crate::{
     acme::challenges::Challenges,
     table::ServingTable,
@@ -32,7 +32,7 @@ pub(super) struct Setting {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) challenges: Arc<Challenges>,
     pub(super) balancers: Arc<Balancers>,
-    pub(super) request_bytes_max: u64,
+    pub(super) limits: Limits,
 }
 
 /// A visitor's connection, as it came from the listening socket.
@@ -111,7 +111,7 @@ pub(super) struct Local {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) challenges: Arc<Challenges>,
     pub(super) balancers: Arc<Balancers>,
-    pub(super) request_bytes_max: u64,
+    pub(super) limits: Limits,
     /// Cancelled when connections are to end after their request under way.
     pub(super) closing: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -132,7 +132,7 @@ async fn run(mut orders: mpsc::UnboundedReceiver<Order>, setting: Setting, table
         tls: setting.tls.map(TlsAcceptor::from),
         challenges: setting.challenges,
         balancers: setting.balancers,
-        request_bytes_max: setting.request_bytes_max,
+        limits: setting.limits,
         closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });

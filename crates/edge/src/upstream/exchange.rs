@@ -20,12 +20,16 @@ use std::{
     rc::Rc,
     task::{Context, Poll, ready},
 };
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, time::Instant};
 use tokio_util::io::poll_read_buf;
 use wisehosting_domain::id::InstanceId;
 
 /// The request's body is read ahead of the instance up to this much.
 const SEND_BYTES: usize = 64 * 1024;
+
+/// A request that is being sent moves if so much of it goes out. Less than that, again and again, would hold an instance
+/// for as long as a visitor likes.
+const PIECE_BYTES: u64 = 1024;
 
 /// Why there is no whole response.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,9 @@ pub enum ExchangeError {
     /// The visitor sends more than may be.
     #[error("the request is too large")]
     TooLarge,
+    /// Neither side moved it on.
+    #[error("nothing of the response moved for too long")]
+    Stalled,
 }
 
 /// A request under way.
@@ -59,7 +66,9 @@ pub enum ExchangeError {
 pub struct Exchange {
     connection: Connection,
     sending: Sending,
-    bytes_sent: u64,
+    /// Bytes that the instance has taken since the last piece.
+    bytes_of_piece: u64,
+    moved_at: Instant,
 }
 
 /// The request as far as it is not sent; its bytes are in the connection's `unsent`.
@@ -89,13 +98,19 @@ impl Exchange {
             Some(body) => Sending::Body { body, chunked: framing == Framing::Chunked, bytes_left: bytes_max },
             None => Sending::Rest,
         };
-        Self { connection, sending, bytes_sent: 0 }
+        Self { connection, sending, bytes_of_piece: 0, moved_at: Instant::now() }
     }
 
-    /// Bytes that the instance has taken: grows while a long request is being sent.
+    /// When the instance took the last piece of the request, or its end; grows while a long request is being sent.
     #[must_use]
-    pub fn bytes_sent(&self) -> u64 {
-        self.bytes_sent
+    pub fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
+    /// Whether the instance has taken all that the visitor has sent, and that is not all of the request.
+    #[must_use]
+    pub fn waits_for_visitor(&self) -> bool {
+        matches!(self.sending, Sending::Body { .. }) && self.connection.unsent.is_empty()
     }
 
     /// Sends the request and waits for the head of its response.
@@ -140,7 +155,10 @@ impl Exchange {
             match self.connection.poll_transmit(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(len)) => {
-                    self.bytes_sent += len as u64;
+                    self.bytes_of_piece += len as u64;
+                    if self.bytes_of_piece >= PIECE_BYTES || self.is_sent() {
+                        (self.bytes_of_piece, self.moved_at) = (0, Instant::now());
+                    }
                     if blocked && self.connection.unsent.is_empty() {
                         return Ok(());
                     }
@@ -174,7 +192,7 @@ impl Exchange {
                     if *chunked {
                         out.put_slice(b"0\r\n\r\n");
                     }
-                    self.sending = Sending::Rest;
+                    (self.sending, self.moved_at) = (Sending::Rest, Instant::now());
                 }
             }
         }
@@ -260,6 +278,12 @@ impl ResponseBody {
     #[must_use]
     pub fn is_end(&self) -> bool {
         self.decoder == Decoder::Done
+    }
+
+    /// When a piece of the request moved on last.
+    #[must_use]
+    pub fn request_moved_at(&self) -> Option<Instant> {
+        self.exchange.as_ref().map(Exchange::moved_at)
     }
 
     /// The next part of the body.

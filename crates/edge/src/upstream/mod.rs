@@ -14,6 +14,7 @@ pub mod request;
 pub mod response;
 pub mod streams;
 
+use crate::keepalive::keep_asking;
 use bytes::BytesMut;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -26,6 +27,7 @@ const READ_BYTES: usize = 16 * 1024;
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
+    keep_asking(&stream)?;
     Ok(stream)
 }
 

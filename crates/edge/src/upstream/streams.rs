@@ -84,10 +84,10 @@ impl Streams {
         loop {
             let (mut sender, is_new) = self.sender(upstream).await.map_err(StreamError::Connect)?;
             let Some(sent) = body.take() else { return Err(StreamError::TooLarge) };
-            let exceeded = sent.exceeded.clone();
+            let progress = sent.progress.clone();
             let error = match sender.try_send_request(request(parts, forwarded, sent)).await {
                 Ok(response) => return Ok(response),
-                Err(error) if exceeded.get() => {
+                Err(error) if progress.exceeded.get() => {
                     tracing::debug!(error = &error.into_error() as &dyn Error, "a request is too large");
                     return Err(StreamError::TooLarge);
                 }
@@ -147,6 +147,28 @@ pub fn is_grpc(request: &Parts) -> bool {
         && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
+/// The time that a request of gRPC has, if it says so.
+#[must_use]
+pub fn grpc_timeout(request: &Parts) -> Option<Duration> {
+    const DIGITS_MAX: usize = 8;
+    let text = request.headers.get("grpc-timeout")?.to_str().ok()?;
+    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if amount.len() > DIGITS_MAX || !amount.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u32 = amount.parse().ok()?;
+    let unit = match unit {
+        "H" => Duration::from_hours(1),
+        "M" => Duration::from_mins(1),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    Some(unit * amount)
+}
+
 /// The request as the instance gets it.
 fn request(parts: &Parts, forwarded: Forwarded<'_>, body: RequestBody) -> Request<RequestBody> {
     let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -175,14 +197,36 @@ fn request(parts: &Parts, forwarded: Forwarded<'_>, body: RequestBody) -> Reques
 pub struct RequestBody {
     body: Incoming,
     bytes_left: u64,
-    exceeded: Rc<Cell<bool>>,
+    progress: Rc<Progress>,
+}
+
+/// How a request's body gets on, for who has given it away.
+#[derive(Debug)]
+pub struct Progress {
+    exceeded: Cell<bool>,
+    moved_at: Cell<Instant>,
+}
+
+impl Progress {
+    /// When the last of it was sent, or it was made.
+    #[must_use]
+    pub fn moved_at(&self) -> Instant {
+        self.moved_at.get()
+    }
 }
 
 impl RequestBody {
     /// With at most `bytes_max`.
     #[must_use]
     pub fn new(body: Incoming, bytes_max: u64) -> Self {
-        Self { body, bytes_left: bytes_max, exceeded: Rc::default() }
+        let progress = Progress { exceeded: Cell::new(false), moved_at: Cell::new(Instant::now()) };
+        Self { body, bytes_left: bytes_max, progress: Rc::new(progress) }
+    }
+
+    /// Tells of it after it was given away.
+    #[must_use]
+    pub fn progress(&self) -> Rc<Progress> {
+        self.progress.clone()
     }
 }
 
@@ -197,10 +241,11 @@ impl Body for RequestBody {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
         let length = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
         let Some(left) = self.bytes_left.checked_sub(length) else {
-            self.exceeded.set(true);
+            self.progress.exceeded.set(true);
             return Poll::Ready(Some(Err(Box::new(StreamError::TooLarge))));
         };
         self.bytes_left = left;
+        self.progress.moved_at.set(Instant::now());
         Poll::Ready(frame.map(Ok))
     }
 
@@ -210,5 +255,32 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_grpc_says_how_much_time_it_has() {
+        let read = |text: &str| {
+            let request = Request::builder().header("grpc-timeout", text).body(()).unwrap();
+            grpc_timeout(&request.into_parts().0)
+        };
+        for (text, time) in [
+            ("1H", Duration::from_hours(1)),
+            ("2M", Duration::from_mins(2)),
+            ("10S", Duration::from_secs(10)),
+            ("250m", Duration::from_millis(250)),
+            ("5u", Duration::from_micros(5)),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+            ("0m", Duration::ZERO),
+        ] {
+            assert_eq!(read(text), Some(time), "{text}");
+        }
+        for text in ["", "S", "10", "10s", "-1S", "+1S", "1.5S", "100000000S", "1 S"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::surroundings::{Authority, Edge, Instance, certificates_in, table, wit
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, BodyStream, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::http2::SendRequest,
@@ -17,13 +17,15 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Notify, mpsc},
+    time::{interval, sleep},
 };
-use wisehosting_edge::ingress::Doors;
+use wisehosting_edge::ingress::{Doors, Limits};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -195,7 +197,8 @@ async fn a_call_that_is_too_large_or_that_nobody_takes_does_not_succeed() {
     let (service, old) = (Service::start().await, Instance::named("speaks HTTP/1.1").await);
     let gone = Instance::named("gone").await.upstream.clone();
     let edge = |upstream| {
-        let doors = Doors { request_bytes_max: Some(8), ..Doors::default() };
+        let doors =
+            Doors { limits: Limits { request_bytes_max: 8, ..Limits::default() }, ..Doors::default() };
         Edge::start_as(doors, table(1, &[("a.apps.localhost", &[upstream])]), None)
     };
     let to_service = edge(&service.instance.upstream);
@@ -205,4 +208,68 @@ async fn a_call_that_is_too_large_or_that_nobody_takes_does_not_succeed() {
     assert!(too_large.is_err() || too_large.unwrap().0 == StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(outcome(&edge(&old.upstream), 1).await.unwrap().0, StatusCode::BAD_GATEWAY);
     assert_eq!(outcome(&edge(&gone), 1).await.unwrap().0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// A service that answers a call when all of it has come, and then takes its time.
+async fn slow_service(takes: Duration) -> Instance {
+    Instance::raw(move |stream| async move {
+        let service = service_fn(move |request: Request<Incoming>| async move {
+            let _ = request.into_body().collect().await;
+            sleep(takes).await;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await
+}
+
+/// What a call is answered that has so much time and sends so many messages, one every 50 ms.
+async fn slow_call(edge: &Edge, time: Option<&str>, messages: usize) -> StatusCode {
+    let mut client = client(TcpStream::connect(edge.http).await.unwrap()).await;
+    let messages =
+        stream::unfold((0, interval(Duration::from_millis(50))), move |(sent, mut pace)| async move {
+            pace.tick().await;
+            (sent < messages).then(|| (Ok(Frame::data(Bytes::from("x"))), (sent + 1, pace)))
+        });
+    let mut request = Request::post("http://a.apps.localhost/pkg.Slow/Call")
+        .version(Version::HTTP_2)
+        .header("content-type", "application/grpc");
+    if let Some(time) = time {
+        request = request.header("grpc-timeout", time);
+    }
+    let request = request.body(StreamBody::new(messages).boxed_unsync()).unwrap();
+    within(client.send_request(request)).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn a_call_has_as_much_time_as_it_says_or_as_its_messages_take() {
+    let answer_timeout = Duration::from_millis(500);
+    let edge = |upstream, answer_timeout| {
+        let doors = Doors { limits: Limits { answer_timeout, ..Limits::default() }, ..Doors::default() };
+        Edge::start_as(doors, table(1, &[("a.apps.localhost", &[upstream])]), None)
+    };
+    let quick = slow_service(Duration::ZERO).await;
+    assert_eq!(slow_call(&edge(&quick.upstream, answer_timeout), None, 40).await, StatusCode::OK);
+    let slow = slow_service(answer_timeout * 4).await;
+    let to_slow = edge(&slow.upstream, answer_timeout);
+    assert_eq!(slow_call(&to_slow, None, 1).await, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(slow_call(&to_slow, Some("20S"), 1).await, StatusCode::OK);
+    let patient = edge(&slow.upstream, Duration::from_secs(3_600));
+    assert_eq!(slow_call(&patient, Some("500m"), 1).await, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_call_may_be_silent_for_as_long_as_it_likes() {
+    let service = Service::start().await;
+    let stall_timeout = Duration::from_millis(300);
+    let doors = Doors { limits: Limits { stall_timeout, ..Limits::default() }, ..Doors::default() };
+    let edge = Edge::start_as(doors, table(1, &[("a.apps.localhost", &[&service.instance.upstream])]), None);
+    let mut client = client(TcpStream::connect(edge.http).await.unwrap()).await;
+    let (sender, mut response) = call(&mut client, "http").await;
+    sleep(stall_timeout * 5).await;
+    sender.send("late".into()).unwrap();
+    assert_eq!(message(&mut response).await, "late");
+    drop(sender);
+    assert_eq!(status(&mut response).await, "0");
 }

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wisehosting_edge::ingress::{Balancers, Doors};
+use wisehosting_edge::ingress::{Balancers, Doors, Limits};
 
 #[tokio::test]
 async fn the_host_decides_and_everything_else_is_passed_on() {
@@ -457,7 +457,7 @@ async fn a_load_balancer_tells_the_addresses_of_its_visitors() {
 #[tokio::test]
 async fn a_request_that_is_too_large_is_refused_however_its_length_is_told() {
     let mirror = Instance::mirror().await;
-    let doors = Doors { request_bytes_max: Some(8), ..Doors::default() };
+    let doors = Doors { limits: Limits { request_bytes_max: 8, ..Limits::default() }, ..Doors::default() };
     let edge = Edge::start_as(doors, table(1, &[("a.localhost", &[&mirror.upstream])]), None);
     let head = "POST / HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n";
     let in_chunks = |body: &str| format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");

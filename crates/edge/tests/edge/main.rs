@@ -8,6 +8,7 @@ mod control_plane;
 mod forwards;
 mod grpc;
 mod ingress;
+mod limits;
 mod program;
 mod shared;
 mod smuggling;
