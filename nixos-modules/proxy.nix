@@ -93,7 +93,7 @@ in
         type = types.listOf types.str;
         default = [ ];
         example = [ "198.51.100.30" ];
-        description = "The public addresses of this host. If any is given, no certificate is ordered for a name that leads elsewhere.";
+        description = "The public addresses of all edges. If any is given, no certificate is ordered for a name that leads to any other.";
       };
     };
 

@@ -1,7 +1,10 @@
 //! `[ingress.acme]`: how to get certificates for apps.
 
 use serde::Deserialize;
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 use wisehosting_domain::certificate::ChallengeKind;
 use wisehosting_node::config::ConfigError;
 
@@ -19,9 +22,11 @@ pub struct AcmeConfig {
     /// How it is shown that a host name leads here.
     #[serde(default)]
     pub challenge: ChallengeKind,
-    /// The public addresses of this host. If any is given, a host name that leads elsewhere is not ordered for.
+    /// The public addresses of all edges. If any is given, a host name that leads to any other is not ordered for.
     #[serde(default)]
     pub public_addresses: Vec<IpAddr>,
+    /// The DNS server that is asked where a host name leads; without it, as this host looks names up.
+    pub dns_server: Option<SocketAddr>,
     /// PEM file with the authority's own root, for one that hosts do not know.
     pub root_certificate: Option<PathBuf>,
 }

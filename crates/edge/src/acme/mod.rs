@@ -9,8 +9,10 @@
 mod account;
 pub mod challenges;
 pub mod config;
+mod dns;
 mod exchange;
 mod order;
+mod orders;
 mod pairs;
 mod plan;
 mod reach;
@@ -21,13 +23,13 @@ use account::Account;
 use challenges::Challenges;
 use config::AcmeConfig;
 use order::OrderError;
-use pairs::{Pair, PairKeeper};
+use orders::{How, Orders, Outcome};
+use pairs::PairKeeper;
 use plan::Plan;
-use sharing::{Known, NoTurn, Sharing, Turn, Turns};
+use sharing::{Known, NoTurn, Sharing, Turns};
 use std::{collections::BTreeSet, error::Error, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -42,24 +44,6 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(60);
 /// However far away the next order is: the certificates on disk may change meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How an order ended, for which name.
-type Ended = (Hostname, Outcome);
-
-/// How an order ended.
-enum Outcome {
-    /// A pair, and whose turn it was, if not only this edge knows of it.
-    Ordered(Pair, Option<Turn>),
-    Failed(OrderError, How),
-    NotOurTurn(NoTurn),
-}
-
-/// Who knows of an order.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    Shared,
-    Alone,
-}
-
 /// Sees to it that host names have certificates.
 pub struct Acme {
     account: Arc<Account>,
@@ -71,20 +55,6 @@ pub struct Acme {
     received: mpsc::Receiver<Certificate>,
     plan: Plan,
     orders: Orders,
-}
-
-/// Orders under way.
-#[derive(Default)]
-struct Orders {
-    running: JoinSet<Ended>,
-    /// Those whose certificates the control plane may not have yet, and since when.
-    ending: Vec<(Turn, Instant)>,
-}
-
-impl Orders {
-    fn len(&self) -> usize {
-        self.running.len() + self.ending.len()
-    }
 }
 
 impl Acme {
@@ -117,7 +87,7 @@ impl Acme {
                 Ok(()) = known.changed() => self.plan.look_again(self.clock.now()),
                 Ok(()) = readings.changed() => {}
                 Some(certificate) = self.received.recv() => self.take(certificate),
-                Some(ended) = self.orders.running.join_next() => self.end_order(ended),
+                Some((host, outcome)) = self.orders.next() => self.end_order(&host, outcome),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -168,50 +138,27 @@ impl Acme {
         let (account, challenges, turns) =
             (self.account.clone(), self.challenges.clone(), self.turns.clone());
         let held_not_before_ms = self.pairs.held_not_before_ms(&host);
-        self.orders.running.spawn(async move {
-            // First what costs nobody anything: a name that does not lead here is another edge's, perhaps.
-            if let Err(error) = reach::check(&host, &account.config.public_addresses).await {
-                return (host, Outcome::Failed(error.into(), How::Shared));
-            }
-            let turn = match how {
-                How::Alone => None,
-                How::Shared => match turns.take(&host, held_not_before_ms).await {
-                    Ok(turn) => Some(turn),
-                    Err(no_turn) => return (host, Outcome::NotOurTurn(no_turn)),
-                },
-            };
-            let outcome = match order::certificate(&account, &challenges, &host, turn.as_ref()).await {
-                Ok(pair) => Outcome::Ordered(pair, turn),
-                Err(error) => {
-                    // What failed here may succeed elsewhere: then it is the next one's turn, once this one's is over.
-                    if let Some(turn) = turn.filter(|_| error.is_of_the_name()) {
-                        turn.fail().await;
-                    }
-                    Outcome::Failed(error, how)
-                }
-            };
-            (host, outcome)
-        });
+        let order = {
+            let host = host.clone();
+            async move { order_for(&host, how, held_not_before_ms, &account, &challenges, turns).await }
+        };
+        self.orders.begin(host, how, order);
     }
 
-    fn end_order(&mut self, ended: Result<Ended, JoinError>) {
-        let Ok((host, outcome)) = ended.inspect_err(|error| tracing::error!(%error, "an order was cut off"))
-        else {
-            return;
-        };
+    fn end_order(&mut self, host: &Hostname, outcome: Outcome) {
         let now = self.clock.now();
         match outcome {
-            Outcome::Ordered(pair, turn) => match self.pairs.keep(&host, &pair) {
+            Outcome::Ordered(pair, turn) => match self.pairs.keep(host, &pair) {
                 Ok(()) => {
                     self.orders.ending.extend(turn.map(|turn| (turn, Instant::now())));
-                    self.plan.succeeded(&host, now);
+                    self.plan.succeeded(host, now);
                     tracing::info!(host.name = %host, "has a certificate");
                 }
-                Err(error) => self.fail_order(&host, &error.into(), How::Alone),
+                Err(error) => self.fail_order(host, &error.into(), How::Alone),
             },
-            Outcome::Failed(error, how) => self.fail_order(&host, &error, how),
-            Outcome::NotOurTurn(NoTurn::Taken) => self.plan.put_off(&host, now),
-            Outcome::NotOurTurn(NoTurn::NoAnswer) => self.plan.put_off(&host, now + WAIT_MAX),
+            Outcome::Failed(error, how) => self.fail_order(host, &error, how),
+            Outcome::NotOurTurn(NoTurn::Taken) => self.plan.put_off(host, now),
+            Outcome::NotOurTurn(NoTurn::NoAnswer) => self.plan.put_off(host, now + WAIT_MAX),
         }
     }
 
@@ -223,5 +170,37 @@ impl Acme {
             retry_in_s = retry.as_secs(),
             "gets no certificate"
         );
+    }
+}
+
+/// From the question whether there is anything to order to the pair.
+async fn order_for(
+    host: &Hostname,
+    how: How,
+    held_not_before_ms: Option<u64>,
+    account: &Account,
+    challenges: &Arc<Challenges>,
+    turns: Turns,
+) -> Outcome {
+    // First what costs nobody anything: a name that does not lead to edges is refused to each of them.
+    if let Err(error) = reach::check(host, &account.config).await {
+        return Outcome::Failed(error.into(), How::Shared);
+    }
+    let turn = match how {
+        How::Alone => None,
+        How::Shared => match turns.take(host, held_not_before_ms).await {
+            Ok(turn) => Some(turn),
+            Err(no_turn) => return Outcome::NotOurTurn(no_turn),
+        },
+    };
+    match order::certificate(account, challenges, host, turn.as_ref()).await {
+        Ok(pair) => Outcome::Ordered(pair, turn),
+        Err(error) => {
+            // What failed here may succeed elsewhere: then it is the next one's turn, once this one's is over.
+            if let Some(turn) = turn.filter(|_| error.is_of_the_name()) {
+                turn.fail().await;
+            }
+            Outcome::Failed(error, how)
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum OrderError {
     Certificate(#[from] rcgen::Error),
     #[error("the certificate authority was not convinced: {0}")]
     Refused(String),
+    #[error("the order was cut off by an error of this program")]
+    CutOff,
     #[error("the order took too long")]
     TooLong,
     #[error("cannot save the certificate")]

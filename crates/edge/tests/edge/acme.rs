@@ -114,9 +114,14 @@ impl Pebble {
 
     /// Has every name lead to this address.
     pub(crate) async fn lead_to(&self, ip: IpAddr) {
+        self.set_default("ipv4", &ip.to_string()).await;
+    }
+
+    /// Has every name have this address of a family, or none.
+    async fn set_default(&self, family: &str, ip: &str) {
         let body = format!("{{\"ip\": \"{ip}\"}}");
         let request =
-            format!("POST /set-default-ipv4 HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            format!("POST /set-default-{family} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let answer = exchange(SocketAddr::new(self.ip, DNS_MANAGEMENT), &request).await;
         assert_eq!(parse(&answer).0, StatusCode::OK);
     }
@@ -128,8 +133,14 @@ impl Pebble {
             email: Some("operator@example.org".to_owned()),
             challenge,
             public_addresses: Vec::new(),
+            dns_server: Some(self.dns()),
             root_certificate: Some(self.trusted()),
         }
+    }
+
+    /// Who says where every name leads.
+    pub(crate) fn dns(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, DNS)
     }
 
     /// The file with what its own certificate is from.
@@ -330,18 +341,16 @@ async fn an_app_may_answer_challenges_of_its_own() {
     assert_eq!(parse(&edge.exchange(&request).await).1, "an app");
 }
 
-#[tokio::test]
-async fn a_refusal_says_what_the_authority_saw() {
+/// What an edge logs that wants a certificate for a name with nobody behind it, until it does not get one.
+async fn refused(config: AcmeConfig) -> String {
     let log = Log::default();
     let _guard = log.collect();
-    let pebble = Pebble::start().await;
     let directory = tempfile::tempdir().unwrap();
     let (challenges, clock) = (Arc::new(Challenges::default()), Arc::new(SystemClock));
     let directories = Directories { of_operator: None, ordered: Some(directory.path().to_owned()) };
     let certificates = Certificates::read(directories, challenges.clone()).unwrap();
     let (_hosts, hosts) = watch::channel(BTreeSet::from(["nobody-home.example.org".parse().unwrap()]));
-    let (config, stop) = (pebble.config(ChallengeKind::Http01), CancellationToken::new());
-    let sharing = generous(&challenges);
+    let (stop, sharing) = (CancellationToken::new(), generous(&challenges));
     let acme = Acme::new(config, directory.path().to_owned(), challenges, certificates, sharing, clock);
     let refused = async {
         while !log.text().contains("gets no certificate") {
@@ -352,7 +361,35 @@ async fn a_refusal_says_what_the_authority_saw() {
         () = acme.run(hosts, stop) => panic!("it ended"),
         said = timeout(PATIENCE, refused) => said.expect("a refusal in time"),
     }
-    let log = log.text();
-    assert!(log.contains("connection refused") && log.contains("retry_in_s=60"), "{log}");
     assert!(!directory.path().join("nobody-home.example.org.crt").exists());
+    log.text()
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_the_authority_saw() {
+    let pebble = Pebble::start().await;
+    let log = refused(pebble.config(ChallengeKind::Http01)).await;
+    assert!(log.contains("connection refused") && log.contains("retry_in_s=60"), "{log}");
+    assert_eq!(pebble.orders(), 1);
+}
+
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_or_nowhere_is_not_ordered_for() {
+    let pebble = Pebble::start().await;
+    let with = |public_addresses: &[IpAddr]| AcmeConfig {
+        public_addresses: public_addresses.to_vec(),
+        ..pebble.config(ChallengeKind::Http01)
+    };
+    let elsewhere = "192.0.2.1".parse().unwrap();
+    let log = refused(with(&[elsewhere])).await;
+    assert!(log.contains(&format!("it leads to {}: change its DNS records", pebble.ip)), "{log}");
+    // An old record of the other family.
+    pebble.set_default("ipv6", "2001:db8::1").await;
+    let log = refused(with(&[elsewhere, pebble.ip])).await;
+    assert!(log.contains("it leads to 2001:db8::1: change its DNS records"), "{log}");
+    pebble.set_default("ipv6", "").await;
+    pebble.set_default("ipv4", "").await;
+    let log = refused(with(&[])).await;
+    assert!(log.contains("it does not resolve"), "{log}");
+    assert_eq!(pebble.orders(), 0);
 }

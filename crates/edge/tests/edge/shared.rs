@@ -53,10 +53,11 @@ impl EdgeProgram {
             "[control_plane]\nurl = \"{}\"\nname = \"{name}\"\napi_key_file = \"{key}\"\n\
              [ingress]\nhttp = \"{ip}:{HTTP}\"\nhttps = \"{ip}:{HTTPS}\"\n\
              [ingress.acme]\nterms_agreed = true\ndirectory = \"https://{}:{DIRECTORY}/dir\"\n\
-             root_certificate = \"{}\"\n{acme}[state]\ndir = \"{state}\"\n",
+             root_certificate = \"{}\"\ndns_server = \"{}\"\n{acme}[state]\ndir = \"{state}\"\n",
             control_plane.url,
             pebble.ip,
             pebble.trusted().display(),
+            pebble.dns(),
             key = path.join("key").display(),
             state = path.join("state").display(),
         );
