@@ -47,7 +47,7 @@ pub struct PeerStatus {
     pub allowed_ips: BTreeSet<IpNet>,
     /// Seconds between keepalive packets.
     pub keepalive_s: Option<NonZeroU16>,
-    /// Time since the last handshake; none if there was none yet.
+    /// Time since the last handshake; none if there was none yet, or nobody knows when.
     pub last_handshake_age: Option<Duration>,
     /// Bytes received from it.
     pub rx_bytes: u64,

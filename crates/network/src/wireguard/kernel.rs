@@ -4,8 +4,10 @@
 //! right, and since removing it by the library would run a program. Key, port and peers go over generic netlink by
 //! the library, whose calls block and use the namespace of the thread that they run on.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use defguard_wireguard_rs::error::WireguardInterfaceError;
 use defguard_wireguard_rs::host::Host;
@@ -18,6 +20,7 @@ use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use rtnetlink::LinkWireguard;
 
+use super::handshakes::Handshakes;
 use super::{Backend, Device, name_taken};
 use crate::observed::{ObservedDevice, PeerStatus};
 use crate::{Interface, InterfaceName, Netlink, NetworkError, Peer, PublicKey};
@@ -27,6 +30,7 @@ const LINK_KIND: &str = "wireguard";
 
 pub(super) struct KernelDevice {
     name: String,
+    handshakes: Mutex<Handshakes>,
 }
 
 impl KernelDevice {
@@ -39,7 +43,7 @@ impl KernelDevice {
                 netlink.add_link("create WireGuard interface", name.as_str(), message).await?;
             }
         }
-        Ok(Self { name: name.to_string() })
+        Ok(Self { name: name.to_string(), handshakes: Mutex::default() })
     }
 
     /// Calls the library on a thread that may block.
@@ -55,6 +59,15 @@ impl KernelDevice {
             Ok(Err(source)) => Err(self.failed(operation, source)),
             Err(source) => Err(self.failed(operation, source)),
         }
+    }
+
+    /// Of the last handshakes with peers.
+    fn ages(&self, host: &Host) -> BTreeMap<PublicKey, Duration> {
+        // The kernel reports the epoch for "never".
+        let told = |peer: &WirePeer| peer.last_handshake.filter(|at| *at != SystemTime::UNIX_EPOCH);
+        let told = host.peers.iter().filter_map(|(key, peer)| Some((public_key(key), told(peer)?)));
+        let mut handshakes = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        handshakes.look(told, |at| at.elapsed().ok(), Instant::now())
     }
 
     fn failed(
@@ -73,7 +86,12 @@ impl Device for KernelDevice {
 
     fn observe(&self) -> BoxFuture<'_, Result<ObservedDevice, NetworkError>> {
         let read = self.call("read WireGuard state of", |api| api.read_interface_data());
-        async { Ok(observed(read.await?)) }.boxed()
+        async move {
+            let host = read.await?;
+            let ages = self.ages(&host);
+            Ok(observed(&host, &ages))
+        }
+        .boxed()
     }
 
     fn set_identity<'a>(&'a self, desired: &'a Interface) -> BoxFuture<'a, Result<(), NetworkError>> {
@@ -117,29 +135,31 @@ fn wire_peer(peer: &Peer) -> WirePeer {
     wire
 }
 
-fn observed(host: Host) -> ObservedDevice {
+fn observed(host: &Host, ages: &BTreeMap<PublicKey, Duration>) -> ObservedDevice {
     // A device without a key reports one of zeros.
-    let private_key = host.private_key.filter(|key| key.as_slice().iter().any(|byte| *byte != 0));
+    let private_key = host.private_key.as_ref().filter(|key| key.as_slice().iter().any(|byte| *byte != 0));
+    let peers = host.peers.iter().map(|(key, peer)| {
+        let key = public_key(key);
+        (key, peer_status(peer, ages.get(&key).copied()))
+    });
     ObservedDevice {
-        public_key: private_key.map(|key| PublicKey::from_bytes(key.public_key().as_array())),
+        public_key: private_key.map(|key| public_key(&key.public_key())),
         listen_port: host.listen_port,
-        peers: host
-            .peers
-            .iter()
-            .map(|(key, peer)| (PublicKey::from_bytes(key.as_array()), peer_status(peer)))
-            .collect(),
+        peers: peers.collect(),
     }
 }
 
-fn peer_status(peer: &WirePeer) -> PeerStatus {
-    // The kernel reports the epoch for "never".
-    let last_handshake = peer.last_handshake.filter(|at| *at != SystemTime::UNIX_EPOCH);
+fn public_key(key: &Key) -> PublicKey {
+    PublicKey::from_bytes(key.as_array())
+}
+
+fn peer_status(peer: &WirePeer, last_handshake_age: Option<Duration>) -> PeerStatus {
     let networks = peer.allowed_ips.iter().filter_map(|net| IpNet::new(net.address, net.cidr).ok());
     PeerStatus {
         endpoint: peer.endpoint,
         allowed_ips: networks.collect(),
         keepalive_s: peer.persistent_keepalive_interval.and_then(NonZeroU16::new),
-        last_handshake_age: last_handshake.map(|at| at.elapsed().unwrap_or_default()),
+        last_handshake_age,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

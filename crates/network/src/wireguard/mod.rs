@@ -3,6 +3,7 @@
 //! A device is the WireGuard part of an interface: its key, its port, its peers. Everything that is the same for any
 //! link (addresses, packet size, routes, up) is done over netlink by the interface and is not part of the seam.
 
+mod handshakes;
 mod kernel;
 mod userspace;
 
