@@ -164,6 +164,8 @@ in
 
       boot.kernelModules = [ "wireguard" ];
       networking.firewall.allowedUDPPorts = [ cfg.listenPort ];
+      # Nobody listens there: to be refused is the answer by which other hosts measure the way to this one.
+      networking.firewall.interfaces.${cfg.interface}.allowedTCPPorts = [ 9 ];
       environment.systemPackages = [ pkgs.wireguard-tools ];
       systemd.packages = [ config.services.wisehosting.package ];
 

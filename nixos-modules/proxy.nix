@@ -16,11 +16,27 @@ let
 
   # What the edge tells a Traefik beside it.
   dynamicDirectory = "/var/lib/wisehosting-traefik";
+  traefikFormat = pkgs.formats.toml { };
+  # Apps may take a header X_Forwarded_For for the X-Forwarded-For that Traefik vouches for. Each Traefik refuses the options of a
+  # later one.
+  traefikVersion = lib.getVersion config.services.traefik.package;
+  headers =
+    if lib.versionAtLeast traefikVersion "3.7.12" then
+      { aliasHeadersStrategy = lib.mkDefault "delete"; }
+    else
+      lib.optionalAttrs (lib.versionAtLeast traefikVersion "3.7.6") {
+        underscoreHeadersStrategy = lib.mkDefault "delete";
+      };
   entryPoints = {
-    web.address = ":${toString cfg.httpPort}";
+    # Traefik refuses an empty table, too.
+    web = lib.optionalAttrs (headers != { }) { http = headers; } // {
+      address = lib.mkDefault ":${toString cfg.httpPort}";
+    };
     websecure = {
-      address = ":${toString cfg.httpsPort}";
-      http.tls = { };
+      address = lib.mkDefault ":${toString cfg.httpsPort}";
+      http = headers // {
+        tls = { };
+      };
     };
   };
 in
@@ -127,6 +143,23 @@ in
       '';
     };
 
+    traefikSettings = mkOption {
+      type = types.submodule { freeformType = traefikFormat.type; };
+      default = { };
+      example = {
+        certificatesResolvers.letsencrypt.acme = {
+          email = "operator@example.org";
+          storage = "/var/lib/traefik/acme.json";
+          httpChallenge.entryPoint = "web";
+        };
+        entryPoints.websecure.http.tls.certResolver = "letsencrypt";
+      };
+      description = ''
+        With Traefik: its static configuration. What makes it a proxy of the platform is set already, the entry points `web` and
+        `websecure` and the provider of its routes; the rest, and above all who makes certificates, is to be given here.
+      '';
+    };
+
     settings = wise.settings { log.filter = "debug"; };
   };
 
@@ -202,6 +235,12 @@ in
 
       (lib.mkIf (cfg.ingress == "traefik") {
         services.traefik.enable = true;
+        services.wisehosting.proxy.traefikSettings = { inherit entryPoints; };
+        # NixOS gives up on it for a day after five failures.
+        systemd.services.traefik = {
+          startLimitIntervalSec = lib.mkForce 0;
+          serviceConfig.RestartSec = lib.mkDefault 2;
+        };
       })
 
       (lib.mkIf (cfg.ingress == "traefik" && runsEdge) {
@@ -212,12 +251,12 @@ in
         systemd.sockets.wisehosting-edge-http.enable = false;
         systemd.sockets.wisehosting-edge-https.enable = false;
 
-        # A file of one's own: NixOS would add a provider that cannot stand beside a directory.
-        services.traefik.staticConfigFile = (pkgs.formats.toml { }).generate "traefik.toml" {
-          inherit entryPoints;
-          providers.providersThrottleDuration = "100ms";
-          providers.file.directory = dynamicDirectory;
+        services.wisehosting.proxy.traefikSettings.providers = {
+          providersThrottleDuration = lib.mkDefault "100ms";
+          file.directory = dynamicDirectory;
         };
+        # A file of one's own: NixOS would add a provider that cannot stand beside a directory.
+        services.traefik.staticConfigFile = traefikFormat.generate "traefik.toml" cfg.traefikSettings;
       })
 
       (lib.mkIf (cfg.ingress == "traefik" && !runsEdge) {
@@ -238,16 +277,14 @@ in
         ];
         services.wisehosting.mesh.managedBy = lib.mkDefault "system";
 
+        services.wisehosting.proxy.traefikSettings.providers.http = {
+          endpoint = "${cfg.controlPlaneUrl}/v1/traefik/proxy-config";
+          pollInterval = lib.mkDefault "1s";
+          headers.Authorization = "Bearer $WISEHOSTING_TRAEFIK_TOKEN";
+        };
         services.traefik = {
           environmentFiles = lib.optional (cfg.traefikEnvironmentFile != null) cfg.traefikEnvironmentFile;
-          staticConfigOptions = {
-            inherit entryPoints;
-            providers.http = {
-              endpoint = "${cfg.controlPlaneUrl}/v1/traefik/proxy-config";
-              pollInterval = "1s";
-              headers.Authorization = "Bearer $WISEHOSTING_TRAEFIK_TOKEN";
-            };
-          };
+          staticConfigOptions = cfg.traefikSettings;
         };
       })
     ]

@@ -55,7 +55,18 @@ let
     { services.wisehosting = settings; }
   ];
 
+  traefikOf = version: {
+    services.traefik.package = {
+      type = "derivation";
+      outPath = "${builtins.storeDir}/traefik";
+      inherit version;
+    };
+  };
+
   names = lib.catAttrs "name";
+  openInMesh =
+    config: ports:
+    lib.sort lib.lessThan config.networking.firewall.interfaces.wh0.allowedTCPPorts == ports;
   credentials = config: unit: config.systemd.services.${unit}.serviceConfig.LoadCredential;
 
   # Options of ours below `tree`, without the sets that people fill by name.
@@ -117,7 +128,10 @@ in
         ];
       "agents connect in the mesh only" =
         settings.internal.listen == "10.50.0.1:8081"
-        && config.networking.firewall.interfaces.wh0.allowedTCPPorts == [ 8081 ]
+        && openInMesh config [
+          9
+          8081
+        ]
         && !lib.elem 8081 config.networking.firewall.allowedTCPPorts;
       "the mesh is open to its hosts" = lib.elem 51821 config.networking.firewall.allowedUDPPorts;
       "Postgres has a database and a role for it" =
@@ -156,6 +170,9 @@ in
       "packets are forwarded" = config.boot.kernel.sysctl."net.ipv4.ip_forward" == 1;
       "it has a kernel with WireGuard" = lib.elem "wireguard" config.boot.kernelModules;
       "no port is open to all" = !lib.elem 20000 config.networking.firewall.allowedTCPPorts;
+      "how far it is from others is measured in the mesh alone" =
+        lib.elem 9 config.networking.firewall.interfaces.wh0.allowedTCPPorts
+        && !lib.elem 9 config.networking.firewall.allowedTCPPorts;
     };
 
   "proxy".modules = [ proxy ];
@@ -194,6 +211,54 @@ in
         config.services.traefik.staticConfigOptions.providers.http.endpoint
         == "http://10.50.0.1:8081/v1/traefik/proxy-config";
       "NixOS makes the mesh" = config.networking.wireguard.interfaces.wh0.ips == [ "10.50.0.30/24" ];
+      "headers that look like others do not get through" =
+        config.services.traefik.staticConfigOptions.entryPoints.websecure.http == {
+          underscoreHeadersStrategy = "delete";
+          tls = { };
+        };
+      "it is started again and again" = config.systemd.services.traefik.startLimitIntervalSec == 0;
+    };
+
+  "an older Traefik".modules =
+    with' proxy {
+      proxy.ingress = "traefik";
+      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+    }
+    ++ [ (traefikOf "3.7.5") ];
+  "an older Traefik".expect =
+    { config, ... }:
+    {
+      "it is given no option that it does not know" =
+        config.services.traefik.staticConfigOptions.entryPoints.web == {
+          address = ":80";
+        };
+    };
+
+  "a newer Traefik with certificates of its own".modules =
+    with' proxy {
+      proxy.ingress = "traefik";
+      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+      proxy.traefikSettings = {
+        certificatesResolvers.le.acme.httpChallenge.entryPoint = "web";
+        entryPoints.websecure.http.tls.certResolver = "le";
+        entryPoints.web.http.aliasHeadersStrategy = "reject";
+      };
+    }
+    ++ [ (traefikOf "3.7.12") ];
+  "a newer Traefik with certificates of its own".expect =
+    { config, ... }:
+    let
+      settings = config.services.traefik.staticConfigOptions;
+    in
+    {
+      "the resolver is there" = settings.certificatesResolvers.le.acme.httpChallenge.entryPoint == "web";
+      "the entry point has it, and what it had" =
+        settings.entryPoints.websecure.http == {
+          aliasHeadersStrategy = "delete";
+          tls.certResolver = "le";
+        };
+      "one's own word wins" = settings.entryPoints.web.http.aliasHeadersStrategy == "reject";
+      "its routes come as before" = settings.providers.http.pollInterval == "1s";
     };
 
   "proxy with Traefik and a gateway".modules = with' proxy {
@@ -213,6 +278,9 @@ in
       ];
       "the ports are left to Traefik" = !config.systemd.sockets.wisehosting-edge-http.enable;
       "the edge makes the mesh" = config.services.wisehosting.proxy.settings ? mesh;
+      "Traefik watches them" =
+        config.services.wisehosting.proxy.traefikSettings.providers.file.directory
+        == "/var/lib/wisehosting-traefik";
     };
 
   "proxy with a gateway".modules = with' proxy {
@@ -224,7 +292,10 @@ in
     {
       "it answers in the mesh only" =
         config.services.wisehosting.proxy.settings.gateway.listen == "10.50.0.30:8082"
-        && config.networking.firewall.interfaces.wh0.allowedTCPPorts == [ 8082 ]
+        && openInMesh config [
+          9
+          8082
+        ]
         && !lib.elem 8082 config.networking.firewall.allowedTCPPorts;
       "it leads into the mesh" =
         config.services.wisehosting.proxy.settings.gateway.interface == "wh0"

@@ -110,6 +110,7 @@ in
           allowedTargets = [ "10.61.0.0/16" ];
         };
         traefikEnvironmentFile = "/run/secrets/traefik.env";
+        traefikSettings.log.level = "INFO";
         settings.log.filter = "warn";
       };
     }

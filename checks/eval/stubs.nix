@@ -95,6 +95,11 @@ in
     };
     services.traefik = {
       enable = bool;
+      package = of types.package {
+        type = "derivation";
+        outPath = "${builtins.storeDir}/traefik";
+        version = "3.7.9";
+      };
       environmentFiles = of (types.listOf types.path) [ ];
       staticConfigOptions = any;
       staticConfigFile = of (types.nullOr types.unspecified) null;
@@ -114,6 +119,7 @@ in
         path = of (types.listOf types.package) [ ];
         restartTriggers = of (types.listOf types.unspecified) [ ];
         serviceConfig = section;
+        startLimitIntervalSec = of types.int 10;
         stopIfChanged = of types.bool true;
       }
     );
