@@ -17,6 +17,7 @@ pub mod join_tokens;
 pub mod joined_nodes;
 mod nodes;
 pub mod pool;
+pub mod resting_addresses;
 pub mod rollout;
 pub mod routes;
 pub mod runtime_log;

@@ -38,6 +38,12 @@ impl Declared {
         all
     }
 
+    /// The addresses that are hosts' own. What is behind a host is its own affair.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let is_one_host = |network: &&IpNet| network.prefix_len() == network.max_prefix_len();
+        self.networks.iter().filter(is_one_host).map(IpNet::addr).collect()
+    }
+
     /// Whether an address is a declared host's, or of a network behind one.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))

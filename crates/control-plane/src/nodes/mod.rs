@@ -22,7 +22,7 @@ use wisehosting_protocol::key::SigningKey;
 use wisehosting_store::{
     DeclaredNode, StoreError, edges, join_tokens,
     joined_nodes::{self, JoinedNode},
-    pool, routes, workers,
+    pool, resting_addresses, routes, workers,
 };
 
 use crate::{config::Config, state::AppState, tasks::Reconciler};
@@ -100,6 +100,8 @@ pub async fn declare(state: &AppState) -> Result<(), StoreError> {
     };
     workers::declare(&mut transaction, &nodes(Role::Worker), now).await?;
     edges::declare(&mut transaction, &nodes(Role::Edge), now).await?;
+    let addresses = Declared::of(state).addresses();
+    resting_addresses::declare(&mut transaction, &addresses, now).await?;
     routes::set_domain(&mut transaction, &state.config.apps.domain).await?;
     pool::commit(transaction).await?;
     state.hub.join_tokens().know(&tokens);

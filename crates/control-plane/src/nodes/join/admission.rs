@@ -22,6 +22,8 @@ pub(super) struct Facts {
     pub(super) mesh: IpNet,
     /// Those too that were removed and whose addresses are not free.
     pub(super) joined: Vec<JoinedNode>,
+    /// Addresses that were a declared host's or a moved node's lately.
+    pub(super) resting: BTreeSet<IpAddr>,
     pub(super) token: JoinToken,
     pub(super) now: OffsetDateTime,
 }
@@ -105,7 +107,7 @@ impl Refusal {
                 "Choose the name with which this machine joined before, or remove its keys.".to_owned()
             }
             Self::PoolExhausted(_) => {
-                "Make join.pool larger, remove nodes, or wait until the addresses of removed ones are free."
+                "Make join.pool larger, remove nodes, or wait until the addresses of those that are gone are free."
                     .to_owned()
             }
         })
@@ -179,7 +181,8 @@ fn purpose(token: &JoinToken) -> String {
 
 /// The first address that is nobody's and was nobody's lately.
 fn free(facts: &Facts) -> Option<IpAddr> {
-    let taken: BTreeSet<IpAddr> = facts.joined.iter().map(|node| node.address).collect();
+    let joined = facts.joined.iter().map(|node| node.address);
+    let taken: BTreeSet<IpAddr> = joined.chain(facts.resting.iter().copied()).collect();
     facts.pool.hosts().find(|address| !taken.contains(address) && is_usable(facts, *address))
 }
 

@@ -27,7 +27,7 @@ use wisehosting_store::{
     PgConnection, StoreError,
     changes::NODES,
     join_tokens::{self, JoinToken},
-    joined_nodes, pool,
+    joined_nodes, pool, resting_addresses,
 };
 
 use super::Declared;
@@ -153,6 +153,7 @@ async fn admit(
     let now = state.clock.now();
     let rest = Duration::days(platform.join.address_rest_days.into());
     joined_nodes::forget_removed(db, now - rest).await?;
+    resting_addresses::free(db, now - rest).await?;
     join_tokens::forget_expired(db, now - TOKEN_REMEMBERED).await?;
     // As it is now that nobody else uses it.
     let token: JoinToken = join_tokens::get(db, token).await?;
@@ -161,6 +162,7 @@ async fn admit(
         pool: platform.join.pool,
         mesh: platform.mesh.address,
         joined: joined_nodes::list(db).await?,
+        resting: resting_addresses::list(db).await?,
         token,
         now,
     };
@@ -168,6 +170,10 @@ async fn admit(
         Ok(Admission::Known(address)) => address,
         Ok(Admission::New(node)) => {
             pool::notify(db, NODES).await?;
+            let before = facts.joined.iter().find(|joined| joined.name == node.name);
+            if let Some(before) = before.filter(|before| before.address != node.address) {
+                resting_addresses::give_up(db, before.address, now).await?;
+            }
             joined_nodes::put(db, &node).await?;
             join_tokens::use_up(db, &facts.token.id).await?;
             node.address

@@ -322,6 +322,37 @@ async fn what_the_configuration_declares_wins(pool: PgPool) {
     assert!(machine.registers(&next).await);
 }
 
+/// The address of a host that is declared no longer, and the one that a node had before it was moved.
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn an_address_that_was_given_up_rests(pool: PgPool) {
+    let server = server(pool);
+    nodes::declare(&server.state).await.unwrap();
+    let next = async |declared: &str| {
+        let next = Server::with(server.state.pool.clone(), declared, |secrets| {
+            secrets.mesh_key = Some(PrivateKey::generate());
+        });
+        let token = token(&next, 5, Duration::HOUR).await;
+        (next, token)
+    };
+    let without_proxy = &JOIN[JOIN.find("[mesh]").unwrap()..];
+    let [a, b, c, d] = ["worker-3", "worker-4", "worker-5", "worker-6"].map(Machine::new);
+    let (undeclared, good) = next(without_proxy).await;
+    assert_eq!(a.joins(&undeclared, &good).await, FREE);
+    assert_eq!(b.refused(&undeclared, &good).await, "409 pool_exhausted");
+    let long_ago = "UPDATE resting_addresses SET given_up_at = given_up_at - interval '30 days'";
+    sqlx::query(long_ago).execute(&server.state.pool).await.unwrap();
+    assert_eq!(b.joins(&undeclared, &good).await, "10.50.0.129");
+
+    let larger = without_proxy.replace("128/30", "128/29");
+    let router = "[[mesh.peers]]\nname = \"router\"\npublic_key = \"tWwDjMGWsHGtHzMXpfZBSwSyMFeYXaUWfhJ0rSy8Hm8=\"\n\
+                  allowed_ips = [\"10.50.0.130/31\"]\n[join]";
+    let (around_it, good) = next(&larger.replace("[join]", router)).await;
+    assert_eq!(a.joins(&around_it, &good).await, "10.50.0.132");
+    let (undeclared, good) = next(&larger).await;
+    assert_eq!(c.joins(&undeclared, &good).await, "10.50.0.131", "that was nobody's");
+    assert_eq!(d.joins(&undeclared, &good).await, "10.50.0.133");
+}
+
 #[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
 async fn nobody_joins_where_nobody_said_so(pool: PgPool) {
     let server = Server::new(pool);

@@ -49,7 +49,7 @@ fn facts(joined: Vec<JoinedNode>) -> Facts {
         networks: vec!["10.50.0.129/32".parse().unwrap()],
     };
     let [pool, mesh] = ["10.50.0.128/30", "10.50.0.1/24"].map(|text| text.parse().unwrap());
-    Facts { declared, pool, mesh, joined, token, now: NOW }
+    Facts { declared, pool, mesh, joined, resting: BTreeSet::new(), token, now: NOW }
 }
 
 fn address(decided: Result<Admission, Refusal>) -> String {
@@ -111,6 +111,15 @@ fn an_address_that_is_declared_since_is_given_up() {
     facts.pool = "10.50.0.128/29".parse().unwrap();
     facts.declared.networks.push("10.50.0.130/31".parse().unwrap());
     assert_eq!(address(decide(&facts, &request("a", 7))), "new 10.50.0.132");
+}
+
+#[test]
+fn an_address_that_rests_is_nobody_elses() {
+    let mut facts = facts(Vec::new());
+    facts.resting.insert("10.50.0.130".parse().unwrap());
+    assert_eq!(decide(&facts, &request("a", 7)), Err(Refusal::PoolExhausted(facts.pool)));
+    facts.joined.push(node("a", 7, "10.50.0.130"));
+    assert_eq!(address(decide(&facts, &request("a", 7))), "known 10.50.0.130", "who has it keeps it");
 }
 
 #[test]
