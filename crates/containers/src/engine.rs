@@ -217,6 +217,14 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Whether the engine has said nothing to what was asked: it may answer later.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. })
+    }
+}
+
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {

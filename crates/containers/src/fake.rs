@@ -33,6 +33,7 @@ struct State {
     away: bool,
     refuses_starts: bool,
     refused_starts: watch::Sender<u32>,
+    stuck_images: BTreeSet<ImageId>,
     held: BTreeSet<ContainerId>,
     held_builds: Option<Arc<Semaphore>>,
     building: watch::Sender<Building>,
@@ -79,6 +80,11 @@ impl FakeEngine {
         let mut state = self.lock();
         state.refuses_starts = refuse;
         state.refused_starts.subscribe()
+    }
+
+    /// Refuses from now on to remove this image, as if its layers were damaged.
+    pub fn refuse_removal_of(&self, id: &ImageId) {
+        self.lock().stuck_images.insert(id.clone());
     }
 
     /// Hangs from now on when it is to start this container again.
@@ -277,6 +283,10 @@ impl Engine for FakeEngine {
 
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
         let mut state = self.answering()?;
+        if state.stuck_images.contains(id) {
+            let message = "layer not known".to_owned();
+            return Err(EngineError::Refused { operation: "remove an image", message });
+        }
         if !state.containers.values().any(|found| found.container.image == *id) {
             state.images.remove(id);
         }

@@ -34,13 +34,20 @@ async fn collect_if<E: Engine>(
     let images = images.collect();
     let containers = host.engine.containers(LABEL_APP_ID).await?;
     let used = containers.into_iter().map(|container| container.image).collect();
+    let mut collected = Ok(());
     for (origin, image) in superfluous(images, &used, host.settings.images_kept) {
         // It may have become of no concern since.
-        if concerned(&origin) {
-            host.engine.remove_image(&image).await?;
+        if !concerned(&origin) {
+            continue;
+        }
+        match host.engine.remove_image(&image).await {
+            Err(error) if error.is_away() => return Err(error),
+            // One that is damaged, or held by somebody, keeps no other.
+            Err(error) => collected = Err(error),
+            Ok(()) => {}
         }
     }
-    Ok(())
+    collected
 }
 
 /// The images that nothing uses and that are not among the newest `kept` of their app.

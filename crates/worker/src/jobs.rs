@@ -82,12 +82,18 @@ impl<E: Engine> Jobs<E> {
     }
 
     /// Ends what an earlier run has begun: a stop or a delete is done again, a deploy is undone and has failed. To be called before
-    /// any job is taken.
+    /// any job is taken. What the engine refuses to remove is left: it must not keep this host from all other work.
     ///
     /// # Errors
-    /// The engine is away; call it again.
+    /// The engine is away; call it again. Or the journal cannot be read.
     pub async fn recover(&self) -> Result<(), RecoverError> {
-        collect_all(&self.0.host).await?;
+        match collect_all(&self.0.host).await {
+            Err(error) if error.is_away() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "images that are not needed are left");
+            }
+            Ok(()) => {}
+        }
         for taken in self.0.journal.taken()? {
             if self.is_known(taken.job_id) {
                 continue;
@@ -96,7 +102,7 @@ impl<E: Engine> Jobs<E> {
                 let Taken { job_id, app_id, app, instance_id, .. } = taken;
                 self.enqueue(Job { job_id, app_id, app, instance_id, work });
             } else {
-                self.0.clear(taken.job_id, taken.instance_id).await?;
+                self.0.clear_up(&taken).await?;
                 let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
                 self.0.clone().finish(taken.job_id, taken.instance_id, Outcome::Failed { message }).await;
             }
@@ -230,6 +236,26 @@ impl<E: Engine> Inner<E> {
     async fn clear(&self, job_id: JobId, instance_id: InstanceId) -> Result<(), EngineError> {
         self.host.engine.end_build(&job_id.to_string());
         self.host.undo_deploy(job_id, instance_id).await
+    }
+
+    /// Does so after a restart. Only an engine that is away is waited for.
+    async fn clear_up(&self, taken: &Taken) -> Result<(), EngineError> {
+        let mut cleared = self.clear(taken.job_id, taken.instance_id).await;
+        if cleared.as_ref().is_err_and(|error| !error.is_away()) {
+            // It may be for want of it.
+            let _ = space::make_room(&self.host).await;
+            cleared = self.clear(taken.job_id, taken.instance_id).await;
+        }
+        match cleared {
+            Err(error) if !error.is_away() => {
+                tracing::warn!(
+                    job.id = %taken.job_id, instance.id = %taken.instance_id, error = &error as &dyn Error,
+                    "parts of a failed deploy are left behind"
+                );
+                Ok(())
+            }
+            cleared => cleared,
+        }
     }
 
     fn next(&self, line: Line) -> Option<Job> {

@@ -36,8 +36,8 @@ use anyhow::Context;
 use config::Config;
 use host::{BuildLimits, GitSettings, Host, HostSettings};
 use instances::Instances;
-use jobs::Jobs;
-use journal::Journal;
+use jobs::{Jobs, RecoverError};
+use journal::{Journal, JournalError};
 use outbox::Outbox;
 use restart::RestartPolicy;
 use space::SpaceSettings;
@@ -160,7 +160,7 @@ impl<E: Engine> Worker<E> {
             .with_context(|| format!("cannot empty the work folder {}", work_dir.display()))?;
         let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
-        recover(&host, &jobs).await;
+        recover(&jobs).await?;
         let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
         let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };
         Ok(Self { jobs, instances, agent })
@@ -212,19 +212,23 @@ fn settings(config: &Config) -> HostSettings {
     }
 }
 
-/// Ends what an earlier run has begun.
-async fn recover<E: Engine>(host: &Host<E>, jobs: &Jobs<E>) {
+/// Ends what an earlier run has begun, as soon as the engine answers.
+async fn recover<E: Engine>(jobs: &Jobs<E>) -> Result<(), JournalError> {
     let mut told = false;
-    while let Err(error) = jobs.recover().await {
-        if !told {
-            tracing::error!(
-                error = &error as &dyn Error,
-                "cannot take jobs yet; trying again until it works"
-            );
+    loop {
+        match jobs.recover().await {
+            Ok(()) => return Ok(()),
+            Err(RecoverError::Journal(error)) => return Err(error),
+            Err(RecoverError::Engine(error)) => {
+                if !told {
+                    tracing::error!(
+                        error = &error as &dyn Error,
+                        "cannot take jobs yet; trying again until it works"
+                    );
+                }
+                told = true;
+                tokio::time::sleep(RECOVER_PAUSE).await;
+            }
         }
-        told = true;
-        // It may be for want of it.
-        let _ = space::make_room(host).await;
-        tokio::time::sleep(RECOVER_PAUSE).await;
     }
 }

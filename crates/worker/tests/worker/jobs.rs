@@ -23,14 +23,14 @@ use wisehosting_protocol::{
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct Bench {
-    engine: FakeEngine,
+pub(crate) struct Bench {
+    pub(crate) engine: FakeEngine,
     dir: TempDir,
     /// Its program runs and never answers: the engine in memory has no network.
     repository: PathBuf,
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let dir = tempfile::tempdir().expect("a folder");
     let content = dir.path().join("content");
     fs::create_dir(&content).expect("a folder");
@@ -40,14 +40,24 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    async fn start(&self) -> Worker {
+    pub(crate) async fn start(&self) -> Worker {
         start_in_memory(self.engine.clone(), self.dir.path()).await
     }
 
-    fn deploy(&self, app: u128, health_timeout_ms: u64) -> Job {
+    pub(crate) fn deploy(&self, app: u128, health_timeout_ms: u64) -> Job {
         let mut job = deploy_job(app, &self.repository);
         settings(&mut job).health_timeout_ms = health_timeout_ms;
         job
+    }
+
+    /// A worker's folders in which this job was taken. Its runtime, and with it all of its tasks, would end with the process;
+    /// here its folders are given to another.
+    pub(crate) fn taken(&self, job: &Job) -> TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(copy.path().join("state/taken")).expect("a folder");
+        let entry = format!("state/taken/{}.json", job.job_id);
+        fs::copy(self.dir.path().join(&entry), copy.path().join(&entry)).expect("copied");
+        copy
     }
 
     async fn assert_nothing_left(&self) {
@@ -64,7 +74,7 @@ fn assert_empty(dir: &Path) {
     assert!(entries.is_empty(), "{entries:?}");
 }
 
-async fn checking(worker: &mut Worker, job: &Job) {
+pub(crate) async fn checking(worker: &mut Worker, job: &Job) {
     let job_id = job.job_id;
     worker
         .wait("status", |message| match message {
@@ -215,12 +225,7 @@ async fn a_deploy_that_a_crash_cut_off_has_failed_and_is_undone() {
     let job = bench.deploy(1, 60_000);
     worker.tell(job.clone()).await;
     checking(&mut worker, &job).await;
-    // Its runtime, and with it all of its tasks, would end with the process; here its folders are given to another.
-    let copy = tempfile::tempdir().expect("a folder");
-    fs::create_dir_all(copy.path().join("state/taken")).expect("a folder");
-    let entry = format!("state/taken/{}.json", job.job_id);
-    fs::copy(bench.dir.path().join(&entry), copy.path().join(&entry)).expect("copied");
-
+    let copy = bench.taken(&job);
     let mut next = start_in_memory(bench.engine.clone(), copy.path()).await;
     match next.result(&job).await {
         Outcome::Failed { message } => assert!(message.contains("restarted during the deploy"), "{message}"),

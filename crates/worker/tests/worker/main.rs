@@ -11,6 +11,7 @@ mod instances;
 mod jobs;
 mod logs;
 mod private_repositories;
+mod recovery;
 mod space;
 mod stats;
 mod support;
