@@ -36,7 +36,7 @@ pub struct Register {
     pub version: String,
     /// The worker's capacity; none for an edge.
     pub capacity: Option<Capacity>,
-    /// Jobs that the agent still works on.
+    /// Jobs that the agent still works on, and those whose results it does not know to be stored.
     pub running_jobs: Vec<JobId>,
 }
 
@@ -70,7 +70,7 @@ pub struct Heartbeat {
     pub cpu_millis_used: u32,
     /// Instances that run and that no job is at work on; none until all instances were named on this connection.
     pub instances: Option<u32>,
-    /// Jobs that the agent works on.
+    /// As in [`Register`].
     pub running_jobs: Vec<JobId>,
 }
 

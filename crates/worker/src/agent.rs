@@ -85,7 +85,7 @@ impl<E: Engine> Agent<E> {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: cpu.millis(),
             instances: self.named_and_running(),
-            running_jobs: self.jobs.running(),
+            running_jobs: self.jobs.unsettled(),
         });
     }
 

@@ -153,10 +153,12 @@ impl<E: Engine> Jobs<E> {
         }
     }
 
-    /// Jobs without a result.
+    /// Jobs that the control plane must not give up: those without a result, and those whose results it has not stored. With
+    /// its log in front, a result may be on its way for longer than a lease.
     #[must_use]
-    pub fn running(&self) -> Vec<JobId> {
-        self.0.state().active.keys().copied().collect()
+    pub fn unsettled(&self) -> Vec<JobId> {
+        let state = self.0.state();
+        state.active.keys().chain(state.results.keys()).copied().collect()
     }
 
     /// Whether a job is at work on an instance, which nobody else must touch then.

@@ -172,7 +172,7 @@ impl<E: Engine> Worker<E> {
         move || Register {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: Some(wisehosting_node::usage::capacity()),
-            running_jobs: jobs.running(),
+            running_jobs: jobs.unsettled(),
         }
     }
 

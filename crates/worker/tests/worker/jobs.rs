@@ -13,7 +13,7 @@ use wisehosting_containers::{
     Engine,
     fake::{Building, FakeEngine},
 };
-use wisehosting_domain::state::DeploymentState;
+use wisehosting_domain::{id::JobId, state::DeploymentState};
 use wisehosting_node::random;
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, JobCancel, ResultAck},
@@ -200,6 +200,32 @@ async fn a_result_is_offered_until_it_is_stored() {
     let again = |message: &AgentMessage| matches!(message, AgentMessage::JobResult(result) if result.job_id == job.job_id);
     assert!(!worker.heard.iter().any(again), "a result that is stored is not sent again");
     assert!(!bench.dir.path().join(format!("state/results/{}.json", job.job_id)).exists());
+}
+
+/// The jobs that the next connection's first heartbeat lists.
+async fn listed(worker: &mut Worker) -> Vec<JobId> {
+    worker.disconnect().await;
+    worker.connect().await;
+    let listed = |message: &AgentMessage| match message {
+        AgentMessage::Heartbeat(heartbeat) => Some(heartbeat.running_jobs.clone()),
+        _ => None,
+    };
+    worker.wait("heartbeat", listed).await
+}
+
+#[tokio::test]
+async fn a_job_is_listed_until_its_result_is_stored() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = stop_job(1, instance());
+    assert_eq!(worker.run(&job).await, Outcome::Stopped);
+    assert_eq!(listed(&mut worker).await, [job.job_id], "its lease must not end before the result arrives");
+    assert_eq!(worker.result(&job).await, Outcome::Stopped);
+    worker.tell(HubMessage::JobCancel(JobCancel(JobRef { job_id: job.job_id }))).await;
+    assert_eq!(listed(&mut worker).await, [job.job_id]);
+    assert_eq!(worker.result(&job).await, Outcome::Stopped, "it is too late to call it off");
+    worker.tell(HubMessage::ResultAck(ResultAck(JobRef { job_id: job.job_id }))).await;
+    assert_eq!(listed(&mut worker).await, []);
 }
 
 #[tokio::test]
