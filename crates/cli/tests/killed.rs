@@ -178,7 +178,7 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
     api.delete().await;
     let engine = engine(&lab);
     api.until("nothing is left of the app", async || {
-        let left = engine.containers(LABEL).await.map_err(|error| error.to_string())?;
+        let left = engine.containers(LABEL).await.map_err(|error| error.to_string())?.known();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
@@ -229,7 +229,7 @@ async fn rests(row: &str, lab: &Lab, api: &Api, served: &Value) {
     let instance = served["instances"][0]["id"].as_str().unwrap();
     let path = format!("/v1/deployments/{}", served["id"].as_str().unwrap());
     api.until(&format!("{row}: only instance {instance} is left"), async || {
-        let containers = engine.containers(LABEL).await.map_err(|error| error.to_string())?;
+        let containers = engine.containers(LABEL).await.map_err(|error| error.to_string())?.known();
         let left: Vec<_> = containers.iter().map(|container| &container.labels[LABEL]).collect();
         let known = api.get(&path).await?;
         let instances = &known["instances"];

@@ -175,6 +175,53 @@ pub struct Container {
     pub network_namespace: Option<PathBuf>,
 }
 
+/// The containers that the engine tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerList {
+    /// All that there are.
+    Whole(Vec<Container>),
+    /// Those that were known, each as it is or as it was when it was last seen: the engine is at work on one at least, and
+    /// says nothing of the others meanwhile. Of one that is missing here nothing is known.
+    Partial(Vec<Container>),
+}
+
+impl ContainerList {
+    /// Those that are told of.
+    #[must_use]
+    pub fn known(self) -> Vec<Container> {
+        match self {
+            Self::Whole(containers) | Self::Partial(containers) => containers,
+        }
+    }
+
+    /// All that there are.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if there may be others.
+    pub fn whole(self) -> Result<Vec<Container>, EngineError> {
+        match self {
+            Self::Whole(containers) => Ok(containers),
+            Self::Partial(_) => Err(EngineError::Busy),
+        }
+    }
+
+    /// Whether there are no others.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    /// The list of those alone for which this holds.
+    #[must_use]
+    pub fn only(self, wanted: impl Fn(&Container) -> bool) -> Self {
+        let only = |containers: Vec<Container>| containers.into_iter().filter(wanted).collect();
+        match self {
+            Self::Whole(containers) => Self::Whole(only(containers)),
+            Self::Partial(containers) => Self::Partial(only(containers)),
+        }
+    }
+}
+
 /// Where the engine keeps images and containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
@@ -195,6 +242,9 @@ pub enum EngineError {
         /// What the connection said.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// It is at work on a container for long, and does not say which others there are.
+    #[error("Podman is at work on another container and says nothing of the others: try again in a minute")]
+    Busy,
     /// Another program or container holds the address.
     #[error("{0} is taken on this host")]
     PortTaken(SocketAddr),
@@ -221,7 +271,7 @@ impl EngineError {
     /// Whether the engine has said nothing to what was asked: it may answer later.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Away { .. })
+        matches!(self, Self::Away { .. } | Self::Busy)
     }
 }
 
@@ -317,7 +367,7 @@ pub trait Engine: Send + Sync + 'static {
     fn container(&self, id: &ContainerId) -> impl Future<Output = Result<Container, EngineError>> + Send;
 
     /// All containers, running or not, that carry a label of this name.
-    fn containers(&self, label: &str) -> impl Future<Output = Result<Vec<Container>, EngineError>> + Send;
+    fn containers(&self, label: &str) -> impl Future<Output = Result<ContainerList, EngineError>> + Send;
 
     /// What each container that carries a label of this name has written to its own disk and not removed, in bytes. It is
     /// counted file by file: not a question for every second.

@@ -6,8 +6,8 @@
 
 use crate::{
     engine::{
-        BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
-        EngineError, Image, ImageId, Network, Storage, StoredImage,
+        BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec, ContainerState,
+        Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogLine, LogPosition, LogStream},
 };
@@ -35,6 +35,7 @@ struct State {
     refused_starts: watch::Sender<u32>,
     stuck_images: BTreeSet<ImageId>,
     held: BTreeSet<ContainerId>,
+    hidden: BTreeSet<ContainerId>,
     held_builds: Option<Arc<Semaphore>>,
     building: watch::Sender<Building>,
     images: BTreeMap<ImageId, FakeImage>,
@@ -80,6 +81,18 @@ impl FakeEngine {
         let mut state = self.lock();
         state.refuses_starts = refuse;
         state.refused_starts.subscribe()
+    }
+
+    /// Is at work on this container from now on, and tells of the others only, as if it had never been asked for it before.
+    pub fn hide(&self, id: &ContainerId) {
+        self.lock().hidden.insert(id.clone());
+        self.changed.notify_waiters();
+    }
+
+    /// Tells of all containers again.
+    pub fn hide_none(&self) {
+        self.lock().hidden.clear();
+        self.changed.notify_waiters();
     }
 
     /// Refuses from now on to remove this image, as if its layers were damaged.
@@ -338,10 +351,16 @@ impl Engine for FakeEngine {
         Ok(self.answering()?.container(id)?.container.clone())
     }
 
-    async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
+    async fn containers(&self, label: &str) -> Result<ContainerList, EngineError> {
         let state = self.answering()?;
         let all = state.containers.values().map(|found| &found.container);
-        Ok(all.filter(|container| container.labels.contains_key(label)).cloned().collect())
+        let labelled = all.filter(|container| container.labels.contains_key(label)).cloned();
+        if state.hidden.is_empty() {
+            return Ok(ContainerList::Whole(labelled.collect()));
+        }
+        Ok(ContainerList::Partial(
+            labelled.filter(|container| !state.hidden.contains(&container.id)).collect(),
+        ))
     }
 
     async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {

@@ -14,8 +14,8 @@ pub mod service;
 pub mod testing;
 
 pub use engine::{
-    BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine,
-    EngineError, Image, ImageId, Network, Storage, StoredImage,
+    BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
+    ContainerState, Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
 };
 pub use log::{LogBatch, LogLine, LogPosition, LogStream};
 pub use podman::{Cgroups, ContainerUsage, Podman};

@@ -20,8 +20,8 @@ pub use cgroups::{Cgroups, ContainerUsage};
 
 use crate::{
     engine::{
-        BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, Engine, EngineError, Image,
-        ImageId, Network, Storage, StoredImage,
+        BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
+        Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogPosition},
 };
@@ -250,7 +250,7 @@ impl Engine for Podman {
         self.inspect(id).await.map(answers::container)
     }
 
-    async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
+    async fn containers(&self, label: &str) -> Result<ContainerList, EngineError> {
         list::containers(self, label).await
     }
 

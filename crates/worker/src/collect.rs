@@ -32,7 +32,8 @@ async fn collect_if<E: Engine>(
     let images = host.engine.images(LABEL_ORIGIN).await?.into_iter();
     let images = images.filter_map(|image| Some((Origin::of(&image).filter(&concerned)?, image.id)));
     let images = images.collect();
-    let containers = host.engine.containers(LABEL_APP_ID).await?;
+    // The engine itself keeps the image of one that it does not tell of.
+    let containers = host.engine.containers(LABEL_APP_ID).await?.known();
     let used = containers.into_iter().map(|container| container.image).collect();
     let mut collected = Ok(());
     for (origin, image) in superfluous(images, &used, host.settings.images_kept) {

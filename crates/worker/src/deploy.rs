@@ -220,7 +220,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     async fn start(&self, image: &Image, port: u16) -> Result<(ContainerId, SocketAddr), DeployError> {
         // What an earlier attempt at the same instance has left would hold its name.
-        self.host.remove_instance(self.job.instance_id).await?;
+        match self.host.remove_instance(self.job.instance_id).await {
+            // One that the engine does not tell of would be told by that name.
+            Ok(()) | Err(EngineError::Busy) => {}
+            Err(error) => return Err(error.into()),
+        }
         let network = host::app_network();
         self.host.engine.ensure_network(&network).await?;
         let addresses = self.host.free_addresses().await?;

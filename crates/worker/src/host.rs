@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, watch};
-use wisehosting_containers::{BuildBounds, Container, Engine, EngineError, Network, StoredImage};
+use wisehosting_containers::{
+    BuildBounds, Container, ContainerList, Engine, EngineError, Network, StoredImage,
+};
 use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, JobId};
 use wisehosting_node::{clock::Clock, random};
 use wisehosting_protocol::payload::Job;
@@ -209,7 +211,7 @@ impl<E: Engine> Host<E> {
     /// Addresses that no instance has, from a random one on: what was free a moment ago need not be, so the engine is the
     /// one that tells. An instance that was stopped leaves a port that its visitors may still try for a while.
     pub(crate) async fn free_addresses(&self) -> Result<Vec<SocketAddr>, EngineError> {
-        let containers = self.engine.containers(LABEL_INSTANCE).await?;
+        let containers = self.engine.containers(LABEL_INSTANCE).await?.known();
         let taken: HashSet<u16> =
             containers.iter().filter_map(|container| container.published).map(|at| at.port()).collect();
         let mut ports: Vec<u16> = self.settings.ports.clone().collect();
@@ -227,18 +229,28 @@ impl<E: Engine> Host<E> {
     }
 
     /// The containers of one instance: one, none, or what an attempt that was cut off has left.
-    pub(crate) async fn containers_of(&self, instance: InstanceId) -> Result<Vec<Container>, EngineError> {
-        let mut containers = self.engine.containers(LABEL_INSTANCE).await?;
-        containers.retain(|container| instance_of(container) == Some(instance));
-        Ok(containers)
+    pub(crate) async fn containers_of(&self, instance: InstanceId) -> Result<ContainerList, EngineError> {
+        let containers = self.engine.containers(LABEL_INSTANCE).await?;
+        Ok(containers.only(|container| instance_of(container) == Some(instance)))
     }
 
     /// Removes the containers of an instance. Its image is kept: see [`crate::collect`].
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if there may be others than those that are removed.
     pub(crate) async fn remove_instance(&self, instance: InstanceId) -> Result<(), EngineError> {
-        for container in self.containers_of(instance).await? {
+        self.remove_all(self.containers_of(instance).await?).await
+    }
+
+    /// Removes these containers.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] if there may be others.
+    pub(crate) async fn remove_all(&self, containers: ContainerList) -> Result<(), EngineError> {
+        for container in containers.clone().known() {
             self.engine.remove(&container.id).await?;
         }
-        Ok(())
+        containers.whole().map(drop)
     }
 
     /// Removes what a deploy has made: the instance's containers, and the job's image.

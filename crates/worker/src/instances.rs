@@ -27,7 +27,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use wisehosting_containers::{Container, ContainerId, ContainerState, Engine, EngineError};
+use wisehosting_containers::{Container, ContainerId, ContainerList, ContainerState, Engine, EngineError};
 use wisehosting_domain::{id::InstanceId, state::ViolationKind};
 use wisehosting_protocol::payload::{AppStatus, Violation};
 
@@ -243,9 +243,13 @@ impl<E: Engine> Instances<E> {
         let mut next = Instant::now() + LOOK_EVERY;
         // Before the containers are looked at: what is still at work may not show in them.
         self.take_work().await;
-        let Some(containers) = self.containers().await else { return next };
+        let Some(listed) = self.containers().await else { return next };
+        // Of what is missing in a partial list nothing is known.
+        let (is_whole, containers) = (listed.is_whole(), listed.known());
         let found: HashSet<InstanceId> = containers.iter().filter_map(host::instance_of).collect();
-        self.violations.retain(&found);
+        if is_whole {
+            self.violations.retain(&found);
+        }
         self.violations.tell(&self.host.outbox);
         if self.host.settings.restart.trust_kernel {
             self.evidence.memory_kills.look(Instant::now(), &containers);
@@ -260,8 +264,10 @@ impl<E: Engine> Instances<E> {
         }
         // After the reports: who counts those that run has heard of all that do not.
         self.running.send_replace(Some(containers.iter().filter_map(Running::of).collect()));
-        self.forget_gone(&found);
-        if self.all_are_named() {
+        if is_whole {
+            self.forget_gone(&found);
+        }
+        if is_whole && self.all_are_named() {
             self.host.logs.named_on.send_replace(self.calls.reporting_on);
         }
         for container in containers.iter().filter(|one| one.state == ContainerState::Running) {
@@ -271,7 +277,7 @@ impl<E: Engine> Instances<E> {
         next
     }
 
-    async fn containers(&mut self) -> Option<Vec<Container>> {
+    async fn containers(&mut self) -> Option<ContainerList> {
         let listed = timeout(WORK_PATIENCE, self.host.engine.containers(LABEL_INSTANCE)).await;
         match listed.map_err(Box::<dyn Error + Send + Sync>::from).and_then(|listed| Ok(listed?)) {
             Ok(containers) => {

@@ -14,7 +14,7 @@ pub(crate) async fn stop<E: Engine>(
     instance: InstanceId,
     stop: Stop,
 ) -> Result<(), EngineError> {
-    for container in host.containers_of(instance).await? {
+    for container in host.containers_of(instance).await?.known() {
         match host.engine.stop(&container.id, Duration::from_millis(stop.grace_ms)).await {
             Ok(()) | Err(EngineError::NoSuchContainer(_)) => {}
             Err(error) => return Err(error),
@@ -26,11 +26,8 @@ pub(crate) async fn stop<E: Engine>(
 /// Removes containers, with their logs, and images. The app's instances were stopped before.
 pub(crate) async fn delete<E: Engine>(host: &Host<E>, app: AppId) -> Result<(), EngineError> {
     let id = app.to_string();
-    for container in host.engine.containers(LABEL_APP_ID).await? {
-        if container.labels.get(LABEL_APP_ID) == Some(&id) {
-            host.engine.remove(&container.id).await?;
-        }
-    }
+    let containers = host.engine.containers(LABEL_APP_ID).await?;
+    host.remove_all(containers.only(|container| container.labels.get(LABEL_APP_ID) == Some(&id))).await?;
     for image in host.engine.images(LABEL_ORIGIN).await? {
         if Origin::of(&image).is_some_and(|origin| origin.app == app) {
             host.engine.remove_image(&image.id).await?;

@@ -4,10 +4,13 @@
 //! ends. Invariants: what is answered of a container is what an inspection of it says; one is inspected anew whenever its
 //! place in the list differs from the one it had before its last inspection. One that cannot be inspected hides no other:
 //! of it is answered what the list says. Nor does one that Podman is at work on, for as long as that may take, although its list
-//! waits for that: of it is answered what was found last.
+//! waits for that: of it is answered what was found last, and the answer says that it is partial. What was found by a later
+//! question is not forgotten for the answer to an earlier one.
 
 use super::{ANSWER_TIMEOUT_S, Podman, answers};
-use crate::engine::{Container, ContainerId, ContainerState, Engine as _, EngineError, ImageId};
+use crate::engine::{
+    Container, ContainerId, ContainerList, ContainerState, Engine as _, EngineError, ImageId,
+};
 use futures_util::future::join_all;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
@@ -29,7 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found of each container.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inspected(Arc<Mutex<HashMap<ContainerId, Found>>>);
+pub(super) struct Inspected(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    containers: HashMap<ContainerId, Found>,
+    /// The question to which that is the answer. Several may be under way.
+    question: u64,
+    /// How many there were.
+    questions: u64,
+}
 
 /// What was found of a container.
 #[derive(Clone, Debug)]
@@ -42,14 +54,30 @@ struct Found {
 }
 
 impl Inspected {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, Found>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a question that is asked now.
+    fn next_question(&self) -> u64 {
+        let mut known = self.lock();
+        known.questions += 1;
+        known.questions
+    }
+
+    /// Keeps the answer to a question, unless a later one was answered before.
+    fn keep(&self, question: u64, containers: HashMap<ContainerId, Found>) {
+        let mut known = self.lock();
+        if question > known.question {
+            known.question = question;
+            known.containers = containers;
+        }
     }
 
     /// What was found of the container when its entry was the same.
     fn of(&self, entry: &Entry) -> Option<Found> {
         let known = self.lock();
-        known.get(&ContainerId::new(&entry.id)).filter(|found| found.entry == *entry).cloned()
+        known.containers.get(&ContainerId::new(&entry.id)).filter(|found| found.entry == *entry).cloned()
     }
 }
 
@@ -100,12 +128,13 @@ impl Entry {
 }
 
 /// All containers that carry a label of this name.
-pub(super) async fn containers(podman: &Podman, label: &str) -> Result<Vec<Container>, EngineError> {
+pub(super) async fn containers(podman: &Podman, label: &str) -> Result<ContainerList, EngineError> {
+    let question = podman.inspected.next_question();
     let filters = super::percent_encode(&serde_json::json!({ "label": [label] }).to_string());
     let address = format!("containers/json?all=true&filters={filters}");
     let entries: Vec<Entry> = match timeout(PATIENCE, get(podman, "list containers", &address)).await {
         Ok(entries) => entries?,
-        Err(late) => return one_by_one(podman, label, late.into()).await,
+        Err(late) => return one_by_one(podman, label, late.into()).await.map(ContainerList::Partial),
     };
     let mut all = HashMap::with_capacity(entries.len());
     let mut containers = Vec::with_capacity(entries.len());
@@ -128,8 +157,8 @@ pub(super) async fn containers(podman: &Podman, label: &str) -> Result<Vec<Conta
             }
         }
     }
-    *podman.inspected.lock() = all;
-    Ok(containers)
+    podman.inspected.keep(question, all);
+    Ok(ContainerList::Whole(containers))
 }
 
 /// The folders in which all containers with this label have what they have written; none if one has no such folder.
@@ -137,9 +166,10 @@ pub(super) async fn written(
     podman: &Podman,
     label: &str,
 ) -> Result<Option<Vec<(ContainerId, PathBuf)>>, EngineError> {
-    let containers = containers(podman, label).await?;
+    let containers = containers(podman, label).await?.known();
     let known = podman.inspected.lock();
-    let folder = |container: Container| Some((known.get(&container.id)?.written.clone()?, container.id));
+    let folder =
+        |container: Container| Some((known.containers.get(&container.id)?.written.clone()?, container.id));
     Ok(containers.into_iter().map(|container| folder(container).map(|(dir, id)| (id, dir))).collect())
 }
 
@@ -157,7 +187,7 @@ async fn one_by_one(
     late: Box<dyn Error + Send + Sync>,
 ) -> Result<Vec<Container>, EngineError> {
     let known: Vec<Container> =
-        podman.inspected.lock().values().map(|found| found.container.clone()).collect();
+        podman.inspected.lock().containers.values().map(|found| found.container.clone()).collect();
     let known = known.into_iter().filter(|container| container.labels.contains_key(label));
     let asked = join_all(known.map(|container| look_at(podman, container))).await;
     if asked.iter().all(|(answered, _)| !answered) {
@@ -208,13 +238,23 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::UnixListener,
+        sync::Notify,
     };
 
     /// A Podman with two containers, `a` and `b`, that answers until it hangs on `a`.
     struct Hanging {
         podman: Podman,
-        hangs: Arc<AtomicBool>,
+        shared: Arc<Shared>,
         _dir: tempfile::TempDir,
+    }
+
+    #[derive(Default)]
+    struct Shared {
+        hangs: AtomicBool,
+        /// Whether the next list is made before there is a `b`, and given when that is called for.
+        lags: AtomicBool,
+        lagging: Notify,
+        goes_on: Notify,
     }
 
     impl Hanging {
@@ -222,18 +262,27 @@ mod tests {
             let dir = tempfile::tempdir().expect("a folder");
             let socket = dir.path().join("podman.sock");
             let listener = UnixListener::bind(&socket).expect("a socket");
-            let hangs = Arc::<AtomicBool>::default();
-            let is_hanging = hangs.clone();
+            let shared = Arc::<Shared>::default();
+            let serving = shared.clone();
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, is_hanging.clone()));
+                    tokio::spawn(serve(stream, serving.clone()));
                 }
             });
-            Self { podman: Podman::new(socket), hangs, _dir: dir }
+            Self { podman: Podman::new(socket), shared, _dir: dir }
         }
     }
 
-    async fn serve(mut stream: UnixStream, hangs: Arc<AtomicBool>) {
+    /// The states of all containers, and whether they are all.
+    async fn states(podman: &Podman) -> (Vec<ContainerState>, bool) {
+        let list = podman.containers("l").await.expect("a list");
+        let is_whole = list.is_whole();
+        let mut all = list.known();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        (all.into_iter().map(|container| container.state).collect(), is_whole)
+    }
+
+    async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
@@ -242,7 +291,7 @@ mod tests {
         }
         let head = String::from_utf8_lossy(&head);
         let path = head.split(' ').nth(1).unwrap_or_default();
-        let hangs = hangs.load(Ordering::Relaxed);
+        let hangs = shared.hangs.load(Ordering::Relaxed);
         let body = if path.contains("libpod") {
             let entry = |id| {
                 serde_json::json!({
@@ -250,7 +299,13 @@ mod tests {
                     "Pid": 7, "ExitCode": 0, "StartedAt": 1, "ExitedAt": 0
                 })
             };
-            serde_json::json!([entry("a"), entry("b")])
+            if shared.lags.swap(false, Ordering::Relaxed) {
+                shared.lagging.notify_one();
+                shared.goes_on.notified().await;
+                serde_json::json!([entry("a")])
+            } else {
+                serde_json::json!([entry("a"), entry("b")])
+            }
         } else {
             let id = if path.contains("/a/") { "a" } else { "b" };
             let state = if hangs { "exited" } else { "running" };
@@ -273,14 +328,23 @@ mod tests {
     #[tokio::test]
     async fn a_container_that_podman_hangs_on_hides_no_other() {
         let engine = Hanging::start();
-        let states = async |podman: &Podman| {
-            let mut all = podman.containers("l").await.expect("a list");
-            all.sort_by(|one, other| one.id.cmp(&other.id));
-            all.into_iter().map(|container| container.state).collect::<Vec<_>>()
-        };
-        assert_eq!(states(&engine.podman).await, [ContainerState::Running; 2]);
-        engine.hangs.store(true, Ordering::Relaxed);
+        assert_eq!(states(&engine.podman).await, (vec![ContainerState::Running; 2], true));
+        engine.shared.hangs.store(true, Ordering::Relaxed);
         let ended = ContainerState::Exited { code: 3, out_of_memory: false };
-        assert_eq!(states(&engine.podman).await, [ContainerState::Running, ended]);
+        assert_eq!(states(&engine.podman).await, (vec![ContainerState::Running, ended], false));
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_does_not_undo_a_later_one() {
+        let engine = Hanging::start();
+        engine.shared.lags.store(true, Ordering::Relaxed);
+        let podman = engine.podman.clone();
+        let slow = tokio::spawn(async move { states(&podman).await });
+        engine.shared.lagging.notified().await;
+        assert_eq!(states(&engine.podman).await.0.len(), 2);
+        engine.shared.goes_on.notify_one();
+        assert_eq!(slow.await.expect("answered").0.len(), 1);
+        engine.shared.hangs.store(true, Ordering::Relaxed);
+        assert_eq!(states(&engine.podman).await.0.len(), 2, "both are still known");
     }
 }

@@ -318,7 +318,7 @@ fn a_program_that_is_not_there_is_named_and_nothing_is_left() {
             Err(EngineError::Program(cause)) => assert!(cause.contains("/missing"), "{cause}"),
             other => panic!("{other:?}"),
         }
-        assert!(podman.containers("wisehosting.instance").await.expect("a list").is_empty());
+        assert!(podman.containers("wisehosting.instance").await.expect("a list").known().is_empty());
     });
 }
 
@@ -425,7 +425,7 @@ fn the_list_says_what_an_inspection_of_each_says() {
         let image = image(&podman, &host.dir().join("app"), "", script).await;
         let ids = run_labelled(&podman, &image, 2).await;
         let list = async || {
-            let listed = podman.containers("test.listed").await.expect("a list");
+            let listed = podman.containers("test.listed").await.expect("a list").known();
             for container in &listed {
                 assert_eq!(*container, podman.container(&container.id).await.expect("the container"));
             }
@@ -459,7 +459,7 @@ fn a_damaged_container_hides_no_other() {
         fs::write(&file, text.replacen(ids[0].as_str(), &"0".repeat(64), 1)).expect("written");
         host.restart();
         podman.container(&ids[0]).await.expect_err("damaged");
-        let mut listed = podman.containers("test.listed").await.expect("a list");
+        let mut listed = podman.containers("test.listed").await.expect("a list").known();
         listed.sort_by_key(|one| one.published);
         assert_eq!(listed.iter().map(|one| &one.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
         assert_eq!(listed[0].labels["test.listed"], "0");

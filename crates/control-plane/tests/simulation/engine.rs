@@ -14,8 +14,9 @@ use tokio::{
     time::sleep,
 };
 use wisehosting_containers::{
-    BaseImage, Build, BuildError, Container, ContainerId, ContainerSpec, ContainerState, Engine, EngineError,
-    Image, ImageId, LogBatch, LogPosition, Network, Storage, StoredImage, fake::FakeEngine,
+    BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec, ContainerState,
+    Engine, EngineError, Image, ImageId, LogBatch, LogPosition, Network, Storage, StoredImage,
+    fake::FakeEngine,
 };
 
 use crate::random::Random;
@@ -74,7 +75,7 @@ impl SimulatedEngine {
     /// All containers, as who stands before the machine sees them.
     pub(crate) fn all(&self) -> Vec<Container> {
         let containers = self.fake.containers(LABEL_INSTANCE).now_or_never().expect("no time passes in it");
-        containers.expect("it is not away")
+        containers.expect("it is not away").known()
     }
 
     /// Whether the program of an instance runs.
@@ -198,7 +199,7 @@ impl Engine for SimulatedEngine {
         self.fake.container(id).await
     }
 
-    async fn containers(&self, label: &str) -> Result<Vec<Container>, EngineError> {
+    async fn containers(&self, label: &str) -> Result<ContainerList, EngineError> {
         self.pass(20).await;
         self.fake.containers(label).await
     }

@@ -51,7 +51,7 @@ fn limited(mut job: Job) -> Job {
 }
 
 async fn container(podman: &Podman) -> Container {
-    let mut containers = podman.containers("wisehosting.instance").await.expect("a list");
+    let mut containers = podman.containers("wisehosting.instance").await.expect("a list").known();
     containers.pop().expect("a container")
 }
 

@@ -42,7 +42,7 @@ async fn deployed(worker: &mut Worker, job: &Job) -> SocketAddr {
 }
 
 async fn instances(podman: &Podman) -> usize {
-    podman.containers("wisehosting.instance").await.expect("a list").len()
+    podman.containers("wisehosting.instance").await.expect("a list").known().len()
 }
 
 fn assert_no_workspace(host: &Host) {
@@ -327,7 +327,7 @@ async fn stays_down(worker: &mut Worker, podman: &Podman) -> ContainerState {
             _ => None,
         })
         .await;
-    podman.containers("wisehosting.instance").await.expect("a list")[0].state
+    podman.containers("wisehosting.instance").await.expect("a list").known()[0].state
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn an_instance_that_writes_more_than_it_may_is_stopped() {
         let (instance, kind, _) = worker.violation().await;
         assert_eq!((instance, kind), (job.instance_id, ViolationKind::DiskQuota));
         let is_down = async |podman: &wisehosting_containers::Podman| {
-            let found = podman.containers("wisehosting.instance").await.expect("a list").remove(0);
+            let found = podman.containers("wisehosting.instance").await.expect("a list").known().remove(0);
             matches!(found.state, ContainerState::Exited { .. })
         };
         while !is_down(&podman).await {

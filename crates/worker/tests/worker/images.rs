@@ -72,7 +72,7 @@ fn a_kept_image_is_started_again_without_a_build_and_a_deleted_app_leaves_nothin
         let other = deploy(&mut worker, deploy_job(2, &repository(&content))).await;
         assert_eq!(worker.run(&delete_job(1, old.job.instance_id)).await, Outcome::Deleted);
         assert_eq!(images(&podman).await, [other.image]);
-        let containers = podman.containers("wisehosting.instance").await.expect("a list");
+        let containers = podman.containers("wisehosting.instance").await.expect("a list").known();
         assert_eq!(containers.len(), 1, "{containers:?}");
         assert_eq!(worker.run(&delete_job(1, old.job.instance_id)).await, Outcome::Deleted, "gone before");
     });

@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use uuid::Uuid;
 use wisehosting_containers::{
@@ -55,7 +55,8 @@ async fn with_labels(
     let (log, _received) = mpsc::channel(16);
     let image = engine.build(&build, log).await.expect("an image").id;
     labels.entry("wisehosting.instance".to_owned()).or_insert(INSTANCE.to_string());
-    let others = u16::try_from(engine.containers("wisehosting.instance").await.expect("a list").len());
+    let others =
+        u16::try_from(engine.containers("wisehosting.instance").await.expect("a list").known().len());
     let port = 20_000 + others.expect("a few");
     let spec = ContainerSpec {
         name: format!("x{port}"),
@@ -264,6 +265,29 @@ async fn an_instance_that_ran_out_of_memory_is_kept_from_running() {
     container(&engine, dir.path()).await;
     while status(&mut worker).await != (true, None) {}
     assert!(!worker.heard.iter().any(|message| matches!(message, AgentMessage::Violation(_))), "forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_the_engine_does_not_tell_of_is_neither_gone_nor_forgiven() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    becomes(&mut worker, (true, None)).await;
+    engine.run_out_of_memory(&id);
+    stopped(&mut worker).await;
+    worker.heard.clear();
+    engine.hide(&id);
+    // By the clock of the test: looks in plenty.
+    sleep(Duration::from_secs(60)).await;
+    engine.hide_none();
+    sleep(Duration::from_secs(60)).await;
+    let ended = ContainerState::Exited { code: 137, out_of_memory: true };
+    assert_eq!(engine.container(&id).await.expect("the container").state, ended, "not started again");
+    worker.connect().await;
+    worker.violation().await;
+    let gone = |message: &&AgentMessage| matches!(message, AgentMessage::AppStatus(status) if status.exit_code.is_none());
+    assert_eq!(worker.heard.iter().find(gone), None);
 }
 
 #[tokio::test]

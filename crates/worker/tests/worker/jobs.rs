@@ -1,6 +1,8 @@
 //! Order, repetition and loss of jobs, on the engine in memory.
 
-use crate::support::{Worker, deploy_job, repository, settings, start_in_memory, start_with, stop_job};
+use crate::support::{
+    Worker, delete_job, deploy_job, repository, settings, start_in_memory, start_with, stop_job,
+};
 use std::{
     collections::HashSet,
     fs,
@@ -61,7 +63,7 @@ impl Bench {
     }
 
     async fn assert_nothing_left(&self) {
-        assert!(self.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
+        assert!(self.engine.containers("wisehosting.instance").await.expect("a list").known().is_empty());
         assert_eq!(self.engine.image_count(), 0);
         assert_empty(&self.dir.path().join("work"));
         assert_empty(&self.dir.path().join("state/taken"));
@@ -257,7 +259,7 @@ async fn a_deploy_that_a_crash_cut_off_has_failed_and_is_undone() {
         Outcome::Failed { message } => assert!(message.contains("restarted during the deploy"), "{message}"),
         other => panic!("{other:?}"),
     }
-    assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
+    assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").known().is_empty());
     assert_eq!(bench.engine.image_count(), 0);
 }
 
@@ -271,6 +273,29 @@ async fn an_engine_that_is_away_fails_the_job_with_what_to_do() {
     assert!(worker.build_log().iter().any(|line| line.contains("does not answer")), "the log says so too");
     bench.engine.set_away(false);
     bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn what_the_engine_does_not_tell_of_is_not_taken_for_stopped_or_deleted() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = bench.deploy(1, 60_000);
+    worker.tell(job.clone()).await;
+    checking(&mut worker, &job).await;
+    // Nobody is at work on it any more, as after a deploy that went well.
+    let copy = tempfile::tempdir().expect("a folder");
+    let mut next = start_in_memory(bench.engine.clone(), copy.path()).await;
+    let instances = async || bench.engine.containers("wisehosting.instance").await.expect("a list").known();
+    let id = instances().await.remove(0).id;
+    bench.engine.hide(&id);
+    for job in [stop_job(1, job.instance_id), delete_job(1, job.instance_id)] {
+        let message = next.failure(&job).await;
+        assert!(message.starts_with("Podman is at work on another container"), "{message}");
+    }
+    bench.engine.hide_none();
+    assert_eq!(instances().await.len(), 1);
+    assert_eq!(next.run(&stop_job(1, job.instance_id)).await, Outcome::Stopped);
+    assert!(instances().await.is_empty());
 }
 
 #[tokio::test]

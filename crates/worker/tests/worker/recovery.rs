@@ -75,6 +75,6 @@ async fn what_is_left_of_a_deploy_because_it_cannot_be_removed_is_no_reason_not_
     let mut next = start_in_memory(bench.engine.clone(), copy.path()).await;
     let outcome = next.result(&job).await;
     assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
-    assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").is_empty());
+    assert!(bench.engine.containers("wisehosting.instance").await.expect("a list").known().is_empty());
     assert_eq!(bench.engine.image_count(), 1);
 }

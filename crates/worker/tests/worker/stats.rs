@@ -37,7 +37,7 @@ fn what_an_instance_uses_is_told_from_its_start_to_its_end() {
         assert!(later.received_bytes > first.received_bytes && later.received_bytes < MIB, "{later:?}");
         assert!(later.cpu_us > first.cpu_us, "{later:?}");
 
-        let container = podman.containers("wisehosting.instance").await.expect("a list").remove(0);
+        let container = podman.containers("wisehosting.instance").await.expect("a list").known().remove(0);
         podman.stop(&container.id, Duration::ZERO).await.expect("stopped");
         let again = used(&mut worker, job.instance_id, |usage| usage.sent_bytes < MIB).await;
         assert!(again.received_bytes < MIB, "it was started again, on a link of its own: {again:?}");
