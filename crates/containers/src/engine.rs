@@ -2,7 +2,10 @@
 //!
 //! Invariant: an operation either does all of what it says or leaves nothing behind that did not exist before.
 
-use crate::log::{LogBatch, LogPosition};
+use crate::{
+    log::{LogBatch, LogPosition},
+    podman::HelperGroup,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
@@ -340,7 +343,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends what still runs of a build whose program was killed. Nothing happens if it left nothing.
     fn end_build(&self, name: &str);
 
-    /// What the steps of a build that runs have written to disks so far, in bytes; 0 where the kernel does not count it. What
+    /// A control group for a program that works for a build before that begins, with as much memory and as many processes as a
+    /// step of the build. It is the build's own: drop it before that begins. [`Self::end_build`] ends what is in it, too.
+    fn helper_group(&self, build: &str, bounds: BuildBounds) -> HelperGroup;
+
+    /// What the steps of a build that runs, or a program in its helper group, have written to disks so far, in bytes; 0 where the kernel does not count it. What
     /// the engine itself writes, when it pulls or copies something for a build, nobody counts for it.
     fn build_written_bytes(&self, name: &str) -> u64;
 

@@ -6,10 +6,11 @@
 
 use crate::{
     engine::{
-        BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec, ContainerState,
-        Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
+        BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
+        ContainerState, Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogLine, LogPosition, LogStream},
+    podman::HelperGroup,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -283,6 +284,10 @@ impl Engine for FakeEngine {
 
     /// A build here never outlives its future.
     fn end_build(&self, _: &str) {}
+
+    fn helper_group(&self, _: &str, _: BuildBounds) -> HelperGroup {
+        HelperGroup::none()
+    }
 
     fn build_written_bytes(&self, _: &str) -> u64 {
         0

@@ -18,4 +18,4 @@ pub use engine::{
     ContainerState, Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
 };
 pub use log::{LogBatch, LogLine, LogPosition, LogStream};
-pub use podman::{Cgroups, ContainerUsage, Podman};
+pub use podman::{Cgroups, ContainerUsage, HelperGroup, Podman};

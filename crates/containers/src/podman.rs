@@ -12,15 +12,17 @@ mod build_slice;
 mod cgroups;
 mod context;
 mod disk_limits;
+mod helper_group;
 mod list;
 mod logs;
 mod written;
 
 pub use cgroups::{Cgroups, ContainerUsage};
+pub use helper_group::HelperGroup;
 
 use crate::{
     engine::{
-        BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
+        BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
         Engine, EngineError, Image, ImageId, Network, Storage, StoredImage,
     },
     log::{LogBatch, LogPosition},
@@ -189,6 +191,10 @@ impl Engine for Podman {
 
     fn end_build(&self, name: &str) {
         drop(BuildCgroup::left_by(&self.build_slice, &self.builds, name));
+    }
+
+    fn helper_group(&self, build: &str, bounds: BuildBounds) -> HelperGroup {
+        HelperGroup::new(&self.build_slice, &self.builds, build, bounds)
     }
 
     fn build_written_bytes(&self, name: &str) -> u64 {

@@ -8,7 +8,7 @@ mod error;
 use crate::{
     bandwidth,
     build_log::BuildLog,
-    git::Fetch,
+    git::{Fetch, GitError},
     health::{Probe, Unhealthy},
     host::{self, GitSettings, Host, Origin},
     preset::{self, Listing},
@@ -22,6 +22,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -111,21 +112,36 @@ impl<'a, E: Engine> Attempt<'a, E> {
     async fn fetch_and_build(&self, dir: &Path) -> Result<(Commit, Image), DeployError> {
         self.reach(DeploymentState::Cloning);
         self.log.say(&format!("Fetching {}", self.deploy.source.repository));
+        let building = Building::begin(self.host, &self.job.job_id.to_string(), dir).await?;
+        let commit = self.fetch(dir, &building).await?;
+        self.log.say(&format!("Building commit {commit}"));
+        let context = dir.join("source");
+        let dockerfile = self.dockerfile(context.clone()).await?;
+        let image = self.build(context, dockerfile, &building).await?;
+        Ok((commit, image))
+    }
+
+    async fn fetch(&self, dir: &Path, building: &Building<'_, E>) -> Result<Commit, DeployError> {
         let GitSettings { allow_local, ca_file, login_dir } = self.host.settings.git.clone();
+        let bounds = self.host.settings.builds.bounds;
         let fetch = Fetch {
             allow_local,
             mesh_address: self.host.settings.address,
             ca_file,
             login_dir,
             timeout: FETCH_TIMEOUT,
+            group: Some(Arc::new(self.host.engine.helper_group(building.name(), bounds))),
         };
         let (source, login) = (&self.deploy.source, self.deploy.login.as_ref());
-        let commit = self.host.outside.fetch(fetch, source, login, dir).await?;
-        self.log.say(&format!("Building commit {commit}"));
-        let context = dir.join("source");
-        let dockerfile = self.dockerfile(context.clone()).await?;
-        let image = self.build(context, dockerfile).await?;
-        Ok((commit, image))
+        tokio::select! {
+            biased;
+            fetched = self.host.outside.fetch(fetch, source, login, dir) => fetched.map_err(|error| match error {
+                // git's own words for it would be no help.
+                GitError::Other { .. } => building.failed_full().map_or(error.into(), DeployError::FetchDisk),
+                error => error.into(),
+            }),
+            full = building.filled() => Err(DeployError::FetchDisk(full)),
+        }
     }
 
     /// The repository's own Dockerfile, or the one of a preset.
@@ -178,7 +194,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)
     }
 
-    async fn build(&self, context: PathBuf, dockerfile: PathBuf) -> Result<Image, DeployError> {
+    async fn build(
+        &self,
+        context: PathBuf,
+        dockerfile: PathBuf,
+        building: &Building<'_, E>,
+    ) -> Result<Image, DeployError> {
         self.reach(DeploymentState::Building);
         let network = host::build_network();
         self.host.engine.ensure_network(&network).await?;
@@ -186,7 +207,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let origin =
             Origin { app: self.job.app_id, job: self.job.job_id, built_at_ms: self.host.clock.now_ms() };
         let build = Build {
-            name: self.job.job_id.to_string(),
+            name: building.name().to_owned(),
             context,
             dockerfile,
             network: network.name,
@@ -194,7 +215,6 @@ impl<'a, E: Engine> Attempt<'a, E> {
             tag: format!("localhost/{}:{}", self.job.app, self.job.job_id),
             labels: origin.labels(),
         };
-        let building = Building::begin(self.host, &build.name).await?;
         let (output, received) = mpsc::channel(OUTPUT_LINES);
         let built = async {
             tokio::select! {

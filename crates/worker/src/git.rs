@@ -20,9 +20,11 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 use tokio::process::Command;
+use wisehosting_containers::HelperGroup;
 use wisehosting_domain::{
     login::Login,
     source::{Commit, Repository, Source},
@@ -76,6 +78,18 @@ pub enum GitError {
     /// It took too long.
     #[error("Fetching {0} took longer than {seconds} s and was stopped. Is it very large?", seconds = .1.as_secs())]
     Timeout(Repository, Duration),
+    /// Unpacking it took too much memory.
+    #[error(
+        "Fetching {repository} took more than the {} MiB of memory that a build has, and was stopped. Make its files \
+         smaller, or have the worker's operator raise the limit.",
+        .limit_bytes / (1024 * 1024)
+    )]
+    OutOfMemory {
+        /// What was to be cloned.
+        repository: Repository,
+        /// What git may use.
+        limit_bytes: u64,
+    },
     /// Anything else that git says.
     #[error("git could not fetch {repository}: {reason}")]
     Other {
@@ -102,6 +116,8 @@ pub struct Fetch {
     pub login_dir: Option<PathBuf>,
     /// How long it may take.
     pub timeout: Duration,
+    /// What bounds git; nothing if none.
+    pub group: Option<Arc<HelperGroup>>,
 }
 
 impl Fetch {
@@ -117,10 +133,15 @@ impl Fetch {
         if login.is_some() && !source.repository.is_https() && !self.allow_local {
             return Err(GitError::LoginInClear(source.repository.clone()));
         }
-        match tokio::time::timeout(self.timeout, self.fetch(source, login, dir)).await {
-            Ok(result) => result,
-            Err(_) => Err(GitError::Timeout(source.repository.clone(), self.timeout)),
-        }
+        let fetched = tokio::time::timeout(self.timeout, self.fetch(source, login, dir)).await;
+        let fetched =
+            fetched.unwrap_or_else(|_| Err(GitError::Timeout(source.repository.clone(), self.timeout)));
+        // git itself only knows that a part of it has gone.
+        let used_up = || self.group.as_ref().and_then(|group| group.memory_used_up());
+        fetched.map_err(|error| match used_up() {
+            Some(limit_bytes) => GitError::OutOfMemory { repository: source.repository.clone(), limit_bytes },
+            None => error,
+        })
     }
 
     async fn fetch(&self, source: &Source, login: Option<&Login>, dir: &Path) -> Result<Commit, GitError> {
@@ -205,10 +226,13 @@ impl Git<'_> {
         arguments: [&str; N],
     ) -> Result<String, GitError> {
         let output = self.git(None, arguments).await.map_err(GitError::Run)?;
-        if output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // A checkout that could not write a file says so, and ends as if it could.
+        let failure = said.lines().find_map(|line| line.strip_prefix("error: "));
+        if output.status.success() && failure.is_none() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let reason = last_line(&String::from_utf8_lossy(&output.stderr));
+        let reason = failure.map_or_else(|| last_line(&said), str::to_owned);
         Err(GitError::Other { repository: repository.clone(), reason })
     }
 
@@ -255,6 +279,9 @@ impl Git<'_> {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn()?;
+        if let (Some(bounding), Some(id)) = (&self.fetch.group, child.id()) {
+            bounding.take_in(id);
+        }
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(|id| Group(Pid::from_raw(id)));
         let output = child.wait_with_output().await?;
         // It has ended by itself: its number may belong to another by now.

@@ -81,6 +81,16 @@ impl<E: Engine> Jobs<E> {
         Ok(Self(Arc::new(Inner { host, journal, state, changed })))
     }
 
+    /// Ends the programs that builds of an earlier run have left behind.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn end_builds(&self) -> Result<(), JournalError> {
+        let cut_off = self.0.journal.taken()?.into_iter().filter(|taken| taken.redo.is_none());
+        cut_off.for_each(|taken| self.0.host.engine.end_build(&taken.job_id.to_string()));
+        Ok(())
+    }
+
     /// Ends what an earlier run has begun: a stop or a delete is done again, a deploy is undone and has failed. To be called before
     /// any job is taken. What the engine refuses to remove is left: it must not keep this host from all other work.
     ///

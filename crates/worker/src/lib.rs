@@ -155,11 +155,13 @@ impl<E: Engine> Worker<E> {
     pub async fn recover(host: Arc<Host<E>>, state_dir: &Path) -> anyhow::Result<Self> {
         let journal = Journal::open(state_dir)?;
         let violations = Violations::open(state_dir)?;
+        let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
+        // What still runs of them may write there.
+        jobs.end_builds()?;
         let work_dir = &host.settings.work_dir;
         workspace::remove_leftovers(work_dir)
             .with_context(|| format!("cannot empty the work folder {}", work_dir.display()))?;
-        let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let jobs = Jobs::new(host.clone(), journal, changed.clone())?;
         recover(&jobs).await?;
         let instances = Instances::new(host.clone(), jobs.clone(), violations, changed, report_all.clone());
         let agent = Agent { host, jobs: jobs.clone(), running: instances.running(), report_all };

@@ -177,6 +177,11 @@ fn free_bytes(dir: &Path) -> u64 {
     statvfs(dir).map_or(u64::MAX, |stat| stat.blocks_free().saturating_mul(stat.fragment_size()))
 }
 
+/// The size of that file system.
+fn size_bytes(dir: &Path) -> u64 {
+    statvfs(dir).map_or(0, |stat| stat.blocks().saturating_mul(stat.fragment_size()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

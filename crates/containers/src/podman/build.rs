@@ -38,7 +38,7 @@ pub(super) async fn run(
         .forcerm(true)
         .build();
     // Whatever ends this function early, a step that still runs ends with it.
-    let mut cgroup = BuildCgroup::new(&podman.build_slice, &podman.builds, build);
+    let mut cgroup = BuildCgroup::new(&podman.build_slice, &podman.builds, &build.name, build.bounds);
     let docker = with_podman_options(podman.docker()?, build, &cgroup);
     let body = bollard::body_try_stream(context::stream(build.context.clone()));
     let mut answers = docker.build_image(options, None, Some(body));

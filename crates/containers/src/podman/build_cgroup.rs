@@ -6,7 +6,7 @@
 //! is dropped, neither a process nor a group of the build is left, and what comes after that is ended, too.
 
 use super::build_slice;
-use crate::engine::Build;
+use crate::engine::BuildBounds;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -59,14 +59,14 @@ struct Groups {
 }
 
 impl BuildCgroup {
-    pub(super) fn new(slice: &str, live: &Live, build: &Build) -> Self {
-        let cgroup = Self::left_by(slice, live, &build.name);
+    pub(super) fn new(slice: &str, live: &Live, build: &str, bounds: BuildBounds) -> Self {
+        let cgroup = Self::left_by(slice, live, build);
         let groups = &cgroup.groups;
         let mut names = live.lock();
         names.insert(groups.name.clone());
-        let made = build_slice::make_group(slice, &groups.name, build.bounds);
+        let made = build_slice::make_group(slice, &groups.name, bounds);
         let bounded =
-            made.and_then(|()| fs::write(groups.dir.join(PIDS_MAX), build.bounds.processes_max.to_string()));
+            made.and_then(|()| fs::write(groups.dir.join(PIDS_MAX), bounds.processes_max.to_string()));
         if let Err(error) = bounded {
             tracing::warn!(cgroup = %groups.dir.display(), %error, "the processes of a build are not bounded");
         }
@@ -79,6 +79,11 @@ impl BuildCgroup {
         let name = build_slice::group_of(build);
         let dir = build_slice::counting().join(slice).join(&name);
         Self { groups: Groups { slice: slice.to_owned(), name, dir }, live: live.clone(), has_ended: false }
+    }
+
+    /// Makes a group inside for what is not Podman's, bounded as a step is, in each hierarchy that can bound it.
+    pub(super) fn make_inner(&self, name: &str, bounds: BuildBounds) -> io::Result<Vec<PathBuf>> {
+        build_slice::make_inner(&self.groups.slice, &self.groups.name, name, bounds)
     }
 
     /// Podman has ended the build.
@@ -176,7 +181,7 @@ fn below(group: &Path) -> Vec<PathBuf> {
 }
 
 /// Opening a file of a group never makes one.
-fn write_if_there(file: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_if_there(file: &Path, text: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
 }
 

@@ -46,6 +46,39 @@ pub(super) fn make_group(slice: &str, group: &str, bounds: BuildBounds) -> io::R
     })
 }
 
+/// Makes a group inside the one of a build, with as much memory as a step has. The group around it bounds its processes.
+pub(super) fn make_inner(
+    slice: &str,
+    group: &str,
+    name: &str,
+    bounds: BuildBounds,
+) -> io::Result<Vec<PathBuf>> {
+    let make = |hierarchy: &PathBuf| {
+        let outer = hierarchy.join(slice).join(group);
+        pass_controllers_on(&outer);
+        let dir = outer.join(name);
+        create(&dir)?;
+        bound_memory(&dir, bounds.memory_bytes)?;
+        Ok(dir)
+    };
+    bounding(Path::new(MOUNT)).iter().map(make).collect()
+}
+
+/// Swap is not added to it. In version 2, all processes end together when it is used up.
+fn bound_memory(dir: &Path, bytes: u64) -> io::Result<()> {
+    let memory = bytes.to_string();
+    let limits = [
+        ("memory.max", memory.as_str()),
+        ("memory.swap.max", "0"),
+        ("memory.oom.group", "1"),
+        ("memory.limit_in_bytes", &memory),
+        ("memory.memsw.limit_in_bytes", &memory),
+    ];
+    // Each hierarchy has some of them, and a kernel may have been built without counting swap.
+    let mut there = limits.into_iter().filter(|(file, _)| dir.join(file).exists());
+    there.try_for_each(|(file, value)| fs::write(dir.join(file), value))
+}
+
 /// The name of a build's own group.
 pub(super) fn group_of(build: &str) -> String {
     format!("build-{build}")

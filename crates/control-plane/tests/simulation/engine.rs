@@ -14,9 +14,9 @@ use tokio::{
     time::sleep,
 };
 use wisehosting_containers::{
-    BaseImage, Build, BuildError, Container, ContainerId, ContainerList, ContainerSpec, ContainerState,
-    Engine, EngineError, Image, ImageId, LogBatch, LogPosition, Network, Storage, StoredImage,
-    fake::FakeEngine,
+    BaseImage, Build, BuildBounds, BuildError, Container, ContainerId, ContainerList, ContainerSpec,
+    ContainerState, Engine, EngineError, HelperGroup, Image, ImageId, LogBatch, LogPosition, Network,
+    Storage, StoredImage, fake::FakeEngine,
 };
 
 use crate::random::Random;
@@ -214,6 +214,10 @@ impl Engine for SimulatedEngine {
 
     async fn remove_old_layers(&self, age: Duration) -> Result<(), EngineError> {
         self.fake.remove_old_layers(age).await
+    }
+
+    fn helper_group(&self, build: &str, bounds: BuildBounds) -> HelperGroup {
+        self.fake.helper_group(build, bounds)
     }
 
     fn build_written_bytes(&self, name: &str) -> u64 {

@@ -41,6 +41,13 @@ pub(crate) enum DeployError {
         mib(.0.free_bytes), mib(.0.needed_bytes)
     )]
     DiskFull(Full),
+    /// Its repository has filled the worker's disk.
+    #[error(
+        "Fetching the repository was stopped: its files filled the worker's disk, of which {} MiB have to stay free. Make \
+         them smaller, or have the worker's operator make room.",
+        mib(.0.needed_bytes)
+    )]
+    FetchDisk(Full),
     /// It has filled the worker's disk.
     #[error(
         "The build was stopped: it filled the worker's disk, of which {} MiB have to stay free. Make it write less, or have \

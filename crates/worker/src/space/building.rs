@@ -1,12 +1,13 @@
-//! Builds that run, and which of them has to end when the disk fills up.
+//! Builds that run, and which of them has to end when the disk fills up. A build begins when its repository is fetched: a small pack
+//! may unpack to much.
 //!
 //! The one that has written most ends, as far as that is known: what its steps write is counted, what Podman pulls and copies for
 //! it is not. Of those alike it is the newest. Invariant: they end one at a time, and the next only when the last has had time to give back what it wrote.
 
-use super::{Full, free_bytes};
+use super::{Full, free_bytes, size_bytes};
 use crate::host::Host;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,9 @@ use wisehosting_containers::{Engine, EngineError};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a build that was ended takes to give its room back, at most.
 const GIVE_BACK: Duration = Duration::from_secs(15);
+
+/// This part of the disk that repositories are unpacked on has to stay free, at most.
+const WORK_PART: u64 = 8;
 
 /// The builds that run, the newest last.
 #[derive(Debug, Default)]
@@ -67,13 +71,20 @@ pub(crate) struct Building<'a, E> {
     host: &'a Host<E>,
     name: String,
     storage: PathBuf,
+    workspace: PathBuf,
 }
 
 impl<'a, E: Engine> Building<'a, E> {
-    pub(crate) async fn begin(host: &'a Host<E>, name: &str) -> Result<Self, EngineError> {
+    /// A build of this name in this folder.
+    pub(crate) async fn begin(host: &'a Host<E>, name: &str, workspace: &Path) -> Result<Self, EngineError> {
         let storage = host.engine.storage().await?.dir;
         host.space.builds.state().names.push(name.to_owned());
-        Ok(Self { host, name: name.to_owned(), storage })
+        Ok(Self { host, name: name.to_owned(), storage, workspace: workspace.to_owned() })
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether this build, which has failed, lacked room. What it wrote is gone a little later.
@@ -87,8 +98,13 @@ impl<'a, E: Engine> Building<'a, E> {
 
     fn full(&self) -> Option<Full> {
         let needed_bytes = self.host.settings.space.free_min_bytes / 2;
-        let free_bytes = free_bytes(&self.storage);
-        (free_bytes < needed_bytes).then_some(Full { free_bytes, needed_bytes })
+        // Most often that is the same disk; another one may be so small that it never has as much.
+        let needed_for_work = needed_bytes.min(size_bytes(&self.workspace) / WORK_PART);
+        let lacks = |dir: &Path, needed_bytes| {
+            let free_bytes = free_bytes(dir);
+            (free_bytes < needed_bytes).then_some(Full { free_bytes, needed_bytes })
+        };
+        lacks(&self.storage, needed_bytes).or_else(|| lacks(&self.workspace, needed_for_work))
     }
 
     /// Waits until this build has to end for want of room.

@@ -21,6 +21,7 @@ const FETCH: Fetch = Fetch {
     ca_file: None,
     login_dir: None,
     timeout: Duration::from_secs(30),
+    group: None,
 };
 
 struct Repository {

@@ -51,6 +51,7 @@ fn fetch_from(host: &GitHost) -> Fetch {
         ca_file: Some(host.ca_file().to_owned()),
         login_dir: None,
         timeout: Duration::from_secs(60),
+        group: None,
     }
 }
 

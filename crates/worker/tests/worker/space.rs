@@ -1,12 +1,13 @@
 //! A disk that fills up, with a real Podman on it.
 
-use crate::support::{Worker, deploy_job, get, repository, start_with, stop_job};
+use crate::support::{Worker, deploy_job, get, repository, settings, start_with, stop_job};
+use nix::sys::statvfs::statvfs;
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     path::Path,
 };
-use wisehosting_containers::testing::{Disk, Host, on_host_with_disk, write_app};
+use wisehosting_containers::testing::{Disk, Host, on_host, on_host_with_disk, write_app};
 use wisehosting_protocol::payload::{Job, Outcome};
 
 const MIB: u64 = 1024 * 1024;
@@ -79,5 +80,65 @@ fn a_disk_that_a_build_or_an_app_has_filled_can_be_used_again() {
         assert!(message.ends_with(" MiB are free, 16 MiB have to be. Delete apps that are not needed, or have the worker's operator make room; then deploy again."), "{message}");
         assert!(get(neighbour).await.starts_with("HTTP/1"));
         assert_eq!(worker.run(&stop_job(2, ours.instance_id)).await, Outcome::Stopped, "as the message says");
+    });
+}
+
+/// A repository that is small, and whose files are not.
+fn unpacking_to(content: &Path, mib: u64) -> std::path::PathBuf {
+    write_app(content, "", "exec /bin/busybox httpd -f -p $PORT -h /");
+    // Of zeros git would make a hole.
+    let mut file = File::create(content.join("big")).expect("a file");
+    for _ in 0..mib {
+        file.write_all(&[b'x'; 1 << 20]).expect("written");
+    }
+    let bare = repository(content);
+    fs::remove_file(content.join("big")).expect("removed");
+    bare
+}
+
+#[test]
+fn a_repository_that_unpacks_to_more_than_there_is_room_for_fails_alone() {
+    on_host_with_disk(SMALL, |host| async move {
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let work_dir = host.dir().join("work");
+        let mut worker = start_with(host.podman(), elsewhere.path(), |settings| {
+            settings.space.free_min_bytes = 32 * MIB;
+            settings.work_dir = work_dir.clone();
+        })
+        .await;
+        let free = || {
+            let disk = statvfs(host.dir()).expect("its room");
+            disk.blocks_free() * disk.fragment_size()
+        };
+        let ours = deploy(elsewhere.path(), 2, "neighbour", "");
+        let neighbour = deployed(&mut worker, &ours).await;
+        let before = free();
+        let mut bomb = deploy_job(1, &unpacking_to(&elsewhere.path().join("bomb"), 200));
+        settings(&mut bomb).deadline_ms = 600_000;
+        let message = worker.failure(&bomb).await;
+        let told = message
+            .starts_with("Fetching the repository was stopped: its files filled the worker's disk, of");
+        assert!(told, "{message}");
+        assert!(message.contains(" 16 MiB have to stay free."), "{message}");
+        assert!(free() + 4 * MIB > before, "{} of {before} bytes are free again", free());
+        assert_eq!(fs::read_dir(&work_dir).expect("the folder").count(), 0);
+        assert!(get(neighbour).await.starts_with("HTTP/1"), "the bomb hurt its neighbour");
+        deployed(&mut worker, &deploy(elsewhere.path(), 3, "next", "")).await;
+    });
+}
+
+#[test]
+fn a_repository_that_takes_too_much_memory_to_unpack_fails_alone() {
+    on_host(|host| async move {
+        let mut worker = start_with(host.podman(), host.dir(), |settings| {
+            settings.builds.bounds.memory_bytes = 64 * MIB;
+        })
+        .await;
+        let bomb = deploy_job(1, &unpacking_to(&host.dir().join("bomb"), 300));
+        let message = worker.failure(&bomb).await;
+        let told =
+            message.contains(" took more than the 64 MiB of memory that a build has, and was stopped.");
+        assert!(told, "{message}");
+        deployed(&mut worker, &deploy(host.dir(), 2, "next", "")).await;
     });
 }
