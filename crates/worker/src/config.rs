@@ -68,6 +68,9 @@ pub struct WorkerConfig {
     /// Builds at a time.
     #[serde(default = "default_builds")]
     pub builds: usize,
+    /// Instances that deploys start at a time, and wait for until they answer.
+    #[serde(default = "default_starts")]
+    pub starts: usize,
     /// Memory of one build step, in bytes.
     #[serde(default = "default_build_memory_bytes")]
     pub build_memory_bytes: u64,
@@ -124,6 +127,9 @@ impl Settings for Config {
         if !(1..=64).contains(&worker.builds) {
             return Err(ConfigError::invalid("worker.builds", "must be 1 to 64"));
         }
+        if !(1..=256).contains(&worker.starts) {
+            return Err(ConfigError::invalid("worker.starts", "must be 1 to 256"));
+        }
         if worker.build_memory_bytes < BUILD_MEMORY_BYTES_MIN {
             return Err(ConfigError::invalid(
                 "worker.build_memory_bytes",
@@ -170,6 +176,10 @@ fn default_state_dir() -> PathBuf {
 
 fn default_builds() -> usize {
     2
+}
+
+fn default_starts() -> usize {
+    8
 }
 
 fn default_build_cpu_millis() -> u32 {
@@ -240,6 +250,7 @@ mod tests {
             ("ports = \"29999-20000\"", "worker.ports: write two ports"),
             ("ports = \"80-90\"", "worker.ports: write two ports"),
             ("builds = 0", "worker.builds: must be 1 to 64"),
+            ("starts = 0", "worker.starts: must be 1 to 256"),
             ("build_cpu_millis = 0", "worker.build_cpu_millis: must be 100 to 64000"),
             ("build_timeout_s = 0", "worker.build_timeout_s: must be 1 to 86400"),
             ("images_kept = 0", "worker.images_kept: must be 1 to 100"),

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, SemaphorePermit, mpsc},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
     time::sleep,
 };
 use wisehosting_containers::{
@@ -73,6 +73,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
             None => self.make_image().await?,
         };
 
+        let turns = &self.host.permits.starts;
+        let _permit = self.permit(turns, "Waiting for other apps on this worker to start").await?;
         self.reach(DeploymentState::Starting);
         let port = self.port(&image);
         let (container, address) = self.start(&image, port).await?;
@@ -99,7 +101,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     async fn make_image(&self) -> Result<(Commit, Image), DeployError> {
         space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
-        let _permit = self.build_permit().await?;
+        // Fetching counts as building: it takes disk and network alike.
+        let turns = &self.host.permits.builds;
+        let _permit = self.permit(turns, "Waiting for other builds on this worker to end").await?;
         // Those that were built meanwhile may have taken it.
         space::make_room(self.host).await.map_err(DeployError::DiskFull)?;
         let workspace = Workspace::create(&self.host.settings.work_dir, self.job.job_id);
@@ -172,7 +176,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.log.finish().await;
     }
 
-    /// Waits until the attempt has taken too long; the wait for other builds is not its fault.
+    /// Waits until the attempt has taken too long; what it waits for before it begins is not its fault.
     pub(crate) async fn overdue(&self) -> DeployError {
         self.begun.notified().await;
         let deadline = Duration::from_millis(self.deploy.deadline_ms);
@@ -185,13 +189,17 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.log.reach(state);
     }
 
-    /// Fetching counts as building: it takes disk and network alike.
-    async fn build_permit(&self) -> Result<SemaphorePermit<'_>, DeployError> {
-        if let Ok(permit) = self.host.builds.try_acquire() {
+    /// Waits for its turn, and says so if that is not now.
+    async fn permit<'s>(
+        &self,
+        turns: &'s Semaphore,
+        waiting: &str,
+    ) -> Result<SemaphorePermit<'s>, DeployError> {
+        if let Ok(permit) = turns.try_acquire() {
             return Ok(permit);
         }
-        self.log.say("Waiting for other builds on this worker to end");
-        self.host.builds.acquire().await.map_err(|_| DeployError::ShuttingDown)
+        self.log.say(waiting);
+        turns.acquire().await.map_err(|_| DeployError::ShuttingDown)
     }
 
     async fn build(

@@ -74,6 +74,8 @@ pub struct HostSettings {
     pub git: GitSettings,
     /// What is built at a time.
     pub builds: BuildLimits,
+    /// Instances that deploys start and prove at a time.
+    pub starts: usize,
     /// Images of each app that are kept, the newest ones.
     pub images_kept: usize,
     /// How much of the disk stays free.
@@ -112,8 +114,8 @@ pub struct Host<E> {
     pub(crate) clock: Arc<dyn Clock>,
     /// How apps are run.
     pub(crate) settings: HostSettings,
-    /// One permit per build that may run.
-    pub(crate) builds: Semaphore,
+    /// What deploys wait for.
+    pub(crate) permits: Permits,
     /// What is on its way to the control plane, and what it says of that.
     pub(crate) logs: Logs,
     /// Room on the engine's disk.
@@ -122,6 +124,14 @@ pub struct Host<E> {
     deploying: Mutex<Vec<AppId>>,
     /// What deploys reach besides.
     pub(crate) outside: Arc<dyn Outside>,
+}
+
+/// What is done by so many deploys at a time. Who has one of the second kind waits for none of the first.
+pub(crate) struct Permits {
+    /// One per build that may run.
+    pub(crate) builds: Semaphore,
+    /// One per instance that may be started and proven.
+    pub(crate) starts: Semaphore,
 }
 
 /// The logs of a worker.
@@ -160,7 +170,10 @@ fn lock(apps: &Mutex<Vec<AppId>>) -> MutexGuard<'_, Vec<AppId>> {
 impl<E: Engine> Host<E> {
     /// A host of these parts.
     pub fn new(engine: E, outbox: Outbox, clock: Arc<dyn Clock>, settings: HostSettings) -> Self {
-        let builds = Semaphore::new(settings.builds.bounds.at_a_time);
+        let permits = Permits {
+            builds: Semaphore::new(settings.builds.bounds.at_a_time),
+            starts: Semaphore::new(settings.starts),
+        };
         let connection = watch::Sender::default();
         let builds_logs = BuildLogs::new(outbox.clone(), clock.clone(), connection.subscribe());
         let logs = Logs {
@@ -172,7 +185,7 @@ impl<E: Engine> Host<E> {
         };
         let (space, deploying) = Default::default();
         let outside = Arc::new(Machine);
-        Self { engine, outbox, clock, settings, builds, logs, space, deploying, outside }
+        Self { engine, outbox, clock, settings, permits, logs, space, deploying, outside }
     }
 
     /// The same host in another world.

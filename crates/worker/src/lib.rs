@@ -204,6 +204,7 @@ fn settings(config: &Config) -> HostSettings {
             },
             timeout: Duration::from_secs(config.worker.build_timeout_s),
         },
+        starts: config.worker.starts,
         images_kept: config.worker.images_kept,
         space: SpaceSettings {
             free_min_bytes: config.worker.disk_free_min_bytes,

@@ -158,7 +158,7 @@ async fn remove_bases<E: Engine>(host: &Host<E>) -> Result<(), EngineError> {
 /// Keeps builds from beginning, if none runs.
 fn no_build<E>(host: &Host<E>) -> Option<SemaphorePermit<'_>> {
     let all = u32::try_from(host.settings.builds.bounds.at_a_time).unwrap_or(u32::MAX);
-    host.builds.try_acquire_many(all).ok()
+    host.permits.builds.try_acquire_many(all).ok()
 }
 
 /// Removes something that nobody needs. What cannot be removed is left for the next time.

@@ -116,6 +116,7 @@ impl Machine {
                 },
                 timeout: Duration::from_secs(600),
             },
+            starts: 2,
             // How full the disk of this machine is must not matter.
             space: SpaceSettings { free_min_bytes: 0, reserve_bytes: 0, dir: self.folder.path().to_owned() },
             images_kept: 2,

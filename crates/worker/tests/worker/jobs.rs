@@ -1,25 +1,42 @@
 //! Order, repetition and loss of jobs, on the engine in memory.
 
 use crate::support::{
-    Worker, delete_job, deploy_job, repository, settings, start_in_memory, start_with, stop_job,
+    Worker, delete_job, deploy_job, repository, settings, settings_in_memory, start_in_memory, start_outside,
+    start_with, stop_job,
 };
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use wisehosting_containers::{
     Engine,
     fake::{Building, FakeEngine},
 };
-use wisehosting_domain::{id::JobId, state::DeploymentState};
+use wisehosting_domain::{
+    id::JobId,
+    login::Login,
+    source::{Commit, Source},
+    state::DeploymentState,
+};
 use wisehosting_node::random;
 use wisehosting_protocol::{
     message::{AgentMessage, HubMessage, JobCancel, ResultAck},
     payload::{Job, JobRef, Outcome},
+};
+use wisehosting_worker::{
+    git::{Fetch, GitError},
+    health::{Probe, Unhealthy},
+    host::HostSettings,
+    outside::{Machine, Outside, Waiting},
+    workspace::Workspace,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -329,6 +346,97 @@ async fn so_many_builds_run_at_a_time_and_the_others_wait() {
     }
     assert_eq!(*building.borrow(), Building { now: 0, most: 2 });
     bench.assert_nothing_left().await;
+}
+
+/// Programs of which it is never said whether they answer, until that is called for; nothing is sent out of the machine.
+#[derive(Clone)]
+struct HeldProofs {
+    held: Arc<Semaphore>,
+    proving: watch::Sender<usize>,
+}
+
+impl Outside for HeldProofs {
+    fn fetch<'a>(
+        &'a self,
+        fetch: Fetch,
+        source: &'a Source,
+        login: Option<&'a Login>,
+        dir: &'a Path,
+    ) -> Waiting<'a, Result<Commit, GitError>> {
+        Machine.fetch(fetch, source, login, dir)
+    }
+
+    fn probe<'a>(&'a self, _: &'a Probe, _: Duration) -> Waiting<'a, Result<(), Unhealthy>> {
+        Box::pin(async {
+            self.proving.send_modify(|proving| *proving += 1);
+            self.held.acquire().await.expect("never closed").forget();
+            Ok(())
+        })
+    }
+
+    fn remove(&self, workspace: Workspace) -> Waiting<'_, ()> {
+        Machine.remove(workspace)
+    }
+
+    fn sync(&self, _: PathBuf) -> Waiting<'_, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn write(&self, work: Box<dyn FnOnce() + Send>) -> Waiting<'_, ()> {
+        Machine.write(work)
+    }
+}
+
+#[tokio::test]
+async fn so_many_apps_start_at_a_time_and_the_others_wait() {
+    let bench = bench();
+    let (held, proving) = (Arc::new(Semaphore::new(0)), watch::Sender::new(0));
+    let outside = HeldProofs { held: held.clone(), proving: proving.clone() };
+    let limited = HostSettings { starts: 2, ..settings_in_memory(bench.dir.path()) };
+    let mut worker = start_outside(outside, limited, bench.engine.clone(), bench.dir.path()).await;
+    // The first is built; the others repeat it, so nothing else bounds them.
+    let first = bench.deploy(1, 1);
+    held.add_permits(1);
+    let Outcome::Deployed { commit, image_id, .. } = worker.run(&first).await else {
+        panic!("{:?}", worker.build_log());
+    };
+    proving.send_replace(0);
+    let jobs = [2, 3, 4, 5, 6].map(|app| {
+        let mut job = bench.deploy(app, 1);
+        let deploy = settings(&mut job);
+        (deploy.image_id, deploy.source.commit) = (Some(image_id.clone()), Some(commit.clone()));
+        // The wait does not count.
+        deploy.deadline_ms = 60_000;
+        job
+    });
+    for job in &jobs {
+        worker.tell(job.clone()).await;
+    }
+    let mut now = proving.subscribe();
+    timeout(PATIENCE, now.wait_for(|proving| *proving >= 2)).await.expect("side by side").expect("alive");
+    // Who says so has found no place: from then on only an end makes one.
+    let waits = |line: &String| line.starts_with("Waiting for other apps");
+    while worker.build_log().iter().filter(|line| waits(line)).count() < 3 {
+        worker
+            .wait("word of a wait", |message| matches!(message, AgentMessage::BuildLog(_)).then_some(()))
+            .await;
+    }
+    let reached = |worker: &Worker, state| {
+        let is = |message: &&AgentMessage| matches!(message, AgentMessage::JobStatus(status) if status.state == state && status.job_id != first.job_id);
+        worker.heard.iter().filter(is).count()
+    };
+    assert_eq!((*proving.borrow(), reached(&worker, DeploymentState::Starting)), (2, 2));
+    assert_eq!(bench.engine.containers("wisehosting.instance").await.expect("a list").known().len(), 3);
+    for done in 1..=jobs.len() {
+        held.add_permits(1);
+        let deployed = |message: &AgentMessage| match message {
+            AgentMessage::JobResult(result) => Some(matches!(result.outcome, Outcome::Deployed { .. })),
+            _ => None,
+        };
+        assert!(worker.wait("result", deployed).await);
+        assert!(*proving.borrow() <= done + 2, "one place is free for each that has ended");
+    }
+    assert_eq!(*proving.borrow(), jobs.len());
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use wisehosting_worker::{
     jobs::Jobs,
     journal::Journal,
     outbox::Outbox,
+    outside::{Machine, Outside},
     restart::RestartPolicy,
     space::{self, SpaceSettings},
     stats::Stats,
@@ -114,6 +115,7 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
             },
             timeout: Duration::from_secs(600),
         },
+        starts: 3,
         images_kept: 2,
         space: SpaceSettings { free_min_bytes: 0, reserve_bytes: 0, dir: dir.join("state") },
         // Programs of other tests that the kernel ends for their memory say nothing of this one's.
@@ -122,9 +124,20 @@ fn settings_at(address: Ipv4Addr, dir: &Path) -> HostSettings {
 }
 
 async fn start_on(settings: HostSettings, engine: impl Engine, dir: &Path) -> Worker {
+    start_outside(Machine, settings, engine, dir).await
+}
+
+/// Starts a worker in another world.
+pub(crate) async fn start_outside(
+    outside: impl Outside,
+    settings: HostSettings,
+    engine: impl Engine,
+    dir: &Path,
+) -> Worker {
     let (say, said) = mpsc::unbounded_channel();
     let outbox = Outbox::new(move |message| say.send(message).is_ok());
-    let host = Arc::new(Host::new(engine, outbox, Arc::new(SystemClock), settings));
+    let host = Host::new(engine, outbox, Arc::new(SystemClock), settings).with_outside(outside);
+    let host = Arc::new(host);
     let (changed, report_all) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let journal = Journal::open(&dir.join("state")).expect("a journal");
     let jobs = Jobs::new(host.clone(), journal, changed.clone()).expect("jobs");
