@@ -20,6 +20,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::task::AbortOnDropHandle;
+use wisehosting_containers::LogStream;
 use wisehosting_domain::{
     id::{DeploymentId, JobId},
     state::DeploymentState,
@@ -186,6 +187,19 @@ impl BuildLog {
     /// Says something in the platform's own name.
     pub(crate) fn say(&self, text: &str) {
         self.write(Stream::System, text);
+    }
+
+    /// Writes what the program said, when it said it.
+    pub(crate) fn program(&self, said: impl IntoIterator<Item = wisehosting_containers::LogLine>) {
+        let lines = said.into_iter().map(|said| {
+            let stream = match said.stream {
+                LogStream::Stdout => Stream::Stdout,
+                LogStream::Stderr => Stream::Stderr,
+            };
+            lines::line(said.at, stream, &said.text)
+        });
+        let mut kept = self.kept.said();
+        lines.for_each(|line| kept.lines.push(line));
     }
 
     /// Writes what the engine says, as much of it as is kept, until it says no more.

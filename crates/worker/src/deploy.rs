@@ -4,6 +4,7 @@
 //! and what a failed attempt has made is removed by [`Attempt::undo`].
 
 mod error;
+mod tail;
 
 use crate::{
     bandwidth,
@@ -25,9 +26,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tail::Tail;
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit, mpsc},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use wisehosting_containers::{
     Build, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, Image, ImageId, LogBatch,
@@ -48,6 +50,8 @@ const OUTPUT_LINES: usize = 256;
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// Lines of a program's output that its failure is explained with.
 const LAST_LINES: usize = 5;
+/// For the engine to give that output. It is asked at the end of a deploy that has failed.
+const TAIL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One deploy job at work.
 pub(crate) struct Attempt<'a, E> {
@@ -82,7 +86,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.reach(DeploymentState::Checking);
         self.log.say(&format!("Started; waiting for an answer on port {port}"));
         let (proven, ()) = tokio::join!(self.prove(&container, address, port), self.write_to_disk());
-        proven?;
+        if let Err(error) = proven {
+            return Err(self.with_last_words(error, &container).await);
+        }
         self.log.say("Healthy");
         Ok(Outcome::Deployed { commit, image_id: image.id.to_string(), address })
     }
@@ -333,7 +339,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     return DeployError::OutOfMemory { limit_bytes: self.deploy.limits.memory_bytes() };
                 }
                 Ok(ContainerState::Exited { code, .. }) => {
-                    return DeployError::Ended { code, last_lines: self.last_lines(id).await };
+                    return DeployError::Ended { code, last_lines: Vec::new() };
                 }
                 Err(error @ EngineError::NoSuchContainer(_)) => return error.into(),
                 // An engine that is away for a moment says nothing about the program.
@@ -342,22 +348,40 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
-    async fn last_lines(&self, id: &ContainerId) -> Vec<String> {
+    /// Puts what the program has said into the deploy's own log, as long as its container is there, and the last of it into the error.
+    async fn with_last_words(&self, error: DeployError, id: &ContainerId) -> DeployError {
+        let tail = match timeout(TAIL_PATIENCE, self.tail(id)).await {
+            Ok(Ok(tail)) => tail,
+            Ok(Err(unreadable)) => {
+                tracing::debug!(container.id = %id, error = &unreadable as &dyn Error, "the log of a program is not readable");
+                Tail::default()
+            }
+            Err(_) => Tail::default(),
+        };
+        let last_lines = tail.last_texts(LAST_LINES);
+        if !last_lines.is_empty() {
+            let which = if tail.is_cut() { "the last of it: all before is not kept" } else { "all of it" };
+            self.log.say(&format!("What the program wrote ({which}):"));
+            self.log.program(tail.into_lines());
+        }
+        match error {
+            DeployError::Ended { code, .. } => DeployError::Ended { code, last_lines },
+            error => error,
+        }
+    }
+
+    async fn tail(&self, id: &ContainerId) -> Result<Tail, EngineError> {
         let (batches, mut received) = mpsc::channel::<LogBatch>(1);
         let collect = async {
-            let mut texts = Vec::new();
+            let mut tail = Tail::default();
             while let Some(batch) = received.recv().await {
-                texts.extend(batch.lines.into_iter().map(|line| line.text));
-                texts.drain(..texts.len().saturating_sub(LAST_LINES));
+                batch.lines.into_iter().for_each(|line| tail.push(line));
             }
-            texts
+            tail
         };
         let read = self.host.engine.log(id, LogPosition::default(), false, batches);
-        let (read, texts) = tokio::join!(read, collect);
-        if let Err(error) = read {
-            tracing::debug!(container.id = %id, error = &error as &dyn Error, "the last lines of a program are not readable");
-        }
-        texts
+        let (read, tail) = tokio::join!(read, collect);
+        read.map(|()| tail)
     }
 }
 

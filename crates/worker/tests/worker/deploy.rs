@@ -111,8 +111,8 @@ fn what_cannot_be_deployed_is_explained_and_the_old_version_serves_on() {
             (
                 "crashing",
                 "",
-                "echo boom; exit 3",
-                "ended with exit status 3 before it answered. Its last lines: boom",
+                "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo word $i; done; exit 3",
+                "ended with exit status 3 before it answered. Its last lines: word 196 / word 197",
             ),
             ("ending", "", "true", "ended by itself before it answered"),
             ("deaf", "", "exec /bin/busybox sleep 1000", "Nothing listens on port 8080"),
@@ -132,7 +132,11 @@ fn what_cannot_be_deployed_is_explained_and_the_old_version_serves_on() {
             assert_no_workspace(&host);
             assert!(get(address).await.ends_with("hello\n"), "{name} touched what serves");
         }
-        assert!(worker.build_log().iter().any(|line| line == "oops"), "the log has the step's own words");
+        let log = worker.build_log();
+        assert!(log.iter().any(|line| line == "oops"), "the log has the step's own words");
+        let said = log.iter().filter(|line| line.starts_with("word "));
+        let all: Vec<String> = (1..=200).map(|number| format!("word {number}")).collect();
+        assert!(said.eq(&all), "the log has what the program wrote: {log:#?}");
     });
 }
 

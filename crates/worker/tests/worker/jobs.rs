@@ -440,6 +440,32 @@ async fn so_many_apps_start_at_a_time_and_the_others_wait() {
 }
 
 #[tokio::test]
+async fn the_log_of_a_deploy_has_what_its_program_wrote_before_it_failed() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    for (app, length, kept) in [(1, 10, 1..=200), (2, 990, 137..=200)] {
+        let line = |number: u32| format!("line {number} {}", "x".repeat(length));
+        let words: Vec<String> = (1..=200).map(|number| format!("echo {}", line(number))).collect();
+        let content = bench.dir.path().join(format!("crasher-{app}"));
+        fs::create_dir(&content).expect("a folder");
+        let dockerfile = format!("FROM scratch\nCMD [\"{}; exit 3\"]\n", words.join("; "));
+        fs::write(content.join("Dockerfile"), dockerfile).expect("written");
+        worker.heard.clear();
+        let message = worker.failure(&deploy_job(app, &repository(&content))).await;
+        assert!(message.contains("exit status 3"), "{message}");
+        assert!(message.contains(&line(196)[..8]) && !message.contains(&line(195)[..8]), "{message}");
+        let log = worker.build_log();
+        let said: Vec<&String> = log.iter().filter(|text| text.starts_with("line ")).collect();
+        let expected: Vec<String> = kept.map(line).collect();
+        assert!(said.iter().copied().eq(&expected), "{said:#?}");
+        let told = log.iter().position(|text| text.starts_with("What the program wrote")).expect("told");
+        assert_eq!(log[told].contains("the last of it"), app == 2, "{}", log[told]);
+        assert_eq!(log[told + 1], expected[0]);
+    }
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_wait_for_other_builds_does_not_count() {
     let bench = bench();
     let mut worker =
