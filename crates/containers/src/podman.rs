@@ -44,11 +44,12 @@ use bollard::{
 use build_cgroup::BuildCgroup;
 use disk_limits::DiskLimits;
 use futures_util::StreamExt;
-use std::{collections::HashMap, fmt::Write, io, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Write, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, OnceCell, mpsc},
     task::spawn_blocking,
 };
+use written::Count;
 
 /// Longer than any operation takes to begin to answer, a stop with its grace included.
 const ANSWER_TIMEOUT_S: u64 = 900;
@@ -160,6 +161,16 @@ impl Podman {
         described.await.cloned()
     }
 
+    /// What containers have written above their images, as the engine counts it.
+    async fn layer_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().all(true).size(true).filters(&filters).build();
+        let listed = self.docker()?.list_containers(Some(options)).await;
+        let listed = answers::with_stopped_as_exited(listed)
+            .map_err(|e| self.failure("count what containers have written", e))?;
+        Ok(listed.into_iter().filter_map(answers::written_bytes).collect())
+    }
+
     async fn remove_if_there(&self, docker: &Docker, id: &ContainerId) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         match docker.remove_container(id.as_str(), Some(options)).await {
@@ -261,22 +272,21 @@ impl Engine for Podman {
     }
 
     async fn written_bytes(&self, label: &str) -> Result<HashMap<ContainerId, u64>, EngineError> {
-        if let Some(folders) = list::written(self, label).await? {
-            let count = || folders.into_iter().map(|(id, dir)| Ok((id, written::bytes(&dir)?))).collect();
-            let counted = spawn_blocking(count).await.map_err(io::Error::other);
-            match counted.and_then(|counted: io::Result<_>| counted) {
-                Ok(counted) => return Ok(counted),
-                Err(error) => {
-                    tracing::debug!(%error, "what containers have written is the engine's to count");
-                }
-            }
-        }
-        let filters = HashMap::from([("label", vec![label])]);
-        let options = ListContainersOptionsBuilder::new().all(true).size(true).filters(&filters).build();
-        let listed = self.docker()?.list_containers(Some(options)).await;
-        let listed = answers::with_stopped_as_exited(listed)
-            .map_err(|e| self.failure("count what containers have written", e))?;
-        Ok(listed.into_iter().filter_map(answers::written_bytes).collect())
+        let places = list::places(self, label).await?;
+        let count = || places.into_iter().map(|(id, places)| (id, places.count())).collect();
+        let counted: HashMap<ContainerId, Count> = spawn_blocking(count).await.map_err(|error| {
+            EngineError::Refused { operation: "have its containers counted", message: error.to_string() }
+        })?;
+        let layers = if counted.values().all(|count| count.layer.is_some()) {
+            HashMap::new()
+        } else {
+            self.layer_bytes(label).await?
+        };
+        let total = |(id, count): (ContainerId, Count)| {
+            let layer = count.layer.or_else(|| layers.get(&id).copied())?;
+            Some((id, layer.saturating_add(count.volumes)))
+        };
+        Ok(counted.into_iter().filter_map(total).collect())
     }
 
     async fn storage(&self) -> Result<Storage, EngineError> {

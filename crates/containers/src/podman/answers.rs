@@ -2,6 +2,7 @@
 //!
 //! Invariant: whether an error means "away", "missing" or "taken" is decided here and nowhere else.
 
+use super::written::Places;
 use crate::engine::{
     BaseImage, Container, ContainerId, ContainerSpec, ContainerState, EngineError, Image, ImageId,
     StoredImage,
@@ -184,10 +185,13 @@ pub(super) fn container(found: ContainerInspectResponse) -> Container {
     }
 }
 
-/// The folder that lies above a container's image, and has all that it has written; none if its storage has none.
-pub(super) fn written_dir(found: &ContainerInspectResponse) -> Option<PathBuf> {
-    let storage = found.graph_driver.as_ref().filter(|storage| storage.name == "overlay")?;
-    storage.data.get("UpperDir").map(PathBuf::from)
+/// Where a container has what it has written. All volumes are of its image: it is given none by name.
+pub(super) fn places(found: &ContainerInspectResponse) -> Places {
+    let storage = found.graph_driver.as_ref().filter(|storage| storage.name == "overlay");
+    let layer = storage.and_then(|storage| storage.data.get("UpperDir")).map(PathBuf::from);
+    let mounts = found.mounts.iter().flatten();
+    let volumes = mounts.filter(|mount| mount.typ.as_deref() == Some("volume"));
+    Places { layer, volumes: volumes.filter_map(|mount| mount.source.as_ref()).map(PathBuf::from).collect() }
 }
 
 /// A container and what it has written.

@@ -7,7 +7,7 @@
 //! waits for that: of it is answered what was found last, and the answer says that it is partial. What was found by a later
 //! question is not forgotten for the answer to an earlier one.
 
-use super::{ANSWER_TIMEOUT_S, Podman, answers};
+use super::{ANSWER_TIMEOUT_S, Podman, answers, written::Places};
 use crate::engine::{
     Container, ContainerId, ContainerList, ContainerState, Engine as _, EngineError, ImageId,
 };
@@ -20,7 +20,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -49,8 +48,8 @@ struct Found {
     /// The entry of the list that it belongs to.
     entry: Entry,
     container: Container,
-    /// Where it has what it has written, if its storage has a folder for that alone.
-    written: Option<PathBuf>,
+    /// Where it has what it has written.
+    places: Places,
 }
 
 impl Inspected {
@@ -161,22 +160,22 @@ pub(super) async fn containers(podman: &Podman, label: &str) -> Result<Container
     Ok(ContainerList::Whole(containers))
 }
 
-/// The folders in which all containers with this label have what they have written; none if one has no such folder.
-pub(super) async fn written(
-    podman: &Podman,
-    label: &str,
-) -> Result<Option<Vec<(ContainerId, PathBuf)>>, EngineError> {
+/// Where the containers with this label have what they have written, as far as that is known.
+pub(super) async fn places(podman: &Podman, label: &str) -> Result<Vec<(ContainerId, Places)>, EngineError> {
+    // One that is not told of is counted the next time.
     let containers = containers(podman, label).await?.known();
     let known = podman.inspected.lock();
-    let folder =
-        |container: Container| Some((known.containers.get(&container.id)?.written.clone()?, container.id));
-    Ok(containers.into_iter().map(|container| folder(container).map(|(dir, id)| (id, dir))).collect())
+    let places = |container: Container| {
+        let found = known.containers.get(&container.id);
+        (container.id, found.map(|found| found.places.clone()).unwrap_or_default())
+    };
+    Ok(containers.into_iter().map(places).collect())
 }
 
 async fn inspect(podman: &Podman, entry: Entry) -> Result<Found, EngineError> {
     let found = podman.inspect(&ContainerId::new(&entry.id)).await?;
-    let written = answers::written_dir(&found);
-    Ok(Found { entry, container: answers::container(found), written })
+    let places = answers::places(&found);
+    Ok(Found { entry, container: answers::container(found), places })
 }
 
 /// The containers with a label that are known, although Podman is at work on one at least: those that it is not at work on

@@ -1,9 +1,10 @@
-//! What a container has written and not removed, counted in the folder that lies above its image.
+//! What a container has written and not removed, counted in the folder that lies above its image and in those of its volumes.
+//! A Dockerfile makes volumes with `VOLUME`: folders beside the container, which no file system keeps to its limit.
 //!
-//! Invariants: no link leads out of that folder, although programs change it meanwhile; what goes away while it is counted is
+//! Invariants: no link leads out of such a folder, although programs change it meanwhile; what goes away while it is counted is
 //! not counted, and no error.
 
-use nix::{errno::Errno, fcntl::OFlag};
+use nix::{errno::Errno, fcntl::OFlag, sys::statvfs::statvfs};
 use std::{
     collections::HashSet,
     ffi::OsString,
@@ -19,8 +20,53 @@ use std::{
 
 /// Folders within each other that are counted: each takes a descriptor.
 const DEPTH_MAX: usize = 128;
+/// What is said of more.
+const TOO_DEEP: io::ErrorKind = io::ErrorKind::Unsupported;
 /// The unit in which the kernel tells how much room a file takes.
 const BLOCK_BYTES: u64 = 512;
+
+/// Where a container has what it has written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// The folder above its image, if its storage has one for that alone.
+    pub(super) layer: Option<PathBuf>,
+    /// Its volumes. Each belongs to it alone.
+    pub(super) volumes: Vec<PathBuf>,
+}
+
+/// What a container has written, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count {
+    /// Above its image; none if that cannot be counted here.
+    pub(super) layer: Option<u64>,
+    /// Into its volumes.
+    pub(super) volumes: u64,
+}
+
+impl Places {
+    /// Counts. Waits for the disk.
+    pub(super) fn count(&self) -> Count {
+        let told = |dir: &Path, error: &io::Error| {
+            tracing::debug!(dir = %dir.display(), %error, "what a container has written cannot be counted");
+        };
+        let layer = self.layer.as_ref().and_then(|dir| bytes(dir).inspect_err(|e| told(dir, e)).ok());
+        let volumes = self.volumes.iter();
+        let volumes = volumes.filter_map(|dir| volume_bytes(dir).inspect_err(|e| told(dir, e)).ok()).sum();
+        Count { layer, volumes }
+    }
+}
+
+/// What is in a volume. Nobody else can count one with folders too deep for us, in which a program could hide: it counts as
+/// all that there is.
+fn volume_bytes(dir: &Path) -> io::Result<u64> {
+    match bytes(dir) {
+        Err(error) if error.kind() == TOO_DEEP => {
+            let disk = statvfs(dir)?;
+            Ok(disk.blocks().saturating_mul(disk.fragment_size()))
+        }
+        counted => counted,
+    }
+}
 
 /// A folder that is not opened yet: what it stands in, its name, and how deep that is.
 type Waiting = (Rc<File>, OsString, usize);
@@ -54,9 +100,8 @@ pub(super) fn bytes(dir: &Path) -> io::Result<u64> {
 fn open_next(waiting: &mut Vec<Waiting>) -> io::Result<Option<(Rc<File>, usize)>> {
     while let Some((parent, name, depth)) = waiting.pop() {
         if depth > DEPTH_MAX {
-            return Err(io::Error::other(format!(
-                "there are more than {DEPTH_MAX} folders within each other"
-            )));
+            let message = format!("there are more than {DEPTH_MAX} folders within each other");
+            return Err(io::Error::new(TOO_DEEP, message));
         }
         if let Some(folder) = present(open(&path_of(&parent).join(name)))? {
             return Ok(Some((Rc::new(folder), depth)));
@@ -133,5 +178,7 @@ mod tests {
         fs::create_dir_all(deep).expect("made");
         let error = bytes(dir.path()).expect_err("too deep");
         assert!(error.to_string().contains("more than 128 folders"), "{error}");
+        let places = Places { layer: None, volumes: vec![dir.path().to_owned()] };
+        assert!(places.count().volumes > 1 << 20, "a volume hides nothing");
     }
 }

@@ -374,6 +374,27 @@ fn what_a_container_has_written_is_counted() {
     });
 }
 
+/// Counts what a container has written that has volumes.
+async fn count_with_volumes(host: Host) {
+    let podman = host.podman();
+    with_network(&podman).await;
+    let script = "for dir in / /data /more; do /bin/busybox dd if=/dev/zero of=$dir/written bs=1M count=2; done; \
+                  echo done; exec /bin/busybox sleep 1000";
+    let lines = "VOLUME /data\nVOLUME [\"/more\"]";
+    let image = image(&podman, &host.dir().join("app"), lines, script).await;
+    let labels = BTreeMap::from([("test.counted".to_owned(), "yes".to_owned())]);
+    let id = podman.run(&ContainerSpec { labels, ..spec(&image) }).await.expect("a container");
+    said_until(&podman, &id, "done").await;
+    let written = podman.written_bytes("test.counted").await.expect("counted");
+    assert!((6 * MIB..7 * MIB).contains(&written[&id]), "{written:?}");
+}
+
+#[test]
+fn what_a_container_has_written_to_its_volumes_is_counted() {
+    on_host(count_with_volumes);
+    on_host_with_disk(Disk { bytes: 128 * MIB, file_system: "ext4" }, count_with_volumes);
+}
+
 #[test]
 fn a_file_system_that_holds_disk_limits_keeps_a_container_from_writing_more() {
     let disk = Disk { bytes: 256 * MIB, file_system: "btrfs" };

@@ -8,18 +8,28 @@ use wisehosting_containers::{
 use wisehosting_domain::{limits::DISK_BYTES, state::ViolationKind};
 use wisehosting_protocol::payload::Outcome;
 
-/// Serves first, and then fills its disk.
-const SCRIPT: &str = "/bin/busybox httpd -p $PORT -h / && /bin/busybox sleep 3 && \
-                      /bin/busybox dd if=/dev/zero of=/big bs=1M count=17; exec /bin/busybox sleep 1000";
-
 #[test]
 fn an_instance_that_writes_more_than_it_may_is_stopped() {
-    on_host(|host| async move {
+    stops_one_that_writes("", "/big");
+}
+
+#[test]
+fn so_is_one_that_writes_more_than_it_may_to_a_volume() {
+    stops_one_that_writes("VOLUME /data", "/data/big");
+}
+
+/// Runs a program that serves first and then writes this file, of an image with more such lines.
+fn stops_one_that_writes(lines: &'static str, file: &'static str) {
+    on_host(move |host| async move {
         let podman = host.podman();
         assert!(!podman.storage().await.expect("described").holds_disk_limits);
         let mut worker = start(podman.clone(), host.dir()).await;
         let content = host.dir().join("app");
-        write_app(&content, "", SCRIPT);
+        let script = format!(
+            "/bin/busybox httpd -p $PORT -h / && /bin/busybox sleep 3 && \
+             /bin/busybox dd if=/dev/zero of={file} bs=1M count=17; exec /bin/busybox sleep 1000"
+        );
+        write_app(&content, lines, &script);
         let mut job = deploy_job(1, &repository(&content));
         let limits = settings(&mut job).limits;
         settings(&mut job).limits = limits.with_disk(Some(*DISK_BYTES.start())).expect("a limit");
