@@ -122,10 +122,15 @@ impl FakeEngine {
 
     /// Ends the program of a container, as if it had crashed.
     pub fn crash(&self, id: &ContainerId, code: i64) {
+        self.crash_unnoticed(id, code);
+        self.changed.notify_waiters();
+    }
+
+    /// The same, and tells nobody of it: that event is lost.
+    pub fn crash_unnoticed(&self, id: &ContainerId, code: i64) {
         if let Some(found) = self.lock().containers.get_mut(id) {
             found.container.state = ContainerState::Exited { code, out_of_memory: false };
         }
-        self.changed.notify_waiters();
     }
 
     /// Has the program of a container write to its disk.

@@ -290,6 +290,32 @@ async fn one_that_the_engine_does_not_tell_of_is_neither_gone_nor_forgiven() {
     assert_eq!(worker.heard.iter().find(gone), None);
 }
 
+/// Waits for an end that the worker is to see in so much time by the clock of the test, and nobody listens to its log.
+async fn sees_an_end_within(longest: Duration, end: impl FnOnce(&FakeEngine, &ContainerId)) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = FakeEngine::default();
+    let id = container(&engine, dir.path()).await;
+    let mut worker = start_in_memory(engine.clone(), dir.path()).await;
+    becomes(&mut worker, (true, None)).await;
+    worker.disconnect().await;
+    // What the beginning has called for is over, and no look is due soon.
+    sleep(Duration::from_secs(21)).await;
+    let began = Instant::now();
+    end(&engine, &id);
+    becomes(&mut worker, (false, Some(3))).await;
+    assert!(began.elapsed() <= longest, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engines_events_tell_of_an_end_at_once() {
+    sees_an_end_within(Duration::from_secs(1), |engine, id| engine.crash(id, 3)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_of_which_no_event_tells_is_found_by_looking() {
+    sees_an_end_within(Duration::from_secs(11), |engine, id| engine.crash_unnoticed(id, 3)).await;
+}
+
 #[tokio::test]
 async fn one_that_ends_at_once_again_and_again_is_kept_from_running() {
     let dir = tempfile::tempdir().expect("a folder");
