@@ -32,16 +32,25 @@ pub struct FakeEngine {
 #[derive(Debug, Default)]
 struct State {
     away: bool,
-    refuses_starts: bool,
+    faults: Faults,
     refused_starts: watch::Sender<u32>,
-    stuck_images: BTreeSet<ImageId>,
-    held: BTreeSet<ContainerId>,
-    hidden: BTreeSet<ContainerId>,
     held_builds: Option<Arc<Semaphore>>,
     building: watch::Sender<Building>,
     images: BTreeMap<ImageId, FakeImage>,
     containers: BTreeMap<ContainerId, FakeContainer>,
     made: u64,
+}
+
+/// What it does wrong.
+#[derive(Debug, Default)]
+struct Faults {
+    refuses_starts: bool,
+    /// Those that it hangs on when it is to start them.
+    held: BTreeSet<ContainerId>,
+    /// Those that it does not tell of.
+    hidden: BTreeSet<ContainerId>,
+    /// Those that it does not remove.
+    stuck_images: BTreeSet<ImageId>,
 }
 
 /// How many builds the engine is at.
@@ -80,30 +89,30 @@ impl FakeEngine {
     /// Whether it refuses to start containers again, as if its disk were full. Answers how often it has done so.
     pub fn refuse_starts(&self, refuse: bool) -> watch::Receiver<u32> {
         let mut state = self.lock();
-        state.refuses_starts = refuse;
+        state.faults.refuses_starts = refuse;
         state.refused_starts.subscribe()
     }
 
     /// Is at work on this container from now on, and tells of the others only, as if it had never been asked for it before.
     pub fn hide(&self, id: &ContainerId) {
-        self.lock().hidden.insert(id.clone());
+        self.lock().faults.hidden.insert(id.clone());
         self.changed.notify_waiters();
     }
 
     /// Tells of all containers again.
     pub fn hide_none(&self) {
-        self.lock().hidden.clear();
+        self.lock().faults.hidden.clear();
         self.changed.notify_waiters();
     }
 
     /// Refuses from now on to remove this image, as if its layers were damaged.
     pub fn refuse_removal_of(&self, id: &ImageId) {
-        self.lock().stuck_images.insert(id.clone());
+        self.lock().faults.stuck_images.insert(id.clone());
     }
 
     /// Hangs from now on when it is to start this container again.
     pub fn hold_starts_of(&self, id: &ContainerId) {
-        self.lock().held.insert(id.clone());
+        self.lock().faults.held.insert(id.clone());
     }
 
     /// Hangs from now on in each build, until it is to [end one](Self::release_build). Answers how many it is at.
@@ -306,7 +315,7 @@ impl Engine for FakeEngine {
 
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
         let mut state = self.answering()?;
-        if state.stuck_images.contains(id) {
+        if state.faults.stuck_images.contains(id) {
             let message = "layer not known".to_owned();
             return Err(EngineError::Refused { operation: "remove an image", message });
         }
@@ -340,12 +349,12 @@ impl Engine for FakeEngine {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let is_held = self.lock().held.contains(id);
+        let is_held = self.lock().faults.held.contains(id);
         if is_held {
             std::future::pending::<()>().await;
         }
         let mut state = self.answering()?;
-        if state.refuses_starts {
+        if state.faults.refuses_starts {
             state.refused_starts.send_modify(|count| *count += 1);
             let message = "no space left on device".to_owned();
             return Err(EngineError::Refused { operation: "start a container", message });
@@ -365,11 +374,11 @@ impl Engine for FakeEngine {
         let state = self.answering()?;
         let all = state.containers.values().map(|found| &found.container);
         let labelled = all.filter(|container| container.labels.contains_key(label)).cloned();
-        if state.hidden.is_empty() {
+        if state.faults.hidden.is_empty() {
             return Ok(ContainerList::Whole(labelled.collect()));
         }
         Ok(ContainerList::Partial(
-            labelled.filter(|container| !state.hidden.contains(&container.id)).collect(),
+            labelled.filter(|container| !state.faults.hidden.contains(&container.id)).collect(),
         ))
     }
 
