@@ -80,17 +80,16 @@ impl SimulatedEngine {
 
     /// Whether the program of an instance runs.
     pub(crate) fn runs(&self, instance: &str) -> bool {
-        !self.is_away()
-            && self
-                .all()
-                .iter()
-                .any(|c| c.labels[LABEL_INSTANCE] == instance && c.state == ContainerState::Running)
+        self.any_runs(|container| container.labels[LABEL_INSTANCE] == instance)
     }
 
     /// Whether a program takes connections at this address.
     pub(crate) fn accepts(&self, address: SocketAddr) -> bool {
-        !self.is_away()
-            && self.all().iter().any(|c| c.published == Some(address) && c.state == ContainerState::Running)
+        self.any_runs(|container| container.published == Some(address))
+    }
+
+    fn any_runs(&self, which: impl Fn(&Container) -> bool) -> bool {
+        !self.is_away() && self.all().iter().any(|c| c.state == ContainerState::Running && which(c))
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -1,9 +1,10 @@
 //! Instances that end, that outlive the worker, and that somebody removes, on the engine in memory.
 
-use crate::support::{PATIENCE, Worker, settings_in_memory, start_in_memory, start_in_memory_with, strict};
+use crate::support::{
+    PATIENCE, Worker, image_in_memory, settings_in_memory, start_in_memory, start_in_memory_with, strict,
+};
 use std::{
     collections::{BTreeMap, HashSet},
-    fs,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -14,7 +15,7 @@ use tokio::{
 };
 use uuid::Uuid;
 use wisehosting_containers::{
-    Build, BuildBounds, ContainerId, ContainerSpec, ContainerState, Engine, LogPosition, fake::FakeEngine,
+    ContainerId, ContainerSpec, ContainerState, Engine, LogPosition, fake::FakeEngine,
 };
 use wisehosting_domain::{id::InstanceId, limits::Limits, state::ViolationKind};
 use wisehosting_node::{channel::Event, clock::SystemClock};
@@ -41,19 +42,7 @@ async fn with_labels(
     script: &str,
     mut labels: BTreeMap<String, String>,
 ) -> ContainerId {
-    let dockerfile = format!("FROM scratch\nCMD [\"{script}\"]\n");
-    fs::write(dir.join("Dockerfile"), dockerfile).expect("written");
-    let build = Build {
-        name: "x".to_owned(),
-        context: dir.to_owned(),
-        dockerfile: "Dockerfile".into(),
-        network: "x".to_owned(),
-        bounds: BuildBounds { memory_bytes: 0, cpu_millis: 2_000, processes_max: 0, at_a_time: 2 },
-        tag: "localhost/x:1".to_owned(),
-        labels: BTreeMap::new(),
-    };
-    let (log, _received) = mpsc::channel(16);
-    let image = engine.build(&build, log).await.expect("an image").id;
+    let image = image_in_memory(engine, dir, script, BTreeMap::new()).await;
     labels.entry("wisehosting.instance".to_owned()).or_insert(INSTANCE.to_string());
     let others =
         u16::try_from(engine.containers("wisehosting.instance").await.expect("a list").known().len());

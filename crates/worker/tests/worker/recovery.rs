@@ -2,33 +2,23 @@
 
 use crate::{
     jobs::{bench, checking},
-    support::{PATIENCE, settings_in_memory, start_in_memory},
+    support::{PATIENCE, image_in_memory, settings_in_memory, start_in_memory},
 };
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
-use tokio::{sync::mpsc, time::timeout};
-use wisehosting_containers::{Build, BuildBounds, Engine, ImageId, fake::FakeEngine};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+use tokio::time::timeout;
+use wisehosting_containers::{Engine, ImageId, fake::FakeEngine};
 use wisehosting_node::{clock::SystemClock, random};
 use wisehosting_protocol::payload::Outcome;
 use wisehosting_worker::{Worker, host::Host, outbox::Outbox};
 
 /// Images of one app, the oldest first.
 async fn images(engine: &FakeEngine, dir: &Path, count: u64) -> Vec<ImageId> {
-    fs::write(dir.join("Dockerfile"), "FROM scratch\nCMD [\"serve\"]\n").expect("written");
     let app = random::uuid();
     let mut images = Vec::new();
     for built_at_ms in 0..count {
         let origin = format!("{app} {} {built_at_ms}", random::uuid());
-        let build = Build {
-            name: "x".to_owned(),
-            context: dir.to_owned(),
-            dockerfile: "Dockerfile".into(),
-            network: "x".to_owned(),
-            bounds: BuildBounds { memory_bytes: 0, cpu_millis: 2_000, processes_max: 0, at_a_time: 2 },
-            tag: "localhost/x:1".to_owned(),
-            labels: BTreeMap::from([("wisehosting.origin".to_owned(), origin)]),
-        };
-        let (log, _received) = mpsc::channel(16);
-        images.push(engine.build(&build, log).await.expect("an image").id);
+        let labels = BTreeMap::from([("wisehosting.origin".to_owned(), origin)]);
+        images.push(image_in_memory(engine, dir, "serve", labels).await);
     }
     images
 }

@@ -1,6 +1,7 @@
 //! A worker without a network: what the control plane would say is put in, what the worker says is taken out.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
-use wisehosting_containers::{BuildBounds, Engine, fake::FakeEngine, testing::ADDRESS};
+use wisehosting_containers::{Build, BuildBounds, Engine, ImageId, fake::FakeEngine, testing::ADDRESS};
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
     limits::Limits,
@@ -93,6 +94,28 @@ pub(crate) async fn start_in_memory_trusting(ca_file: &Path, engine: FakeEngine,
 pub(crate) fn strict() -> RestartPolicy {
     let first_pause = Duration::from_millis(20);
     RestartPolicy { first_pause, short_runs_max: 3, ..RestartPolicy::default() }
+}
+
+/// An image of a program, built by the engine in memory from a Dockerfile in `dir`.
+pub(crate) async fn image_in_memory(
+    engine: &FakeEngine,
+    dir: &Path,
+    program: &str,
+    labels: BTreeMap<String, String>,
+) -> ImageId {
+    let dockerfile = format!("FROM scratch\nCMD [\"{program}\"]\n");
+    fs::write(dir.join("Dockerfile"), dockerfile).expect("written");
+    let build = Build {
+        name: "x".to_owned(),
+        context: dir.to_owned(),
+        dockerfile: "Dockerfile".into(),
+        network: "x".to_owned(),
+        bounds: BuildBounds { memory_bytes: 0, cpu_millis: 2_000, processes_max: 0, at_a_time: 2 },
+        tag: "localhost/x:1".to_owned(),
+        labels,
+    };
+    let (log, _received) = mpsc::channel(16);
+    engine.build(&build, log).await.expect("an image").id
 }
 
 /// Settings for the engine in memory, with folders in `dir`.
