@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 use wisehosting_lab::state::DEFAULT_STATE_DIR;
 
 use crate::sizes::{self, Moment};
@@ -164,9 +165,10 @@ pub(crate) struct Deploy {
     /// How to build it: next, vite, node, go, python or static [default: by its Dockerfile, or as what it looks like]
     #[arg(long)]
     pub(crate) preset: Option<String>,
-    /// Whether its container may write to /tmp only.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) read_only: Option<bool>,
+    /// Whether its container may write to /tmp only: true, false, or auto for where its preset (vite, go, static) or its
+    /// image (label wisehosting.read-only=true) says that it needs no more [default: auto]
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) read_only: Option<ReadOnly>,
     /// Environment variable of the app; may be repeated. A secret is better in a file: others may see this command.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = sizes::variable)]
     pub(crate) environment: Vec<(String, String)>,
@@ -185,6 +187,24 @@ pub(crate) struct Deploy {
     /// Leave as soon as the deployment is queued.
     #[arg(long)]
     pub(crate) no_follow: bool,
+}
+
+/// Whether a container may write to `/tmp` only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadOnly {
+    True,
+    False,
+    Auto,
+}
+
+impl From<ReadOnly> for Value {
+    fn from(read_only: ReadOnly) -> Self {
+        match read_only {
+            ReadOnly::True => Self::Bool(true),
+            ReadOnly::False => Self::Bool(false),
+            ReadOnly::Auto => Self::Null,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ use crate::{
     podman::HelperGroup,
 };
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     error::Error,
     fmt, io,
@@ -118,6 +119,8 @@ pub struct BaseImage {
 pub struct Image {
     /// Its identifier.
     pub id: ImageId,
+    /// Those that its Dockerfile and its build have given it.
+    pub labels: BTreeMap<String, String>,
     /// TCP ports that its Dockerfile exposes, ascending.
     pub exposed_ports: Vec<u16>,
 }
@@ -278,11 +281,22 @@ impl EngineError {
     }
 }
 
+/// Longest piece of a Dockerfile in a message.
+const STEP_CHARS_MAX: usize = 300;
+
+/// A step may go over many lines.
+fn shortened(step: &str) -> Cow<'_, str> {
+    match step.char_indices().nth(STEP_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &step[..end]).into(),
+        None => step.into(),
+    }
+}
+
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A step of the Dockerfile failed.
-    #[error("the build failed at {step}: {cause}")]
+    #[error("the build failed at {}: {cause}", shortened(step))]
     Step {
         /// The line of the Dockerfile.
         step: String,
@@ -290,7 +304,7 @@ pub enum BuildError {
         cause: String,
     },
     /// A step used more memory than a build has.
-    #[error("{step} used more than the {} MiB of memory that a build has", .limit_bytes / (1024 * 1024))]
+    #[error("{} used more than the {} MiB of memory that a build has", shortened(step), .limit_bytes / (1024 * 1024))]
     OutOfMemory {
         /// The line of the Dockerfile.
         step: String,
@@ -298,7 +312,7 @@ pub enum BuildError {
         limit_bytes: u64,
     },
     /// A step started more processes than a build has.
-    #[error("{step} started more than the {limit} processes that a build has")]
+    #[error("{} started more than the {limit} processes that a build has", shortened(step))]
     TooManyProcesses {
         /// The line of the Dockerfile.
         step: String,
@@ -306,7 +320,7 @@ pub enum BuildError {
         limit: u32,
     },
     /// A step found the disk full.
-    #[error("{step} found no space left on the worker's disk")]
+    #[error("{} found no space left on the worker's disk", shortened(step))]
     NoSpace {
         /// The line of the Dockerfile.
         step: String,

@@ -64,8 +64,7 @@ pub struct Building {
 
 #[derive(Debug)]
 struct FakeImage {
-    labels: BTreeMap<String, String>,
-    exposed_ports: Vec<u16>,
+    image: Image,
     /// What its containers run.
     script: String,
 }
@@ -275,12 +274,18 @@ impl Engine for FakeEngine {
             .map_err(|_| BuildError::Dockerfile(build.dockerfile.clone()))?;
         let steps: Vec<&str> = dockerfile.lines().filter(|line| !line.trim().is_empty()).collect();
         let mut exposed_ports = Vec::new();
+        let mut labels = build.labels.clone();
         let mut script = String::new();
         for (number, step) in steps.iter().enumerate() {
             // A receiver that is gone does not end the build.
             let _ = log.send(format!("STEP {}/{}: {step}", number + 1, steps.len())).await;
             match step.split_once(' ') {
                 Some(("EXPOSE", port)) => exposed_ports.extend(port.trim().parse::<u16>()),
+                Some(("LABEL", label)) => {
+                    labels.extend(
+                        label.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())),
+                    );
+                }
                 Some(("CMD", words)) => script = last_word(words),
                 Some(("RUN", command)) if exit_code(command).is_some_and(|code| code != 0) => {
                     let cause = format!("exit status {}", exit_code(command).unwrap_or_default());
@@ -291,9 +296,9 @@ impl Engine for FakeEngine {
         }
         let mut state = self.answering()?;
         let id = ImageId::new(format!("sha256:{:064x}", state.next()));
-        let (labels, ports) = (build.labels.clone(), exposed_ports.clone());
-        state.images.insert(id.clone(), FakeImage { labels, exposed_ports: ports, script });
-        Ok(Image { id, exposed_ports })
+        let image = Image { id: id.clone(), labels, exposed_ports };
+        state.images.insert(id, FakeImage { image: image.clone(), script });
+        Ok(image)
     }
 
     /// A build here never outlives its future.
@@ -310,7 +315,7 @@ impl Engine for FakeEngine {
     async fn image(&self, id: &ImageId) -> Result<Option<Image>, EngineError> {
         let state = self.answering()?;
         let found = state.images.get(id);
-        Ok(found.map(|found| Image { id: id.clone(), exposed_ports: found.exposed_ports.clone() }))
+        Ok(found.map(|found| found.image.clone()))
     }
 
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
@@ -327,11 +332,9 @@ impl Engine for FakeEngine {
 
     async fn images(&self, label: &str) -> Result<Vec<StoredImage>, EngineError> {
         let state = self.answering()?;
-        let labelled = state.images.iter().filter(|(_, image)| image.labels.contains_key(label));
-        let stored = |(id, image): (&ImageId, &FakeImage)| StoredImage {
-            id: id.clone(),
-            labels: image.labels.clone(),
-        };
+        let images = state.images.values().map(|found| &found.image);
+        let labelled = images.filter(|image| image.labels.contains_key(label));
+        let stored = |image: &Image| StoredImage { id: image.id.clone(), labels: image.labels.clone() };
         Ok(labelled.map(stored).collect())
     }
 

@@ -20,8 +20,8 @@ pub struct Settings {
     pub health_path: String,
     /// How long the container may take to become healthy, in milliseconds.
     pub health_timeout_ms: u64,
-    /// Whether the container may write to `/tmp` only, which is kept in its memory.
-    pub read_only: bool,
+    /// Whether the container may write to `/tmp` only, which is kept in its memory; if none, where its preset needs no more.
+    pub read_only: Option<bool>,
     /// Environment of the container; each value is sealed for its app and its name.
     pub environment: BTreeMap<String, Sealed>,
 }

@@ -22,7 +22,7 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const CLOCK_SKEW_MS_MAX: u64 = 5 * 60 * 1_000;
 
 /// Version of the protocol. Sent by the agent in [`HEADER_VERSION`]; the hub refuses one that it cannot speak.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Upgrade request header: the agent's [`VERSION`].
 pub const HEADER_VERSION: &str = "x-wisehosting-protocol";

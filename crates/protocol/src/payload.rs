@@ -139,8 +139,8 @@ pub struct Deploy {
     pub health_timeout_ms: u64,
     /// How long the job may take from its first [`JobStatus`] on; it may have to wait before that.
     pub deadline_ms: u64,
-    /// Whether the container may write to `/tmp` only, which is kept in its memory.
-    pub read_only: bool,
+    /// Whether the container may write to `/tmp` only, which is kept in its memory; if none, where its preset needs no more.
+    pub read_only: Option<bool>,
     /// Environment of the container.
     pub environment: BTreeMap<String, Secret>,
 }

@@ -84,7 +84,7 @@ struct Row {
     disk_bytes: Option<i64>,
     environment: serde_json::Value,
     preset: Option<String>,
-    read_only: bool,
+    read_only: Option<bool>,
     login: Option<serde_json::Value>,
     routed_deployment_id: Option<uuid::Uuid>,
     stopped_at: Option<OffsetDateTime>,
@@ -134,7 +134,7 @@ struct SettingsRow<'a> {
     limits: LimitColumns,
     environment: serde_json::Value,
     preset: Option<&'static str>,
-    read_only: bool,
+    read_only: Option<bool>,
 }
 
 struct LimitColumns {

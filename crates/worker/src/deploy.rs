@@ -267,6 +267,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
             let most = written::most(bytes, self.host.engine.storage().await?.holds_disk_limits);
             spec.labels.insert(host::LABEL_DISK.to_owned(), most.to_string());
         }
+        if spec.read_only {
+            self.log.say("What it runs may write to /tmp only (--read-only=false lets it write elsewhere)");
+        }
         for address in addresses.into_iter().take(PORT_ATTEMPTS) {
             spec.published = address;
             match self.host.engine.run(&spec).await {
@@ -293,7 +296,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             labels,
             env,
             network,
-            read_only: self.deploy.read_only,
+            read_only: self.deploy.read_only.unwrap_or_else(|| host::writes_to_tmp_only(image)),
             published: SocketAddr::new(self.host.settings.address, 0),
             port,
         }

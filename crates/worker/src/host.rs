@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::sync::{Semaphore, watch};
 use wisehosting_containers::{
-    BuildBounds, Container, ContainerList, Engine, EngineError, Network, StoredImage,
+    BuildBounds, Container, ContainerList, Engine, EngineError, Image, Network, StoredImage,
 };
 use wisehosting_domain::id::{AppId, DeploymentId, InstanceId, JobId};
 use wisehosting_node::{clock::Clock, random};
@@ -36,6 +36,8 @@ const LABEL_APP: &str = "wisehosting.app";
 pub(crate) const LABEL_APP_ID: &str = "wisehosting.app-id";
 /// Label of an image: an [`Origin`]. One label only, since each is a layer to the engine.
 pub(crate) const LABEL_ORIGIN: &str = "wisehosting.origin";
+/// Label of an image, by its Dockerfile: `true` if what it runs writes to `/tmp` only.
+pub(crate) const LABEL_READ_ONLY: &str = "wisehosting.read-only";
 /// Label of a container: the deployment's identifier.
 const LABEL_DEPLOYMENT: &str = "wisehosting.deployment";
 /// Label of a container: the instance's identifier.
@@ -307,6 +309,11 @@ impl Origin {
         let Self { app, job, built_at_ms } = self;
         BTreeMap::from([(LABEL_ORIGIN.to_owned(), format!("{app} {job} {built_at_ms}"))])
     }
+}
+
+/// Whether the program of an image is known to write to `/tmp` only.
+pub(crate) fn writes_to_tmp_only(image: &Image) -> bool {
+    image.labels.get(LABEL_READ_ONLY).is_some_and(|value| value == "true")
 }
 
 /// The labels of a container.

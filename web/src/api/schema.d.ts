@@ -474,8 +474,8 @@ export interface components {
              * @example node
              */
             preset?: string | null;
-            /** @description Whether the container may write to `/tmp` only. */
-            read_only: boolean;
+            /** @description Whether the container may write to `/tmp` only; where its preset needs no more, if absent. */
+            read_only?: boolean | null;
             /**
              * @description Address of its git repository.
              * @example https://example.org/hello.git
@@ -585,8 +585,8 @@ export interface components {
              * @example node
              */
             preset?: string | null;
-            /** @description Whether the container may write to `/tmp` only. */
-            read_only?: boolean;
+            /** @description Whether the container may write to `/tmp` only; where its preset needs no more, if absent. */
+            read_only?: boolean | null;
             /**
              * @description An https:// or http:// address without credentials.
              * @example https://example.org/hello.git
@@ -1163,7 +1163,7 @@ export interface components {
              *     without one, what it looks like.
              */
             preset?: string | null;
-            /** @description Whether the container may write to `/tmp` only. */
+            /** @description Whether the container may write to `/tmp` only; `null` for where its preset needs no more. */
             read_only?: boolean | null;
             /** @description An https:// or http:// address without credentials. */
             repository?: string | null;

@@ -138,7 +138,8 @@ pub(super) fn with_stopped_as_exited<T: DeserializeOwned>(answer: Result<T, Erro
 }
 
 pub(super) fn image(id: &ImageId, found: ImageInspect) -> Image {
-    let exposed = found.config.and_then(|config| config.exposed_ports).unwrap_or_default();
+    let config = found.config.unwrap_or_default();
+    let exposed = config.exposed_ports.unwrap_or_default();
     let mut exposed_ports: Vec<u16> = exposed
         .iter()
         .filter_map(|port| match port.split_once('/') {
@@ -149,7 +150,11 @@ pub(super) fn image(id: &ImageId, found: ImageInspect) -> Image {
         .collect();
     exposed_ports.sort_unstable();
     exposed_ports.dedup();
-    Image { id: found.id.map_or_else(|| id.clone(), ImageId::new), exposed_ports }
+    Image {
+        id: found.id.map_or_else(|| id.clone(), ImageId::new),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        exposed_ports,
+    }
 }
 
 pub(super) fn stored_image(found: ImageSummary) -> StoredImage {

@@ -57,9 +57,8 @@ pub struct CreateApp {
     /// as what it looks like, if absent.
     #[schema(value_type = Option<String>, example = "node")]
     preset: Option<Preset>,
-    /// Whether the container may write to `/tmp` only.
-    #[serde(default)]
-    read_only: bool,
+    /// Whether the container may write to `/tmp` only; where its preset needs no more, if absent.
+    read_only: Option<bool>,
     /// Environment of the container. A value is never shown again.
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, String>)]

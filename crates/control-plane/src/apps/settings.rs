@@ -50,8 +50,8 @@ pub struct AppSettings {
     /// How to build the repository; by its Dockerfile, or, without one, as what it looks like, if absent.
     #[schema(example = "node")]
     pub preset: Option<String>,
-    /// Whether the container may write to `/tmp` only.
-    pub read_only: bool,
+    /// Whether the container may write to `/tmp` only; where its preset needs no more, if absent.
+    pub read_only: Option<bool>,
     /// What each instance may use.
     pub limits: LimitsBody,
     /// Names of the container's environment variables. Their values are never shown.

@@ -59,8 +59,10 @@ pub struct UpdateApp {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     preset: Option<Option<Preset>>,
-    /// Whether the container may write to `/tmp` only.
-    read_only: Option<bool>,
+    /// Whether the container may write to `/tmp` only; `null` for where its preset needs no more.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<bool>)]
+    read_only: Option<Option<bool>>,
     /// Variables of the container's environment to set, or, with `null`, to remove. The others stay.
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Option<String>>)]

@@ -199,7 +199,7 @@ impl Platform {
             health_path: "/".to_owned(),
             health_timeout_ms: 60_000,
             preset: None,
-            read_only: false,
+            read_only: None,
             environment: [("KEY".to_owned(), value)].into(),
         };
         let app = App {

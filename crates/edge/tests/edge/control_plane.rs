@@ -147,7 +147,7 @@ impl ControlPlane {
             health_path: "/".to_owned(),
             health_timeout_ms: 60_000,
             preset: None,
-            read_only: false,
+            read_only: None,
             environment: [].into(),
         };
         let (id, deployment) = (AppId(random::uuid()), DeploymentId(random::uuid()));

@@ -39,7 +39,7 @@ const deploy = {
   limits: object({
     memory_bytes: number, cpu_millis: number, pids: number, bandwidth_bits_per_s: orNull(number), disk_bytes: orNull(number),
   }),
-  read_only: boolean,
+  read_only: orNull(boolean),
   port: number,
   health_path: text,
   health_timeout_ms: number,

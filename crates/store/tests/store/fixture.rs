@@ -49,7 +49,7 @@ pub(crate) async fn app(conn: &mut PgConnection, n: u128, name: &str) -> AppId {
         health_path: "/".to_owned(),
         health_timeout_ms: 60_000,
         preset: None,
-        read_only: false,
+        read_only: None,
         environment: [].into(),
     };
     let app = App {

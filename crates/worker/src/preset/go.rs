@@ -1,6 +1,7 @@
 //! Go: one program without anything around it.
 
 use super::{Listing, PresetError};
+use crate::host::LABEL_READ_ONLY;
 use wisehosting_domain::preset::Preset;
 
 const FILE: &str = "go.mod";
@@ -15,7 +16,8 @@ pub(super) fn render(listing: &Listing) -> Result<(String, String), PresetError>
     let dockerfile = format!(
         "FROM docker.io/library/golang:1 AS build\nWORKDIR /src\nCOPY {files} ./\nRUN go mod download\nCOPY . .\n\
          RUN CGO_ENABLED=0 go build -trimpath -o /program {package}\n\n\
-         FROM gcr.io/distroless/static-debian12:nonroot\nWORKDIR /src\nCOPY --from=build /src /src\n\
+         FROM gcr.io/distroless/static-debian12:nonroot\nLABEL {LABEL_READ_ONLY}=true\nENV HOME=/tmp\n\
+         WORKDIR /src\nCOPY --from=build /src /src\n\
          COPY --from=build /program /program\nUSER nonroot\nCMD [\"/program\"]\n"
     );
     Ok((format!("{FILE}, {package}"), dockerfile))

@@ -145,6 +145,12 @@ fn every_preset_serves_without_root_and_build_tools() {
             last.starts_with("docker.io/nginxinc/nginx-unprivileged") || last.contains("\nUSER ");
         assert!(unprivileged, "{preset}: {last}");
         assert!(!last.contains("install") && last.contains("COPY"), "{preset}: {last}");
+        let writes_to_tmp_only = matches!(preset, Preset::Vite | Preset::Go | Preset::Static);
+        assert_eq!(
+            last.contains("\nLABEL wisehosting.read-only=true\n"),
+            writes_to_tmp_only,
+            "{preset}: {last}"
+        );
     }
 }
 

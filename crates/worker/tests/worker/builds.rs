@@ -1,6 +1,6 @@
 //! What a build may use, and what it is built by, with a real Podman.
 
-use crate::support::{deploy_job, get, repository, runs, settings, start, start_with};
+use crate::support::{deploy_job, get, get_path, repository, runs, settings, start, start_with};
 use std::{fs, path::Path, time::Duration};
 use wisehosting_containers::testing::{on_host, write_app};
 use wisehosting_domain::preset::Preset;
@@ -48,6 +48,33 @@ fn a_build_that_wants_too_much_dies_alone() {
         assert!(message.starts_with("The build took longer than 3 s and was stopped."), "{message}");
         assert!(!runs("9876543"), "the step still runs");
         assert!(get(address).await.starts_with("HTTP/1"));
+    });
+}
+
+#[test]
+fn an_image_says_that_it_needs_to_write_to_its_temporary_folder_only() {
+    on_host(|host| async move {
+        let mut worker = start(host.podman(), host.dir()).await;
+        let server = "echo a >/written && echo b >/tmp/written; exec /bin/busybox httpd -f -p $PORT -h /";
+        let content = host.dir().join("content");
+        write_app(&content, "LABEL wisehosting.read-only=true\nRUN /bin/busybox mkdir /tmp", server);
+        let labelled = repository(&content);
+        for (said, may_write) in [(None, false), (Some(false), true), (Some(true), false)] {
+            let mut job = deploy_job(1, &labelled);
+            settings(&mut job).read_only = said;
+            let Outcome::Deployed { address, commit, image_id } = worker.run(&job).await else {
+                panic!("{:#?}", worker.build_log());
+            };
+            assert_eq!(get_path(address, "/written").await.contains(" 200 OK"), may_write, "{said:?}");
+
+            let mut again = deploy_job(1, &labelled);
+            let kept = settings(&mut again);
+            (kept.read_only, kept.image_id, kept.source.commit) = (said, Some(image_id), Some(commit));
+            let Outcome::Deployed { address, .. } = worker.run(&again).await else {
+                panic!("{:#?}", worker.build_log());
+            };
+            assert_eq!(get_path(address, "/written").await.contains(" 200 OK"), may_write, "{said:?}");
+        }
     });
 }
 

@@ -325,7 +325,7 @@ pub(crate) fn deploy_job(app: u128, repository: &Path) -> Job {
         login: None,
         image_id: None,
         preset: None,
-        read_only: false,
+        read_only: None,
         limits: Limits::new(64 * 1024 * 1024, 500, 32).expect("limits"),
         port: 8080,
         health_path: "/".to_owned(),

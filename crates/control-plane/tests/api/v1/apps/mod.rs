@@ -115,6 +115,16 @@ async fn a_change_keeps_what_it_does_not_name(pool: PgPool) {
         let app = user.send("PATCH", "/v1/apps/hello", Some(change)).await.expect(200);
         assert_eq!(app["settings"]["limits"]["disk_bytes"], disk);
     }
+    for (change, read_only) in [
+        (json!({ "port": 3000 }), Value::Null),
+        (json!({ "read_only": false }), json!(false)),
+        (json!({ "read_only": true }), json!(true)),
+        (json!({ "port": 3001 }), json!(true)),
+        (json!({ "read_only": null }), Value::Null),
+    ] {
+        let app = user.send("PATCH", "/v1/apps/hello", Some(change)).await.expect(200);
+        assert_eq!(app["settings"]["read_only"], read_only);
+    }
     let app = user.get("/v1/apps/hello").await.expect(200);
     assert_eq!(user.get("/v1/apps/hello").await.expect(200), app);
 }
