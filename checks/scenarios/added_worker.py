@@ -8,6 +8,16 @@ def wait_for_instances(name, count):
     control_plane_1.wait_until_succeeds(f"{worker(name)} | jq --exit-status '.instances == {count}'")
 
 
+def deploy_to_worker_2(version):
+    """Deploys an app while worker-1 takes none: else the one that is less used at the moment would get it."""
+    control_plane_1.succeed(f"{CONTROL_PLANE} worker drain --name worker-1")
+    deploy("newer", version)
+    wait_until_served("newer", version)
+    wait_for_instances("worker-1", 0)
+    wait_for_instances("worker-2", 2)
+    control_plane_1.succeed(f"{CONTROL_PLANE} worker resume --name worker-1")
+
+
 def declare(nodes, *hosts):
     for host in hosts:
         host.succeed(f"declare-nodes {nodes}")
@@ -26,9 +36,7 @@ with subtest("nobody knows a worker that is not declared"):
 with subtest("declaring it is all: it connects, and takes the next app"):
     declare("all", worker_2, proxy_1, control_plane_1)
     wait_for_agent("workers", "worker-2")
-    deploy("newer", "1")
-    wait_until_served("newer", "1")
-    wait_for_instances("worker-2", 1)
+    deploy_to_worker_2("1")
     control_plane_1.succeed(serves("steady", version))
 
 with subtest("a worker that is drained is empty soon, and no request is lost"):
@@ -41,9 +49,7 @@ with subtest("a worker that is drained is empty soon, and no request is lost"):
 
 with subtest("it takes apps again when it is resumed"):
     control_plane_1.succeed(f"{CONTROL_PLANE} worker resume --name worker-2")
-    deploy("newer", "2")
-    wait_until_served("newer", "2")
-    wait_for_instances("worker-2", 1)
+    deploy_to_worker_2("2")
 
 with subtest("one that is not declared any more is drained before it is forgotten"):
     start_visitor("newer", "removal")

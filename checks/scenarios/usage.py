@@ -44,7 +44,7 @@ with subtest("an instance that uses up its memory ends alone, and the reason is 
     )
     wait_until_served("modest", "1")
     control_plane_1.succeed(
-        "wisehosting --json apps show modest | jq --exit-status '.violation == null and .state == \"running\"'"
+        "wisehosting --json apps show modest | jq --exit-status '.violation == null and .state == \"live\"'"
     )
 
 with subtest("logins of repositories have a folder in memory"):
