@@ -98,6 +98,15 @@ async fn goes(lab: &Lab, path: &str) {
     until(lab.state_dir(), &["mesh", "status"], is_so).await;
 }
 
+/// The same without `--json`: a line for each way, with all that is known of it.
+fn shows_people(lab: &Lab, path: &str) {
+    let output = command(lab.state_dir()).args(["mesh", "status"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let way = text.lines().find(|line| line.starts_with("worker-1") && line.contains("proxy-1"));
+    let way = way.unwrap_or_else(|| panic!("{text}"));
+    assert!([path, " s ago", " ms", " MiB"].iter().all(|part| way.contains(part)), "{text}");
+}
+
 /// A mebibyte to the container, and back.
 async fn transfers(lab: &Lab) {
     let sent: Vec<u8> = (0..MEBIBYTE).map(|position| (position % 251) as u8).collect();
@@ -138,6 +147,7 @@ async fn a_mebibyte_goes_each_way_and_each_broken_hop_is_named() {
 
     mend(&lab.hosts.worker).await;
     goes(&lab, "direct").await;
+    shows_people(&lab, "direct");
     doctor_names(&lab, None).await;
     transfers(&lab).await;
 

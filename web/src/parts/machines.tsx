@@ -1,9 +1,10 @@
 // The platform's own machines: whether they are connected, since when not, and how used.
 import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
-import { api, type Edge, type MeshLink, type MeshNode, type Worker } from '../api/client';
+import { api, type Edge, type MeshNode, type Worker } from '../api/client';
 import { keys, USAGE_MS } from '../api/queries';
-import { ago, bytes, cores } from '../format';
+import { bytes, cores } from '../format';
+import { way } from '../way';
 import { Notice } from './notice';
 import { State } from './state';
 import { Ago } from './time';
@@ -132,15 +133,4 @@ function Ways({ node }: { node: MeshNode | undefined }) {
       ))}
     </ul>
   );
-}
-
-function way(link: MeshLink): string {
-  const trip = link.round_trip_us;
-  const parts = [
-    `To ${link.name} ${link.path === 'direct' ? 'directly' : 'by the control plane'}`,
-    ...(trip == null ? [] : [`${(trip / 1_000).toFixed(2)} ms`]),
-    ...(link.handshake_age_ms == null ? [] : [`handshake ${ago(link.handshake_age_ms)}`]),
-    `${bytes(link.received_bytes)} received, ${bytes(link.sent_bytes)} sent`,
-  ];
-  return parts.join(', ');
 }
