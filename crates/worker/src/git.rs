@@ -23,12 +23,18 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+};
 use wisehosting_containers::HelperGroup;
 use wisehosting_domain::{
     login::Login,
     source::{Commit, Repository, Source},
 };
+
+/// Of what git says, so much is kept at least.
+const WORDS_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a commit was not fetched. Shown to the app's owner.
 #[derive(Debug, thiserror::Error)]
@@ -278,16 +284,30 @@ impl Git<'_> {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         if let (Some(bounding), Some(id)) = (&self.fetch.group, child.id()) {
             bounding.take_in(id);
         }
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(|id| Group(Pid::from_raw(id)));
-        let output = child.wait_with_output().await?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (status, stdout, stderr) =
+            tokio::try_join!(child.wait(), last_words(stdout), last_words(stderr))?;
         // It has ended by itself: its number may belong to another by now.
         std::mem::forget(group);
-        Ok(output)
+        Ok(Output { status, stdout, stderr })
     }
+}
+
+/// The end of what a program says: who serves a repository may have git say as much as he likes.
+async fn last_words(said: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut words = Vec::new();
+    let Some(mut said) = said else { return Ok(words) };
+    while said.read_buf(&mut words).await? > 0 {
+        if words.len() > 2 * WORDS_BYTES_MAX {
+            words.drain(..words.len() - WORDS_BYTES_MAX);
+        }
+    }
+    Ok(words)
 }
 
 /// git's process group: its transport is a child of its own. Ended when dropped.
@@ -343,4 +363,20 @@ fn explain(source: &Source, has_login: bool, stderr: &str) -> GitError {
 fn last_line(text: &str) -> String {
     let line = text.lines().find(|line| line.starts_with("fatal: ")).or_else(|| text.lines().last());
     line.unwrap_or_default().trim_start_matches("fatal: ").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_words_the_last_are_kept() {
+        let said = tokio::io::repeat(b'x').take(1 << 20).chain(&b"fatal: not found"[..]);
+        let words = last_words(Some(said)).await.expect("read");
+        assert!(
+            words.len() <= 2 * WORDS_BYTES_MAX && words.ends_with(b"xfatal: not found"),
+            "{}",
+            words.len()
+        );
+    }
 }

@@ -5,7 +5,10 @@
 //! client library does not know; so this, the 64-bit memory limits and the cgroup are added to the request's address.
 
 use super::{Podman, build_cgroup::BuildCgroup, context, percent_encode};
-use crate::engine::{Build, BuildError, Engine, EngineError, Image, ImageId};
+use crate::{
+    engine::{Build, BuildError, Engine, EngineError, Image, ImageId},
+    log::LINE_BYTES_MAX,
+};
 use bollard::{Docker, models::BuildInfo, query_parameters::BuildImageOptionsBuilder};
 use futures_util::StreamExt;
 use std::{collections::HashMap, path::Path};
@@ -162,18 +165,36 @@ impl Lines {
     }
 
     async fn push(&mut self, piece: &str) {
-        self.rest.push_str(piece);
-        while let Some(end) = self.rest.find('\n') {
-            let line: String = self.rest.drain(..=end).collect();
-            self.send(line.trim_end_matches(['\n', '\r']).to_owned()).await;
+        for part in piece.split_inclusive('\n') {
+            let text = part.trim_end_matches('\n');
+            self.add(text).await;
+            if text.len() < part.len() {
+                let line = std::mem::take(&mut self.rest);
+                self.send(line.trim_end_matches('\r').to_owned()).await;
+            }
         }
     }
 
-    async fn finish(&mut self) {
-        let rest = std::mem::take(&mut self.rest);
-        if !rest.is_empty() {
-            self.send(rest).await;
+    /// A line that does not end is told in parts.
+    async fn add(&mut self, mut text: &str) {
+        while self.rest.len() + text.len() > LINE_BYTES_MAX {
+            let (fits, more) = text.split_at(text.floor_char_boundary(LINE_BYTES_MAX - self.rest.len()));
+            self.rest.push_str(fits);
+            self.send_rest().await;
+            text = more;
         }
+        self.rest.push_str(text);
+    }
+
+    async fn finish(&mut self) {
+        if !self.rest.is_empty() {
+            self.send_rest().await;
+        }
+    }
+
+    async fn send_rest(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
+        self.send(rest).await;
     }
 
     async fn send(&mut self, mut line: String) {
@@ -228,5 +249,23 @@ mod tests {
             all.push(line);
         }
         assert_eq!(all, ["STEP 1/2: FROM scratch", "abc", "", "COMMIT a:1", "rest localhost/a"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_does_not_end_is_told_in_parts() {
+        let (log, mut received) = mpsc::channel(8);
+        let mut lines = Lines::new(log);
+        let long = "é".repeat(LINE_BYTES_MAX);
+        for piece in ["a", &long, "\nb\n"] {
+            lines.push(piece).await;
+        }
+        drop(lines);
+        let mut all = Vec::new();
+        while let Some(line) = received.recv().await {
+            assert!(line.len() <= LINE_BYTES_MAX);
+            all.push(line);
+        }
+        assert_eq!(all.pop().as_deref(), Some("b"));
+        assert_eq!((all.len(), all.concat()), (3, format!("a{long}")));
     }
 }

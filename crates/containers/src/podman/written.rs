@@ -20,8 +20,10 @@ use std::{
 
 /// Folders within each other that are counted: each takes a descriptor.
 const DEPTH_MAX: usize = 128;
+/// Folders that wait, and files with several names, that are remembered at a time: each takes some memory.
+const REMEMBERED_MAX: usize = 1 << 18;
 /// What is said of more.
-const TOO_DEEP: io::ErrorKind = io::ErrorKind::Unsupported;
+const TOO_MANY: io::ErrorKind = io::ErrorKind::Unsupported;
 /// The unit in which the kernel tells how much room a file takes.
 const BLOCK_BYTES: u64 = 512;
 
@@ -56,11 +58,11 @@ impl Places {
     }
 }
 
-/// What is in a volume. Nobody else can count one with folders too deep for us, in which a program could hide: it counts as
+/// What is in a volume. Nobody else can count one with too many folders for us, in which a program could hide: it counts as
 /// all that there is.
 fn volume_bytes(dir: &Path) -> io::Result<u64> {
     match bytes(dir) {
-        Err(error) if error.kind() == TOO_DEEP => {
+        Err(error) if error.kind() == TOO_MANY => {
             let disk = statvfs(dir)?;
             Ok(disk.blocks().saturating_mul(disk.fragment_size()))
         }
@@ -74,8 +76,12 @@ type Waiting = (Rc<File>, OsString, usize);
 /// The room that everything in a folder takes on the disk, in bytes. Waits for the disk.
 ///
 /// # Errors
-/// The folder cannot be read, or there are too many within each other.
+/// The folder cannot be read, or there is too much in it.
 pub(super) fn bytes(dir: &Path) -> io::Result<u64> {
+    bytes_remembering(dir, REMEMBERED_MAX)
+}
+
+fn bytes_remembering(dir: &Path, most: usize) -> io::Result<u64> {
     let mut bytes = 0;
     let mut linked = HashSet::new();
     let mut waiting: Vec<Waiting> = Vec::new();
@@ -91,6 +97,10 @@ pub(super) fn bytes(dir: &Path) -> io::Result<u64> {
             if found.is_dir() {
                 waiting.push((folder.clone(), entry.file_name(), depth + 1));
             }
+            if waiting.len() + linked.len() > most {
+                let message = format!("there are more than {most} folders, or files with several names");
+                return Err(io::Error::new(TOO_MANY, message));
+            }
         }
         next = open_next(&mut waiting)?;
     }
@@ -101,7 +111,7 @@ fn open_next(waiting: &mut Vec<Waiting>) -> io::Result<Option<(Rc<File>, usize)>
     while let Some((parent, name, depth)) = waiting.pop() {
         if depth > DEPTH_MAX {
             let message = format!("there are more than {DEPTH_MAX} folders within each other");
-            return Err(io::Error::new(TOO_DEEP, message));
+            return Err(io::Error::new(TOO_MANY, message));
         }
         if let Some(folder) = present(open(&path_of(&parent).join(name)))? {
             return Ok(Some((Rc::new(folder), depth)));
@@ -169,6 +179,17 @@ mod tests {
         let file = File::create(dir.path().join("sparse")).expect("made");
         file.set_len(1 << 40).expect("a size");
         assert!(count(dir.path()) < 100 * KIB);
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_room_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join("folder")).expect("made");
+        fs::write(dir.path().join("file"), "").expect("written");
+        fs::hard_link(dir.path().join("file"), dir.path().join("folder/again")).expect("linked");
+        bytes_remembering(dir.path(), 2).expect("counted");
+        let error = bytes_remembering(dir.path(), 0).expect_err("too many");
+        assert!(error.to_string().contains("more than 0 folders"), "{error}");
     }
 
     #[test]

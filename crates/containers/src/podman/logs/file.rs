@@ -77,7 +77,6 @@ impl LogFile {
 
     /// What is there and was not read. Empty at the end of what is written.
     pub(super) fn next(&mut self) -> io::Result<LogBatch> {
-        let mut bytes = vec![0; READ_BYTES];
         loop {
             self.look();
             let Some(Source { file, number }) = &self.current else {
@@ -86,8 +85,12 @@ impl LogFile {
                 self.lost |= first.number != 0;
                 continue;
             };
-            let (number, length) = (*number, file.read_at(&mut bytes, self.position.offset)?);
-            if length == 0 && file.metadata()?.len() < self.position.offset {
+            let (number, size) = (*number, file.metadata()?.len());
+            // Nothing, most of the time.
+            let waits = size.saturating_sub(self.position.offset).min(READ_BYTES as u64);
+            let mut bytes = vec![0; usize::try_from(waits).unwrap_or(READ_BYTES)];
+            let length = file.read_at(&mut bytes, self.position.offset)?;
+            if length == 0 && size < self.position.offset {
                 self.begin_file();
                 self.lost = true;
                 continue;

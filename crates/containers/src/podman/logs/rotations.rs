@@ -27,10 +27,12 @@ struct Watches {
 struct Watched {
     name: OsString,
     count: u64,
+    /// How many wait for it. One that reads a log may still be there when the next one begins.
+    watches: usize,
 }
 
 impl Rotations {
-    /// Watches a file until the value is dropped. It must have one watch only.
+    /// Watches a file until the value is dropped; no other file of its folder may be watched.
     pub(super) fn watch(&self, file: &Path) -> io::Result<Watch> {
         let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -40,14 +42,19 @@ impl Rotations {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
             *watches = Some(Watches { inotify, files: HashMap::new() });
         }
-        let Some(Watches { inotify, files }) = &mut *watches else { return Err(io::ErrorKind::Other.into()) };
+        let Some(watches) = &mut *watches else { return Err(io::ErrorKind::Other.into()) };
+        // What came before is nothing to the new watch.
+        watches.note();
+        let Watches { inotify, files } = watches;
         // The kernel makes one event of two that are alike and follow on each other: the other end of each move comes
         // between them.
         let moves = AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
         let descriptor = inotify.add_watch(folder, moves)?;
-        files.insert(descriptor, Watched { name: name.to_owned(), count: 0 });
-        drop(watches);
-        Ok(Watch { rotations: self.clone(), descriptor })
+        // For one folder the kernel gives the same descriptor again.
+        let new = || Watched { name: name.to_owned(), count: 0, watches: 0 };
+        let file = files.entry(descriptor).or_insert_with(new);
+        file.watches += 1;
+        Ok(Watch { rotations: self.clone(), descriptor, before: file.count })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Watches>> {
@@ -89,6 +96,8 @@ impl Watches {
 pub(super) struct Watch {
     rotations: Rotations,
     descriptor: WatchDescriptor,
+    /// What had been counted when it began.
+    before: u64,
 }
 
 impl Watch {
@@ -97,17 +106,47 @@ impl Watch {
         let mut watches = self.rotations.lock();
         let Some(watches) = &mut *watches else { return 0 };
         watches.note();
-        watches.files.get(&self.descriptor).map_or(0, |file| file.count)
+        watches.files.get(&self.descriptor).map_or(0, |file| file.count - self.before)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut watches = self.rotations.lock();
-        if let Some(watches) = &mut *watches {
-            watches.files.remove(&self.descriptor);
+        let Some(Watches { inotify, files }) = &mut *watches else { return };
+        let Some(file) = files.get_mut(&self.descriptor) else { return };
+        file.watches -= 1;
+        if file.watches == 0 {
+            files.remove(&self.descriptor);
             // The kernel has dropped it itself if the folder is gone.
-            let _ = watches.inotify.rm_watch(self.descriptor);
+            let _ = inotify.rm_watch(self.descriptor);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_watch_that_ends_takes_nothing_from_another_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (file, old) = (dir.path().join("ctr.log"), dir.path().join("ctr.log.1"));
+        let rotate = || {
+            fs::write(&old, "").expect("written");
+            fs::rename(&old, &file).expect("replaced");
+        };
+        let rotations = Rotations::default();
+        let first = rotations.watch(&file).expect("watched");
+        rotate();
+        let second = rotations.watch(&file).expect("watched");
+        rotate();
+        assert_eq!((first.count(), second.count()), (2, 1));
+        drop(first);
+        rotate();
+        assert_eq!(second.count(), 2);
+        drop(second);
+        assert_eq!(rotations.watch(&file).expect("watched").count(), 0);
     }
 }
