@@ -46,7 +46,7 @@ use disk_limits::DiskLimits;
 use futures_util::StreamExt;
 use std::{collections::HashMap, fmt::Write, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, OnceCell, mpsc},
+    sync::{Notify, OnceCell, mpsc, oneshot},
     task::spawn_blocking,
 };
 use written::Count;
@@ -109,6 +109,22 @@ impl Podman {
         let found = self.docker()?.inspect_container(id.as_str(), None::<InspectContainerOptions>).await;
         let found = answers::with_stopped_as_exited(found);
         found.map_err(|e| self.failure("inspect a container", e).about(id).into())
+    }
+
+    /// Creates a container. Podman goes on with one that nobody waits for any more: that is removed again.
+    async fn created(&self, docker: &Docker, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let (told, created) = oneshot::channel();
+        let (podman, docker, spec) = (self.clone(), docker.clone(), spec.clone());
+        tokio::spawn(async move {
+            let Err(Ok(id)) = told.send(podman.create(&docker, &spec).await) else { return };
+            if let Err(error) = podman.remove_if_there(&docker, &id).await {
+                tracing::warn!(container = %id, %error, "a container that nobody waits for is left behind");
+            }
+        });
+        created.await.unwrap_or_else(|_| {
+            let message = "nobody knows how it went".to_owned();
+            Err(EngineError::Refused { operation: "create a container", message })
+        })
     }
 
     async fn create(&self, docker: &Docker, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
@@ -245,7 +261,7 @@ impl Engine for Podman {
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
         let docker = self.docker()?;
-        let id = self.create(&docker, spec).await?;
+        let id = self.created(&docker, spec).await?;
         let Err(error) = docker.start_container(id.as_str(), None::<StartContainerOptions>).await else {
             return Ok(id);
         };

@@ -11,7 +11,7 @@ use crate::{
     pool,
 };
 use sqlx::PgConnection;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wisehosting_domain::{
     id::{AppId, DeploymentId, InstanceId, JobId},
@@ -492,17 +492,20 @@ pub async fn retry(
 }
 
 /// Gives every running job a fresh lease, and at least as much time to end: after a pause of ours, no worker is to blame for
-/// its silence, and its result may be on the way.
+/// its silence, and its result may be on the way. `step`: by which the clock went on meanwhile, or back; deadlines go with it.
 ///
 /// # Errors
 /// The database is away.
 pub async fn renew_leases(
     conn: &mut PgConnection,
     lease_expires_at: OffsetDateTime,
+    step: Duration,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE jobs SET lease_expires_at = $1, deadline_at = greatest(deadline_at, $1) WHERE state = 'running'",
-        lease_expires_at
+        "UPDATE jobs SET lease_expires_at = $1, deadline_at = greatest(deadline_at + make_interval(secs => $2), $1)
+         WHERE state = 'running'",
+        lease_expires_at,
+        step.as_seconds_f64()
     )
         .execute(conn)
         .await

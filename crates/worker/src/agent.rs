@@ -31,41 +31,52 @@ pub struct Agent<E> {
 
 impl<E: Engine> Agent<E> {
     /// Listens until the channel is shut down.
-    pub async fn listen(self, mut events: mpsc::Receiver<Event>) {
+    pub async fn listen(self, events: mpsc::Receiver<Event>) {
+        let (set_pace, pace) = watch::channel(HEARTBEAT_EVERY);
+        tokio::select! {
+            // In this order: however much the control plane says, and however slow the disk is on which it is written
+            // down, a heartbeat is not late for it.
+            biased;
+            () = self.beat(pace) => {}
+            () = self.hear_all(events, set_pace) => {}
+        }
+    }
+
+    async fn beat(&self, mut pace: watch::Receiver<Duration>) {
         let cpu = usage::CpuMeter::default();
-        let mut heartbeat = every(HEARTBEAT_EVERY);
         loop {
-            tokio::select! {
-                // In this order: however much the control plane says, a heartbeat is not late for it.
-                biased;
-                _ = heartbeat.tick() => {
-                    self.beat(&cpu);
-                    // One may have found no room. While nobody listens, they would only take the room of other messages.
-                    if self.host.connection().is_some() {
-                        self.jobs.offer_results();
-                    }
+            let mut heartbeat = every(*pace.borrow_and_update());
+            while let Some(_tick) = until_changed(&mut pace, heartbeat.tick()).await {
+                self.send_heartbeat(&cpu);
+                // One may have found no room. While nobody listens, they would only take the room of other messages.
+                if self.host.connection().is_some() {
+                    self.jobs.offer_results();
                 }
-                event = events.recv() => match event {
-                    Some(Event::Connected(registered)) => {
-                        let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
-                        heartbeat = every(wanted.max(HEARTBEAT_EVERY_MIN));
-                        self.host.connected();
-                        self.jobs.offer_results();
-                        self.report_all.notify_one();
-                    }
-                    Some(Event::Message(message)) => self.hear(message),
-                    Some(Event::Disconnected) => self.host.disconnected(),
-                    None => return,
-                },
             }
         }
     }
 
-    fn hear(&self, message: HubMessage) {
+    async fn hear_all(&self, mut events: mpsc::Receiver<Event>, pace: watch::Sender<Duration>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Connected(registered) => {
+                    let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
+                    self.host.connected();
+                    pace.send_replace(wanted.max(HEARTBEAT_EVERY_MIN));
+                    self.jobs.offer_results();
+                    self.report_all.notify_one();
+                }
+                Event::Message(message) => self.hear(message).await,
+                Event::Disconnected => self.host.disconnected(),
+            }
+        }
+    }
+
+    async fn hear(&self, message: HubMessage) {
         match message {
-            HubMessage::Job(job) => self.jobs.submit(job),
+            HubMessage::Job(job) => self.jobs.submit(job).await,
             HubMessage::JobCancel(cancel) => self.jobs.cancel(cancel.0.job_id),
-            HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id),
+            HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id).await,
             HubMessage::RuntimeLogAck(ack) => self.host.logs.answers.take(ack),
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");
@@ -80,7 +91,7 @@ impl<E: Engine> Agent<E> {
         }
     }
 
-    fn beat(&self, cpu: &usage::CpuMeter) {
+    fn send_heartbeat(&self, cpu: &usage::CpuMeter) {
         self.host.outbox.offer(Heartbeat {
             memory_bytes_used: usage::memory_bytes(),
             cpu_millis_used: cpu.millis(),
@@ -98,6 +109,18 @@ impl<E: Engine> Agent<E> {
         let running = self.running.borrow();
         let named = running.as_ref()?.iter().filter(|one| !self.jobs.is_busy(one.instance));
         Some(u32::try_from(named.count()).unwrap_or(u32::MAX))
+    }
+}
+
+/// What `waited` comes to, unless the value changes first.
+async fn until_changed<T>(
+    value: &mut watch::Receiver<Duration>,
+    waited: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        Ok(()) = value.changed() => None,
+        waited = waited => Some(waited),
     }
 }
 

@@ -139,8 +139,8 @@ enum LogState {
 
 /// What the engine does with a container.
 enum Work {
-    /// Whether it could; none if it was not to any more.
-    Start(JoinHandle<Option<bool>>),
+    /// Of this container. Whether it could; none if it was not to any more.
+    Start(ContainerId, JoinHandle<Option<bool>>),
     /// Whether it could shows in the container.
     Stop(JoinHandle<()>),
 }
@@ -159,7 +159,7 @@ impl Known {
 impl Work {
     fn is_finished(&self) -> bool {
         match self {
-            Self::Start(task) => task.is_finished(),
+            Self::Start(_, task) => task.is_finished(),
             Self::Stop(task) => task.is_finished(),
         }
     }
@@ -421,9 +421,12 @@ impl<E: Engine> Instances<E> {
     async fn take_work(&mut self) {
         let (policy, now) = (self.host.settings.restart, Instant::now());
         for known in self.known.values_mut() {
-            let Some(Work::Start(task)) = known.work.take_if(|work| work.is_finished()) else { continue };
+            let Some(Work::Start(id, task)) = known.work.take_if(|work| work.is_finished()) else { continue };
             match task.await {
-                Ok(Some(true)) => known.started(now),
+                Ok(Some(true)) => {
+                    known.started(now);
+                    self.evidence.memory_kills.forget(&id);
+                }
                 Ok(Some(false)) => known.restarts.not_started(&policy, now),
                 Ok(None) | Err(_) => {}
             }
@@ -462,7 +465,7 @@ impl<E: Engine> Instances<E> {
         };
         let work =
             self.work(instance, self.turns.starts.clone(), "an instance cannot be started again", start);
-        self.known(instance).work = Some(Work::Start(tokio::spawn(work)));
+        self.known(instance).work = Some(Work::Start(container.id.clone(), tokio::spawn(work)));
     }
 
     /// Has the engine do something with an instance when it is its turn; whether it could, or none if a job is at work on
@@ -516,7 +519,7 @@ impl<E: Engine> Instances<E> {
             }
         };
         tracing::warn!(instance.id = %instance_id, violation.kind = %kind, "an instance broke a limit; it is kept from running");
-        if let Some(Work::Start(start)) = &self.known(instance_id).work {
+        if let Some(Work::Start(_, start)) = &self.known(instance_id).work {
             start.abort();
         }
         let observed_at_ms = self.host.clock.now_ms();

@@ -18,11 +18,14 @@ use std::{
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use wisehosting_containers::{Engine, EngineError};
 use wisehosting_domain::id::{AppId, InstanceId, JobId};
 use wisehosting_protocol::payload::{Deploy, Job, JobRef, JobResult, Outcome, Work};
+
+/// As much of why a job failed as the control plane keeps.
+const MESSAGE_CHARS_MAX: usize = 2_000;
 
 /// The jobs of a worker. Clones are the same jobs.
 pub struct Jobs<E>(Arc<Inner<E>>);
@@ -120,23 +123,33 @@ impl<E: Engine> Jobs<E> {
         Ok(())
     }
 
-    /// Takes a job, unless it was taken before.
-    pub fn submit(&self, job: Job) {
+    /// Takes a job, unless it was taken before. Jobs are submitted one after the other.
+    pub async fn submit(&self, job: Job) {
         let job_id = job.job_id;
-        if let Some(result) = self.0.state().results.get(&job_id).cloned() {
+        let result = self.0.state().results.get(&job_id).cloned();
+        if let Some(result) = result {
             self.0.offer(result);
             return;
         }
         if !self.is_known(job_id) {
-            self.0.give_way_to(&job);
-            if let Err(error) = self.0.journal.take(&job) {
-                // Without an acknowledgement the control plane sends it again.
+            if let Err(error) = self.0.take(&job).await {
                 tracing::error!(job.id = %job_id, error = &error as &dyn Error, "a job cannot be taken");
+                self.refuse(&job).await;
                 return;
             }
             self.enqueue(job);
         }
         self.0.host.outbox.offer(JobRef { job_id });
+    }
+
+    /// Says at once that a deploy cannot be done. A stop or a delete must be done one day: without an acknowledgement the
+    /// control plane sends it again.
+    async fn refuse(&self, job: &Job) {
+        if matches!(job.work, Work::Deploy(_)) {
+            let message = "The worker cannot write to its own disk. Its operator finds the cause in its log."
+                .to_owned();
+            self.0.clone().finish(job.job_id, job.instance_id, Outcome::Failed { message }).await;
+        }
     }
 
     /// Calls a job off. One that has ended keeps its result.
@@ -147,12 +160,16 @@ impl<E: Engine> Jobs<E> {
     }
 
     /// The control plane has stored the result of a job.
-    pub fn acknowledge(&self, job_id: JobId) {
+    pub async fn acknowledge(&self, job_id: JobId) {
         self.0.state().results.remove(&job_id);
         self.0.host.logs.builds.forget(job_id);
-        if let Err(error) = self.0.journal.forget(job_id) {
-            tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a stored result is sent again later");
-        }
+        let jobs = self.0.clone();
+        let forget = move || {
+            if let Err(error) = jobs.journal.forget(job_id) {
+                tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "a stored result is sent again later");
+            }
+        };
+        self.0.host.outside.write(Box::new(forget)).await;
     }
 
     /// Offers all results that the control plane has not stored.
@@ -221,6 +238,19 @@ impl<E: Engine> Inner<E> {
         if !matches!(job.work, Work::Deploy(_)) {
             space::give_way(&self.host);
         }
+    }
+
+    /// Writes down that a job was taken.
+    async fn take(self: &Arc<Self>, job: &Job) -> Result<(), JournalError> {
+        let (told, taken) = oneshot::channel();
+        let (jobs, job) = (self.clone(), job.clone());
+        let take = move || {
+            jobs.give_way_to(&job);
+            // Whoever has asked waits for it.
+            let _ = told.send(jobs.journal.take(&job));
+        };
+        self.host.outside.write(Box::new(take)).await;
+        taken.await.expect("what was written, or not, is told")
     }
 
     /// Does the jobs of one line until there are none.
@@ -358,5 +388,6 @@ impl<E: Engine> Inner<E> {
 /// The one place where a failure is logged: with its causes for the operator, as one sentence for the app's owner.
 fn failed(job: &Job, error: &(dyn Error + 'static)) -> Outcome {
     tracing::warn!(job.id = %job.job_id, app.name = %job.app, error, "a job failed");
-    Outcome::Failed { message: error.to_string() }
+    // It may quote a whole step of a Dockerfile.
+    Outcome::Failed { message: error.to_string().chars().take(MESSAGE_CHARS_MAX).collect() }
 }

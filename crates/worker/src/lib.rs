@@ -135,7 +135,13 @@ async fn serve(
     // It is set once: this is the only place.
     let _ = channel.set(handle);
     let written = stats.written();
-    tokio::join!(worker.serve(events, written), stats.tell(stats::TELL_EVERY), space::keep(host));
+    // Each on its own: none waits for another one's disk.
+    tokio::try_join!(
+        tokio::spawn(worker.serve(events, written)),
+        tokio::spawn(stats.tell(stats::TELL_EVERY)),
+        tokio::spawn(space::keep(host)),
+    )
+    .context("a part of the worker has failed")?;
     Ok(())
 }
 

@@ -83,6 +83,15 @@ impl MemoryKills {
         }
     }
 
+    /// A program of this container was started: what its last group told is of the one before.
+    pub(crate) fn forget(&mut self, id: &ContainerId) {
+        let watched = self.watched.remove(id).and_then(|watched| watched.descriptor);
+        if let Some((inotify, descriptor)) = self.inotify.as_ref().zip(watched) {
+            // The kernel may have dropped it with the group.
+            let _ = inotify.rm_watch(descriptor);
+        }
+    }
+
     fn watch(&mut self, container: &Container, file: &Path) {
         let watch = |inotify: &Inotify| inotify.add_watch(file, AddWatchFlags::IN_MODIFY).ok();
         // Without, the host's count has to do.
@@ -177,6 +186,8 @@ mod tests {
         assert!(!kills.explains(&quiet.0, 137, now));
         assert!(kills.watched[&loud.0].descriptor.is_none(), "its next group is another one");
         assert!(kills.watched[&quiet.0].descriptor.is_some());
+        kills.forget(&quiet.0);
+        assert!(kills.explains(&quiet.0, 137, now), "nobody knows what its next group does");
         kills.look(now, &[container("loud", ended)]);
         assert_eq!(kills.watched.keys().collect::<Vec<_>>(), [&loud.0], "who is gone is forgotten");
     }

@@ -9,7 +9,11 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{net::TcpStream, sync::mpsc, time::sleep};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use wisehosting_containers::{
     Build, BuildBounds, BuildError, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, ImageId,
     LogPosition, Network, Podman,
@@ -294,8 +298,7 @@ fn containers_are_reachable_while_others_come_and_go() {
         while let Some((id, _)) = running.pop() {
             podman.remove(&id).await.expect("removed");
             for (_, address) in &running {
-                let connected =
-                    tokio::time::timeout(Duration::from_secs(3), TcpStream::connect(address)).await;
+                let connected = timeout(Duration::from_secs(3), TcpStream::connect(address)).await;
                 connected.expect("it cannot be reached").expect("it refuses");
             }
         }
@@ -319,6 +322,28 @@ fn a_program_that_is_not_there_is_named_and_nothing_is_left() {
             other => panic!("{other:?}"),
         }
         assert!(podman.containers("wisehosting.instance").await.expect("a list").known().is_empty());
+    });
+}
+
+#[test]
+fn a_container_that_nobody_waits_for_any_more_is_removed() {
+    on_host(|host| async move {
+        let podman = host.podman();
+        with_network(&podman).await;
+        let image = image(&podman, &host.dir().join("context"), "", SERVER).await;
+        let spec = spec(&image);
+        timeout(Duration::from_millis(20), podman.run(&spec)).await.expect_err("it takes longer");
+        // It has its name for as long as it is there.
+        let again = async {
+            loop {
+                match podman.run(&spec).await {
+                    Ok(_) => return,
+                    Err(error) => assert!(matches!(error, EngineError::Refused { .. }), "{error:?}"),
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), again).await.expect("one is left behind");
     });
 }
 

@@ -94,6 +94,7 @@ pub(super) async fn stop_orphan(
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     tracing::warn!(instance.id = %instance_id, "an instance runs although its job was given up: stopping it");
+    instances::set_state(conn, instance_id, InstanceState::Failed).await?;
     jobs::enqueue_stop(conn, JobId(random::uuid()), instance_id, now).await
 }
 

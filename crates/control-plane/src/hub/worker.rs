@@ -233,8 +233,14 @@ impl WorkerAgent {
         };
         let mut transaction = pool::begin(&self.state.pool).await?;
         let before = instances::observe(&mut transaction, self.name(), instance_id, seen).await?;
-        // Left behind by a deploy that failed: its worker keeps it until it is told to stop it.
-        if has_container && before.is_some_and(|before| before.state == InstanceState::Failed) {
+        let is_orphan = before.is_some_and(|before| match before.state {
+            // Left behind by a deploy that failed: its worker keeps it until it is told to stop it.
+            InstanceState::Failed => has_container,
+            // Made by an engine that went on with what nobody waited for any more.
+            InstanceState::Stopped => status.running,
+            _ => false,
+        });
+        if is_orphan {
             job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
         // One that is being stopped, or never served, has not fallen.
@@ -286,8 +292,11 @@ impl WorkerAgent {
 
     async fn build_log(&self, log: &BuildLog) -> Result<(), StoreError> {
         let now = self.state.clock.now();
-        let numbered = (log.first_line..).zip(&log.lines);
-        let lines: Vec<build_log::Line> = numbered.map(|(number, line)| stored(number, line, now)).collect();
+        // A worker may name any number.
+        let number = |place: usize| log.first_line.saturating_add(place as u64);
+        let numbered = log.lines.iter().enumerate();
+        let lines: Vec<build_log::Line> =
+            numbered.map(|(place, line)| stored(number(place), line, now)).collect();
         let mut connection = pool::acquire(&self.state.pool).await?;
         build_log::append(&mut connection, self.name(), log.deployment_id, &lines).await.map(|_| ())
     }

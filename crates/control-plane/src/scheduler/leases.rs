@@ -78,8 +78,10 @@ impl crate::tasks::Reconciler for Leases {
     async fn reconcile(&mut self) -> Result<std::time::Duration, StoreError> {
         let now = self.state.clock.now();
         let mut transaction = pool::begin(&self.state.pool).await?;
-        if self.last_check.is_none_or(|last| (now - last).abs() > PAUSE_MAX) {
-            jobs::renew_leases(&mut transaction, now + RETURN + LEASE).await?;
+        // What passed while this program did not run, nobody knows.
+        let step = self.last_check.map_or(Duration::ZERO, |last| now - last);
+        if self.last_check.is_none() || step.abs() > PAUSE_MAX {
+            jobs::renew_leases(&mut transaction, now + RETURN + LEASE, step).await?;
             jobs::end_waits(&mut transaction).await?;
         }
         let overdue = jobs::lock_overdue(&mut transaction, now).await?;

@@ -122,6 +122,24 @@ async fn a_deploy_that_never_ends_fails_although_its_worker_is_well(pool: PgPool
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn a_deploy_does_not_take_longer_because_the_clock_was_set(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.status(&job, Building).await;
+    platform.beats(1, &mut leases, &mut worker, &job).await;
+    platform.clock.advance(Duration::from_secs(3_600));
+    platform.beats(14, &mut leases, &mut worker, &job).await;
+    platform.clock.set_back(Duration::from_secs(7_200));
+    assert_eq!(platform.after(1, &mut leases, id).await, Building);
+    platform.beats(2, &mut leases, &mut worker, &job).await;
+    assert_eq!(platform.after(1, &mut leases, id).await, Failed, "no less either");
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_stop_of_a_silent_worker_comes_again(pool: PgPool) {
     let (platform, mut leases) = Platform::start_timeless(pool).await;
     let mut worker = Agent::worker(&platform, "worker-1").await;

@@ -142,6 +142,31 @@ async fn a_log_is_sent_again_in_front_of_its_result_until_that_is_stored() {
 }
 
 #[tokio::test]
+async fn a_failure_of_a_long_step_has_its_cause() {
+    let bench = bench();
+    let content = bench.dir.path().join("long");
+    fs::create_dir(&content).expect("a folder");
+    let step = format!("RUN exit {}4", " ".repeat(3 << 20));
+    fs::write(content.join("Dockerfile"), format!("FROM scratch\n{step}\n")).expect("written");
+    let mut worker = bench.start().await;
+    let message = worker.failure(&deploy_job(1, &repository(&content))).await;
+    assert!(
+        message.contains("build failed at RUN exit") && message.ends_with("…: exit status 4"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_deploy_that_cannot_be_written_down_fails_at_once() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    fs::remove_dir(bench.dir.path().join("state/taken")).expect("nothing can be written there");
+    let message = worker.failure(&bench.deploy(1, 1)).await;
+    assert!(message.starts_with("The worker cannot write to its own disk."), "{message}");
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn the_step_of_a_deploy_is_told_again_to_a_new_connection() {
     let bench = bench();
     let mut worker = bench.start().await;
