@@ -13,11 +13,23 @@
       inherit (nixpkgs) lib;
       eachSystem = f: lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
 
-      # A module, with the programs that this flake builds.
+      # A module, with the programs that this flake builds. Not by the overlay: the tests of NixOS, and whoever gives a host
+      # its `pkgs`, let no module change them.
       withPackage = module: {
-        imports = [ module ];
-        nixpkgs.overlays = [ self.overlays.default ];
+        imports = [
+          module
+          programs
+        ];
       };
+      programs =
+        { pkgs, ... }:
+        let
+          inherit (pkgs.stdenv.hostPlatform) system;
+        in
+        {
+          key = "wisehosting-programs"; # a host may import several of the modules
+          services.wisehosting.package = lib.mkDefault self.packages.${system}.wisehosting;
+        };
       host =
         module:
         lib.nixosSystem {

@@ -1,28 +1,68 @@
 # The flake's outputs with a nixpkgs that has its lib and otherwise only names: says in sentences what is missing. That each
 # evaluates to something is seen on the way.
-{ lib }:
+# `nixos` evaluates modules, with `pkgs` or with what is made of it; `package` makes a package of its name.
+{
+  lib,
+  package,
+  nixos,
+  force,
+  pkgs,
+}:
 let
   flake = import ../../flake.nix;
   systems = [
     "x86_64-linux"
     "aarch64-linux"
   ];
-  pkgs = system: {
+  # Builds nothing, and looks at everything that it would be built of, but for the files.
+  builder = args: builtins.deepSeq (removeAttrs args [ "src" ]) (package (args.pname or "unnamed"));
+  named = lib.genAttrs [
+    "curl"
+    "jq"
+    "nixfmt"
+    "nixfmt-tree"
+    "systemd"
+    "traefik"
+    "xfsprogs"
+  ] package;
+  packages = system: lib.fix (all: pkgs // named // functions system all);
+  functions = system: all: {
     inherit lib;
-    callPackage = file: _: toString file;
-    nixfmt = "nixfmt";
-    nixfmt-tree = "nixfmt-tree";
-    runCommand = name: _: script: builtins.seq script name;
-    stdenv.hostPlatform.system = system;
-    systemd = "systemd";
-    testers.runNixOSTest = test: builtins.seq test.testScript test.name;
-    traefik = "traefik";
+    buildNpmPackage = builder;
+    callPackage =
+      file: given:
+      let
+        function = import file;
+        argument = name: _: given.${name} or all.${name} or (package name);
+      in
+      function (lib.mapAttrs argument (lib.functionArgs function));
+    importNpmLock = {
+      npmConfigHook = package "npm-config-hook";
+      __functor = _: builder;
+    };
+    mkShell = builder;
+    path = "${builtins.storeDir}/nixpkgs";
+    pkgsStatic.busybox = package "busybox";
+    runCommand =
+      name: args: script:
+      builtins.deepSeq args (builtins.seq script (package name));
+    rustPlatform.buildRustPackage = builder;
+    stdenv = pkgs.stdenv // {
+      hostPlatform = { inherit system; };
+    };
+    testers.runNixOSTest = test: builtins.seq test.testScript { inherit (test) name nodes; };
+    writeShellScriptBin = name: text: builtins.seq text (package name);
   };
   nixpkgs = {
     lib = lib // {
-      nixosSystem = { modules }: lib.length modules;
+      nixosSystem =
+        { modules }:
+        let
+          inherit (nixos (packages "x86_64-linux") modules) config;
+        in
+        builtins.seq (force config) config.services.wisehosting.package;
     };
-    legacyPackages = lib.genAttrs systems pkgs;
+    legacyPackages = lib.genAttrs systems packages;
   };
   self = flake.outputs { inherit self nixpkgs; } // {
     inputs = { inherit nixpkgs; };
@@ -86,8 +126,43 @@ let
     };
   };
   missing = output: { of, names }: lib.filter (name: !of ? ${name}) names;
+
+  # The machines of the scenarios, which all have the same, as the test driver makes them: what it adds is its own, and no
+  # module may set an option of nixpkgs.
+  driver = {
+    options = {
+      networking.primaryIPAddress = lib.mkOption { default = "198.51.100.1"; };
+      specialisation = lib.mkOption { };
+      virtualisation.diskSize = lib.mkOption { };
+      virtualisation.memorySize = lib.mkOption { };
+    };
+  };
+  inherit (self.checks.x86_64-linux.scenario-mesh) nodes;
+  machine =
+    name: more:
+    (nixos (packages "x86_64-linux") [
+      driver
+      nodes.${name}
+      { _module.args.nodes = lib.mapAttrs (name: _: machine name { }) nodes; }
+      more
+    ]).config;
+  wrongMachine =
+    name: more:
+    let
+      config = force (machine name more);
+    in
+    map (item: "the scenarios' ${name}: ${item.message}") (
+      lib.filter (item: !item.assertion) config.assertions
+    );
+  wrongMachines =
+    name:
+    wrongMachine name { }
+    ++ lib.concatMap (set: wrongMachine name set.configuration) (
+      lib.attrValues (machine name { }).specialisation
+    );
 in
-lib.concatLists (
+lib.concatMap wrongMachines (lib.attrNames nodes)
+++ lib.concatLists (
   lib.mapAttrsToList (
     output: want:
     # Modules and overlays are functions, and of the rest each value is looked at.

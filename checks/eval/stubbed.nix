@@ -41,16 +41,24 @@ let
       stdenv.hostPlatform = { };
     };
 
-  evaluate =
-    modules:
+  nixos =
+    pkgs: modules:
     lib.evalModules {
       modules = [
         ./stubs.nix
-        ../../nixos-modules
         { _module.args = { inherit pkgs; }; }
       ]
       ++ modules;
     };
+  # Not our own options: some have no value where they are not used.
+  force =
+    config:
+    let
+      others = config // {
+        services = removeAttrs config.services [ "wisehosting" ];
+      };
+    in
+    builtins.deepSeq others config;
 
   # TOML, with every section as one inline table.
   inline =
@@ -81,21 +89,22 @@ let
     ++ file "proxy" "wisehosting-edge";
 
   result = import ./. {
-    inherit lib evaluate;
-    # Not our own options: some have no value where they are not used.
-    force =
-      config:
-      let
-        others = config // {
-          services = removeAttrs config.services [ "wisehosting" ];
-        };
-      in
-      builtins.deepSeq others config;
+    inherit lib force;
+    evaluate = modules: nixos pkgs ([ ../../nixos-modules ] ++ modules);
+  };
+  flake = import ./flake.nix {
+    inherit
+      lib
+      package
+      nixos
+      force
+      ;
+    pkgs = removeAttrs pkgs [ "wisehosting" ];
   };
 in
 {
   inherit (result) count;
-  failures = result.failures ++ import ./flake.nix { inherit lib; };
+  failures = result.failures ++ flake;
   files = lib.concatLists (
     lib.mapAttrsToList files (
       result.hosts // lib.mapAttrs' (role: lib.nameValuePair "every-option-${role}") result.everyOption
