@@ -2,6 +2,7 @@
 {
   lib,
   buildNpmPackage,
+  cacert,
   importNpmLock,
   nodejs,
   runCommand,
@@ -11,19 +12,28 @@ let
   package = lib.importJSON ../web/package.json;
   lock = lib.importJSON ../web/package-lock.json;
 
-  # The lock file names no registry, so that everyone may use their own; Nix must know where to fetch, so it asks npm.
-  registry = lib.removeSuffix "/\n" (
-    builtins.readFile (
-      runCommand "npm-registry" { } "HOME=$TMPDIR ${nodejs}/bin/npm config get registry >$out"
-    )
-  );
-  withAddress =
+  # The lock file names no registry, so that everyone may use their own: npm knows where to ask, and what comes is known by
+  # its hash.
+  fetch =
     path: module:
     let
       name = lib.last (lib.splitString "node_modules/" path);
-      file = "${baseNameOf name}-${module.version}.tgz";
     in
-    module // lib.optionalAttrs (path != "") { resolved = "${registry}/${name}/-/${file}"; };
+    runCommand "${baseNameOf name}-${module.version}.tgz"
+      {
+        nativeBuildInputs = [
+          cacert
+          nodejs
+        ];
+        impureEnvVars = lib.fetchers.proxyImpureEnvVars;
+        outputHash = module.integrity;
+        outputHashMode = "flat";
+      }
+      ''
+        export HOME=$TMPDIR
+        npm pack --ignore-scripts ${name}@${module.version}
+        mv ./*.tgz $out
+      '';
 in
 buildNpmPackage {
   pname = package.name;
@@ -40,9 +50,8 @@ buildNpmPackage {
   };
   npmDeps = importNpmLock {
     npmRoot = ../web;
-    packageLock = lock // {
-      packages = lib.mapAttrs withAddress lock.packages;
-    };
+    packageLock = lock;
+    packageSourceOverrides = lib.mapAttrs fetch (removeAttrs lock.packages [ "" ]);
   };
   inherit (importNpmLock) npmConfigHook;
 
