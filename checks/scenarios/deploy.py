@@ -29,6 +29,12 @@ with subtest("a sign-in link, and a token that is lost"):
     control_plane_1.succeed("rm ~/.config/wisehosting/token")
     sign_in()
 
+with subtest("no certificate is kept where no edge orders any"):
+    listed = control_plane_1.succeed(f"{CONTROL_PLANE} certificate list").splitlines()
+    assert len(listed) == 1 and listed[0].split()[0] == "HOST", listed
+    refused = control_plane_1.fail(f"{CONTROL_PLANE} certificate forget --host blog.apps.example.org 2>&1")
+    assert "no certificate of blog.apps.example.org is kept" in refused, refused
+
 with subtest("an app that is deleted is not served"):
     control_plane_1.succeed("wisehosting delete first")
     control_plane_1.wait_until_fails(request("first"))
