@@ -5,6 +5,13 @@ prepare_worker(worker_1)
 deploy("kept", "1", "--env TOKEN=nobody-reads-this")
 wait_until_served("kept", "1")
 
+with subtest("one is made every night"):
+    control_plane_1.wait_for_unit("wisehosting-backup.timer")
+    control_plane_1.succeed(
+        "systemctl show --property NextElapseUSecRealtime --value wisehosting-backup.timer | grep ' 03:'",
+        "systemctl show --property WantedBy --value wisehosting-backup.timer | grep timers.target",
+    )
+
 with subtest("a backup is the database and the keys"):
     control_plane_1.succeed("systemctl start wisehosting-backup")
     control_plane_1.succeed("ls /var/lib/wisehosting-backup/*Z/keys | grep jwt_secret")

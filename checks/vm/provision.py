@@ -31,9 +31,12 @@ FORWARDING = (
     "systemctl restart systemd-sysctl",
 )
 START = {
-    "control-plane": "systemctl enable --now wisehosting-control-plane.socket wisehosting-control-plane",
-    "worker": "systemctl enable --now wisehosting-worker",
-    "proxy": "systemctl enable --now wisehosting-edge-http.socket wisehosting-edge-https.socket wisehosting-edge",
+    "control-plane": (
+        "systemctl enable --now wisehosting-control-plane.socket wisehosting-control-plane",
+        "systemctl enable --now wisehosting-backup.timer",
+    ),
+    "worker": ("systemctl enable --now wisehosting-worker",),
+    "proxy": ("systemctl enable --now wisehosting-edge-http.socket wisehosting-edge-https.socket wisehosting-edge",),
 }
 FILES = {"control-plane": "control-plane.toml", "worker": "worker.toml", "proxy": "edge.toml"}
 TALKS_TO = {
@@ -105,7 +108,7 @@ def _configure(node: Node, nodes: list[Node]) -> None:
     for name, left_out in SETS.items():
         declared = [other for other in nodes if other.machine.name not in left_out]
         files[Path("/etc/wisehosting/sets", name, FILES[node.role])] = _settings(node, declared)
-    node.machine.succeed("\n".join([*_files(files), "declare-nodes without-worker-2", START[node.role]]))
+    node.machine.succeed("\n".join([*_files(files), "declare-nodes without-worker-2", *START[node.role]]))
 
 
 def _files(texts: dict[Path, str]) -> list[str]:
