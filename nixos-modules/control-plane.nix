@@ -13,7 +13,7 @@ let
   unit = "wisehosting-control-plane";
 
   # Agents whose keys are known. The others' hosts warn about it.
-  agents = role: lib.filterAttrs (_: agent: agent.role == role && agent.apiKeySha256 != null) nodes;
+  agents = runs: lib.filterAttrs (_: node: runs node && node.apiKeySha256 != null) nodes;
   agent = name: agent: {
     inherit name;
     inherit (agent) address;
@@ -150,8 +150,8 @@ in
           database.password_file = lib.mkIf hasPassword "/run/credentials/${unit}.service/database.password";
           secrets = { };
           apps.domain = lib.mkDefault cfg.appsDomain;
-          workers = lib.mapAttrsToList worker (agents "worker");
-          edges = lib.mapAttrsToList agent (agents "proxy");
+          workers = lib.mapAttrsToList worker (agents wise.runsWorker);
+          edges = lib.mapAttrsToList agent (agents wise.runsEdge);
           mesh = lib.mkIf (mesh.managedBy == "program") mesh.settings;
           log.format = lib.mkDefault "journald";
         };

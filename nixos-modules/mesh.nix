@@ -38,11 +38,13 @@ let
       "worker"
     ];
   };
+  talksTo = lib.concatMap (role: talks.${role}) roles;
   isPeer =
     name: other:
-    name != node && other.publicKey != null && lib.any (role: lib.elem other.role talks.${role}) roles;
+    name != node && other.publicKey != null && lib.intersectLists other.roles talksTo != [ ];
   peers = lib.filterAttrs isPeer nodes;
 
+  keysOf = role: "wisehosting-keys@${role}.service";
   # systemd-networkd has no unit of an interface's own.
   waitsForKeys = cfg.makeKeys && !config.networking.wireguard.useNetworkd;
 in
@@ -63,7 +65,7 @@ in
         description = ''
           Who makes the WireGuard interface. `program`: the role's program, which repairs it when somebody changes it, and
           leaves it in place when it stops. `system`: NixOS; then the programs need no right to change the network, and
-          several of them can share a host.
+          the control plane can share its host with a worker or with an edge.
         '';
       };
 
@@ -177,6 +179,8 @@ in
             enable = cfg.makeKeys;
             overrideStrategy = if cfg.makeKeys then "asDropin" else "asDropinIfExists";
             path = [ pkgs.wireguard-tools ];
+            # One after the other: the roles of a host have the key of the mesh in common.
+            after = map keysOf (lib.filter (other: other < role) roles);
           };
         }) roles
       );
@@ -193,8 +197,8 @@ in
         }) peers;
       };
       systemd.services."wireguard-${cfg.interface}" = lib.mkIf waitsForKeys {
-        after = map (role: "wisehosting-keys@${role}.service") roles;
-        requires = map (role: "wisehosting-keys@${role}.service") roles;
+        after = map keysOf roles;
+        requires = map keysOf roles;
       };
     })
   ];

@@ -13,14 +13,16 @@ let
 
   node = types.submodule {
     options = {
-      role = mkOption {
-        type = types.enum [
-          "control-plane"
-          "worker"
-          "proxy"
-        ];
-        example = "worker";
-        description = "What the host is for.";
+      roles = mkOption {
+        type = types.nonEmptyListOf (
+          types.enum [
+            "control-plane"
+            "worker"
+            "proxy"
+          ]
+        );
+        example = [ "worker" ];
+        description = "What the host is for: one of these, or the control plane and one other.";
       };
       address = mkOption {
         type = wise.types.ipv4;
@@ -82,11 +84,18 @@ let
   };
   enabled = lib.filter (role: roles.${role}) (lib.attrNames roles);
   self = cfg.nodes.${cfg.node} or null;
-  controlPlanes = lib.attrNames (lib.filterAttrs (_: node: node.role == "control-plane") cfg.nodes);
+  controlPlanes = lib.attrNames (
+    lib.filterAttrs (_: node: lib.elem "control-plane" node.roles) cfg.nodes
+  );
+  # Of one name, address and API key, the control plane takes one agent.
+  ofTwoAgents = lib.attrNames (
+    lib.filterAttrs (_: node: wise.runsWorker node && wise.runsEdge node) cfg.nodes
+  );
   addresses = lib.mapAttrsToList (_: node: node.address) cfg.nodes;
   addressOfTwo = lib.filter (address: lib.count (other: other == address) addresses > 1) addresses;
+  connects = node: wise.runsWorker node || wise.runsEdge node;
   unfinished = lib.filterAttrs (
-    _: node: node.publicKey == null || (node.role != "control-plane" && node.apiKeySha256 == null)
+    _: node: node.publicKey == null || (connects node && node.apiKeySha256 == null)
   ) cfg.nodes;
 in
 {
@@ -111,7 +120,7 @@ in
       default = { };
       example = {
         control-plane-1 = {
-          role = "control-plane";
+          roles = [ "control-plane" ];
           address = "10.50.0.1";
           publicKey = "qPjwNZz0dVuxRKGr8W6n3m8UWBWAXQWxPcBCfTMy1lQ=";
           endpoint = "198.51.100.1:51821";
@@ -133,15 +142,22 @@ in
       {
         assertion = lib.length controlPlanes == 1;
         message = ''
-          services.wisehosting.nodes must have one node with role = "control-plane", and has ${toString (lib.length controlPlanes)}:
+          services.wisehosting.nodes must have one node with roles = [ "control-plane" ], and has ${toString (lib.length controlPlanes)}:
           ${lib.concatStringsSep ", " controlPlanes}.
         '';
       }
       {
-        assertion = self == null || lib.elem self.role enabled;
+        assertion = self == null || lib.naturalSort self.roles == lib.naturalSort enabled;
         message = ''
-          services.wisehosting.nodes."${cfg.node}".role is "${self.role or ""}", and this host enables ${lib.concatStringsSep ", " enabled}:
-          change the role, or enable the module of that role.
+          services.wisehosting.nodes."${cfg.node}".roles are ${lib.concatStringsSep ", " self.roles}, and this host enables
+          ${lib.concatStringsSep ", " enabled}: change the roles, or enable the modules of those roles and no others.
+        '';
+      }
+      {
+        assertion = ofTwoAgents == [ ];
+        message = ''
+          The control plane takes a host as a worker or as a proxy, and ${lib.concatStringsSep ", " ofTwoAgents} of services.wisehosting.nodes
+          has both roles: give one of them to another host.
         '';
       }
       {

@@ -10,25 +10,25 @@ let
 
   nodes = {
     control-plane-1 = {
-      role = "control-plane";
+      roles = [ "control-plane" ];
       address = "10.50.0.1";
       publicKey = key;
       endpoint = "198.51.100.1:51821";
     };
     worker-1 = {
-      role = "worker";
+      roles = [ "worker" ];
       address = "10.50.0.11";
       publicKey = key;
       apiKeySha256 = hash;
     };
     worker-2 = {
-      role = "worker";
+      roles = [ "worker" ];
       address = "10.50.0.12";
       publicKey = key;
       apiKeySha256 = hash;
     };
     proxy-1 = {
-      role = "proxy";
+      roles = [ "proxy" ];
       address = "10.50.0.30";
       publicKey = key;
       apiKeySha256 = hash;
@@ -307,19 +307,28 @@ in
         !config.systemd.services.wisehosting-edge.serviceConfig ? CapabilityBoundingSet;
     };
 
-  "all roles on one host".modules = with' controlPlane {
-    worker.enable = true;
-    proxy.enable = true;
-    mesh.managedBy = "system";
-  };
-  "all roles on one host".expect =
+  "a control plane that is a worker, too".modules = every.twoRoles;
+  "a control plane that is a worker, too".expect =
     { config, ... }:
     {
+      "it lets itself connect" =
+        names config.services.wisehosting.controlPlane.settings.workers == [
+          "hub"
+          "large"
+        ];
+      "the worker finds it" =
+        config.services.wisehosting.worker.settings.control_plane.url == "http://10.60.0.1:8081";
+      "it talks to everybody" = lib.length config.networking.wireguard.interfaces.wh0.peers == 2;
       "no program makes the mesh" =
         !config.services.wisehosting.controlPlane.settings ? mesh
         && !config.services.wisehosting.worker.settings ? mesh;
-      "no program may change the network" =
-        config.systemd.services.wisehosting-edge.serviceConfig.CapabilityBoundingSet == [ "" ];
+      "no program may change the network more than it must" =
+        config.systemd.services.wisehosting-control-plane.serviceConfig.CapabilityBoundingSet == [ "" ];
+      "the key that both have is made once" =
+        config.systemd.services."wisehosting-keys@worker".after == [
+          "wisehosting-keys@control-plane.service"
+        ]
+        && config.systemd.services."wisehosting-keys@control-plane".after == [ ];
     };
 
   "a setting of one's own wins".modules = with' worker {
@@ -389,16 +398,39 @@ in
 
   "a host that is no node".modules = with' worker { node = "worker-9"; };
   "a host that is no node".fires = [ "hosts/worker-9/node.nix" ];
-  "no control plane".modules = with' worker { nodes.control-plane-1.role = "worker"; };
+  "no control plane".modules = with' worker { nodes.control-plane-1.roles = [ "worker" ]; };
   "no control plane".fires = [
-    ''must have one node with role = "control-plane"''
+    ''must have one node with roles = [ "control-plane" ]''
     "worker.controlPlaneUrl is not known"
   ];
   "another role".modules = with' worker { node = "proxy-1"; };
-  "another role".fires = [ "change the role, or enable the module" ];
+  "another role".fires = [ "change the roles, or enable the modules" ];
+  "a role that is not enabled".modules = with' controlPlane {
+    nodes.control-plane-1.roles = [
+      "control-plane"
+      "worker"
+    ];
+    mesh.managedBy = "system";
+  };
+  "a role that is not enabled".fires = [ "change the roles, or enable the modules" ];
+  "worker and proxy at once".modules = with' worker {
+    proxy.enable = true;
+    nodes.worker-1.roles = [
+      "worker"
+      "proxy"
+    ];
+    mesh.managedBy = "system";
+  };
+  "worker and proxy at once".fires = [ "and worker-1 of services.wisehosting.nodes" ];
   "one address twice".modules = with' worker { nodes.worker-2.address = "10.50.0.11"; };
   "one address twice".fires = [ "have the address 10.50.0.11: give each its own" ];
-  "two programs, one interface".modules = with' controlPlane { worker.enable = true; };
+  "two programs, one interface".modules = with' controlPlane {
+    worker.enable = true;
+    nodes.control-plane-1.roles = [
+      "control-plane"
+      "worker"
+    ];
+  };
   "two programs, one interface".fires = [ ''mesh.managedBy = "system"'' ];
   "a password for a local Postgres".modules = with' controlPlane {
     controlPlane.database.passwordFile = "/run/secrets/password";

@@ -1,14 +1,14 @@
-# Each role with every option set to something else than its default.
+# Each role with every option set to something else than its default; and what else the programs are given to check.
 let
   nodes = {
     hub = {
-      role = "control-plane";
+      roles = [ "control-plane" ];
       address = "10.60.0.1";
       publicKey = "bIEIXTUJqoyNzVGw3lzTZWFZ0LOEM2vtd7HnzRdXb1s=";
       endpoint = "[2001:db8::1]:51900";
     };
     large = {
-      role = "worker";
+      roles = [ "worker" ];
       address = "10.60.0.10";
       publicKey = "GSS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
       nextPublicKey = "Zk0wmnTWh8bYbQXz0kNf0vSYF9UqFqPq4yFkU0o3mVU=";
@@ -18,7 +18,7 @@ let
       cpuMillis = 4000;
     };
     door = {
-      role = "proxy";
+      roles = [ "proxy" ];
       address = "10.60.0.30";
       publicKey = "rTTfjV0f4zJ7lh5+7Dy0WlIGQCqbxNXe+tV3rTtPNjM=";
       apiKeySha256 = "252278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
@@ -41,6 +41,31 @@ let
   };
 in
 {
+  # A host of two roles.
+  twoRoles = [
+    {
+      services.wisehosting = {
+        node = "hub";
+        nodes = nodes // {
+          hub = nodes.hub // {
+            roles = [
+              "control-plane"
+              "worker"
+            ];
+            apiKeySha256 = "352278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
+          };
+        };
+        mesh.managedBy = "system";
+        worker.enable = true;
+        controlPlane = {
+          enable = true;
+          baseUrl = "https://hosting.example.org";
+          appsDomain = "apps.example.org";
+        };
+      };
+    }
+  ];
+
   controlPlane = [
     (shared "hub")
     {

@@ -60,11 +60,12 @@ function checkConfig(file, text, folder) {
 // The program takes the file, and would not have taken it with a setting that it does not know.
 function checkFile(file, folder) {
   const taken = checkConfig(file, file.text, folder)
-  if (taken.status !== 0) return [`${file.name}: ${taken.error ?? taken.stderr}`]
+  const said = (result) => `${file.name}, ${file.program}: ${result.error ?? result.stderr}`
+  if (taken.status !== 0) return [said(taken)]
   const refused = checkConfig(file, `nobody_knows_this = 1\n${file.text}`, folder)
   return refused.status === 78 && `${refused.stderr}`.includes('nobody_knows_this')
     ? []
-    : [`${file.name}: an unknown setting is not refused: ${refused.stderr}`]
+    : [`an unknown setting is not refused, ${said(refused)}`]
 }
 
 function checkFiles(files) {

@@ -60,7 +60,8 @@ let
     name:
     { role, address, publicKey, ... }:
     {
-      inherit role address publicKey;
+      inherit address publicKey;
+      roles = [ role ];
       endpoint = "${endpoint name}:51821";
       apiKeySha256 = if role == "control-plane" then null else builtins.hashString "sha256" (apiKey name);
     };

@@ -1,6 +1,6 @@
 # What the other hosts must know of this one. Its own keys: journalctl --unit 'wisehosting-keys@*'
 {
-  role = "proxy";
+  roles = [ "proxy" ];
   address = "10.50.0.30";
   endpoint = "198.51.100.30:51821";
   publicKey = "DA/eD5/OGhnR7gwOD6bUOA1zE7DycRBJ4lFQmAm4GHI=";

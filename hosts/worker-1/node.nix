@@ -1,6 +1,6 @@
 # What the other hosts must know of this one. Its own keys: journalctl --unit 'wisehosting-keys@*'
 {
-  role = "worker";
+  roles = [ "worker" ];
   address = "10.50.0.11";
   endpoint = "198.51.100.11:51821";
   publicKey = "GSS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";

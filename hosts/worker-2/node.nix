@@ -1,6 +1,6 @@
 # What the other hosts must know of this one. Its own keys: journalctl --unit 'wisehosting-keys@*'
 {
-  role = "worker";
+  roles = [ "worker" ];
   address = "10.50.0.12";
   endpoint = "198.51.100.12:51821";
   publicKey = "5K7GRKkaDcQJeTRDxUijeh/OklnUcJZLDXOZ9mhEyA4=";

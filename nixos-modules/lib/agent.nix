@@ -2,7 +2,7 @@
 { config, lib }:
 let
   inherit (config.services.wisehosting) mesh nodes;
-  controlPlanes = lib.filter (node: node.role == "control-plane") (lib.attrValues nodes);
+  controlPlanes = lib.filter (node: lib.elem "control-plane" node.roles) (lib.attrValues nodes);
 in
 {
   urlOption = lib.mkOption {

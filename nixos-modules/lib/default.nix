@@ -1,4 +1,5 @@
-# What the modules of the roles share: the types of values, the settings of a program, and how its unit is adopted.
+# What the modules of the roles share: what a node runs, the types of values, the settings of a program, and how its unit
+# is adopted.
 {
   config,
   lib,
@@ -41,6 +42,10 @@ let
     if canRun then check else file;
 in
 {
+  # What of a node connects to the control plane.
+  runsWorker = node: lib.elem "worker" node.roles;
+  runsEdge = node: lib.elem "proxy" node.roles;
+
   types = {
     inherit secretPath;
 
