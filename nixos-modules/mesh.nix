@@ -44,6 +44,8 @@ let
     name != node && other.publicKey != null && lib.intersectLists other.roles talksTo != [ ];
   peers = lib.filterAttrs isPeer nodes;
 
+  # Root's alone. Its files are made by the unit of a role.
+  keys = "/var/lib/wisehosting-keys/";
   keysOf = role: "wisehosting-keys@${role}.service";
   # systemd-networkd has no unit of an interface's own.
   waitsForKeys = cfg.makeKeys && !config.networking.wireguard.useNetworkd;
@@ -160,6 +162,16 @@ in
           message = ''
             This host has the roles ${lib.concatStringsSep ", " roles}, and only one program can make the interface ${cfg.interface}:
             set services.wisehosting.mesh.managedBy = "system".
+          '';
+        }
+        {
+          assertion =
+            cfg.managedBy == "system" && config.networking.wireguard.useNetworkd
+            -> !lib.hasPrefix keys cfg.privateKeyFile;
+          message = ''
+            systemd-networkd makes the interface ${cfg.interface}, as a user who may not read ${cfg.privateKeyFile}: put the key where
+            the group systemd-network may read it and name that file in services.wisehosting.mesh.privateKeyFile, or set
+            networking.wireguard.useNetworkd = false.
           '';
         }
       ];

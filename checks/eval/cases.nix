@@ -432,6 +432,23 @@ in
     ];
   };
   "two programs, one interface".fires = [ ''mesh.managedBy = "system"'' ];
+  "networkd and a key that is root's alone".modules = with' worker { mesh.managedBy = "system"; } ++ [
+    { networking.wireguard.useNetworkd = true; }
+  ];
+  "networkd and a key that is root's alone".fires = [ "the group systemd-network may read it" ];
+  "networkd and a key of its own".modules =
+    with' worker {
+      mesh.managedBy = "system";
+      mesh.privateKeyFile = "/run/secrets/mesh.key";
+    }
+    ++ [ { networking.wireguard.useNetworkd = true; } ];
+  "networkd and a key of its own".expect =
+    { config, ... }:
+    {
+      "no unit of an interface is changed that there is not" = !config.systemd.services ? wireguard-wh0;
+      "it has its key" =
+        config.networking.wireguard.interfaces.wh0.privateKeyFile == "/run/secrets/mesh.key";
+    };
   "a password for a local Postgres".modules = with' controlPlane {
     controlPlane.database.passwordFile = "/run/secrets/password";
   };
