@@ -198,10 +198,12 @@ in
         ];
     };
 
-  "proxy with Traefik".modules = with' proxy {
-    proxy.ingress = "traefik";
-    proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
-  };
+  "proxy with Traefik".modules =
+    with' proxy {
+      proxy.ingress = "traefik";
+      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+    }
+    ++ [ (traefikOf "3.7.9") ];
   "proxy with Traefik".expect =
     { config, ... }:
     {

@@ -21,6 +21,7 @@ let
     "jq"
     "nixfmt"
     "nixfmt-tree"
+    "openssl"
     "systemd"
     "traefik"
     "xfsprogs"

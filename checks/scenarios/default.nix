@@ -37,6 +37,7 @@ let
         pkgs.curl
         pkgs.git
         pkgs.jq
+        pkgs.openssl
         pkgs.pkgsStatic.busybox
         pkgs.xfsprogs
       ];

@@ -58,7 +58,12 @@ let
   apiKey = name: builtins.hashString "sha256" "API key of ${name}";
   node =
     name:
-    { role, address, publicKey, ... }:
+    {
+      role,
+      address,
+      publicKey,
+      ...
+    }:
     {
       inherit address publicKey;
       roles = [ role ];
