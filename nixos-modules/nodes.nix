@@ -62,6 +62,15 @@ let
           connect.
         '';
       };
+      edge = mkOption {
+        type = types.bool;
+        default = true;
+        example = false;
+        description = ''
+          Whether an edge runs on a proxy: each deploy waits for all of them. Say false where a Traefik asks the control plane
+          for its routes by itself, and needs no API key.
+        '';
+      };
       memoryBytes = mkOption {
         type = types.nullOr types.ints.positive;
         default = null;

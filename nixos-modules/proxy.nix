@@ -55,7 +55,7 @@ in
         What serves visitors. `built-in`: the edge, to which routes are pushed, and which goes on with the last ones while
         the control plane is away. `traefik`: a Traefik, which brings its own certificates. With `gateway.enable` the edge
         runs beside it and writes the routes that it watches; else no edge runs, and it asks the control plane for them every
-        second: then leave apiKeySha256 out of the node, or each deploy waits for an edge that never comes.
+        second: the node has `edge = false` then.
       '';
     };
 
@@ -166,7 +166,22 @@ in
   config = lib.mkIf cfg.enable (
     lib.mkMerge [
       {
-        assertions = agent.assertions "proxy" cfg;
+        assertions = agent.assertions "proxy" cfg ++ [
+          {
+            assertion = (nodes.${node}.edge or runsEdge) == runsEdge;
+            message =
+              if runsEdge then
+                ''
+                  An edge runs on this host, and the control plane would not let it connect: remove
+                  services.wisehosting.nodes."${node}".edge = false.
+                ''
+              else
+                ''
+                  No edge runs on this host, and each deploy would wait for one: set services.wisehosting.nodes."${node}".edge = false
+                  (in the example layout: in the file hosts/${node}/node.nix), or services.wisehosting.proxy.gateway.enable = true.
+                '';
+          }
+        ];
         networking.firewall.allowedTCPPorts = [
           cfg.httpPort
           cfg.httpsPort

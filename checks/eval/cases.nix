@@ -55,6 +55,13 @@ let
     { services.wisehosting = settings; }
   ];
 
+  # Without an edge beside it.
+  traefik = with' proxy {
+    proxy.ingress = "traefik";
+    proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
+    nodes.proxy-1.edge = false;
+    nodes.proxy-1.apiKeySha256 = null;
+  };
   traefikOf = version: {
     services.traefik.package = {
       type = "derivation";
@@ -150,6 +157,17 @@ in
         config.systemd.timers.wisehosting-backup.wantedBy == [ "timers.target" ];
     };
 
+  "a proxy without an edge".modules = with' controlPlane { nodes.proxy-1.edge = false; };
+  "a proxy without an edge".expect =
+    { config, ... }:
+    let
+      inherit (config.services.wisehosting.controlPlane) settings;
+    in
+    {
+      "no deploy waits for it" = settings.edges == [ ];
+      "it is in the mesh" = lib.elem "proxy-1" (names settings.mesh.peers);
+    };
+
   "worker".modules = [ worker ];
   "worker".expect =
     { config, ... }:
@@ -198,12 +216,7 @@ in
         ];
     };
 
-  "proxy with Traefik".modules =
-    with' proxy {
-      proxy.ingress = "traefik";
-      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
-    }
-    ++ [ (traefikOf "3.7.9") ];
+  "proxy with Traefik".modules = traefik ++ [ (traefikOf "3.7.9") ];
   "proxy with Traefik".expect =
     { config, ... }:
     {
@@ -219,14 +232,10 @@ in
           tls = { };
         };
       "it is started again and again" = config.systemd.services.traefik.startLimitIntervalSec == 0;
+      "nothing is missing at a node that has no edge" = config.warnings == [ ];
     };
 
-  "an older Traefik".modules =
-    with' proxy {
-      proxy.ingress = "traefik";
-      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
-    }
-    ++ [ (traefikOf "3.7.5") ];
+  "an older Traefik".modules = traefik ++ [ (traefikOf "3.7.5") ];
   "an older Traefik".expect =
     { config, ... }:
     {
@@ -236,17 +245,16 @@ in
         };
     };
 
-  "a newer Traefik with certificates of its own".modules =
-    with' proxy {
-      proxy.ingress = "traefik";
-      proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
-      proxy.traefikSettings = {
+  "a newer Traefik with certificates of its own".modules = traefik ++ [
+    (traefikOf "3.7.12")
+    {
+      services.wisehosting.proxy.traefikSettings = {
         certificatesResolvers.le.acme.httpChallenge.entryPoint = "web";
         entryPoints.websecure.http.tls.certResolver = "le";
         entryPoints.web.http.aliasHeadersStrategy = "reject";
       };
     }
-    ++ [ (traefikOf "3.7.12") ];
+  ];
   "a newer Traefik with certificates of its own".expect =
     { config, ... }:
     let
@@ -470,14 +478,23 @@ in
     }
   ];
   "a firewall that deletes Podman's rules".fires = [ "networking.nftables.flushRuleset = false" ];
-  "Traefik without a token".modules = with' proxy { proxy.ingress = "traefik"; };
+  "Traefik without a token".modules = with' proxy {
+    proxy.ingress = "traefik";
+    nodes.proxy-1.edge = false;
+  };
   "Traefik without a token".fires = [ "proxy.traefikEnvironmentFile" ];
-  "Traefik without a mesh".modules = with' proxy {
+  "Traefik without a mesh".modules = traefik ++ [
+    { services.wisehosting.mesh.managedBy = "program"; }
+  ];
+  "Traefik without a mesh".fires = [ ''mesh.managedBy = "system"'' ];
+
+  "Traefik where the control plane waits for an edge".modules = with' proxy {
     proxy.ingress = "traefik";
     proxy.traefikEnvironmentFile = "/run/secrets/traefik.env";
-    mesh.managedBy = "program";
   };
-  "Traefik without a mesh".fires = [ ''mesh.managedBy = "system"'' ];
+  "Traefik where the control plane waits for an edge".fires = [ "each deploy would wait for one" ];
+  "an edge that the control plane does not know".modules = with' proxy { nodes.proxy-1.edge = false; };
+  "an edge that the control plane does not know".fires = [ "would not let it connect" ];
 
   "a secret in the store".modules = with' worker {
     worker.apiKeyFile = inStore;

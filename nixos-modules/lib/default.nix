@@ -44,7 +44,7 @@ in
 {
   # What of a node connects to the control plane.
   runsWorker = node: lib.elem "worker" node.roles;
-  runsEdge = node: lib.elem "proxy" node.roles;
+  runsEdge = node: lib.elem "proxy" node.roles && node.edge;
 
   types = {
     inherit secretPath;
