@@ -243,7 +243,11 @@ in
             public_addresses = cfg.acme.publicAddresses;
           };
         };
-        systemd.tmpfiles.rules = [ "d ${cfg.certificatesDirectory} 0750 root wisehosting-edge" ];
+        # As packaging/tmpfiles.d has it. With the wrong owner of the first, systemd would give the edge the other, too.
+        systemd.tmpfiles.rules = [
+          "d /var/lib/wisehosting-edge 0750 wisehosting-edge wisehosting-edge"
+          "d ${cfg.certificatesDirectory} 0750 root wisehosting-edge"
+        ];
         systemd.sockets.wisehosting-edge-http = wise.socket [ (toString cfg.httpPort) ];
         systemd.sockets.wisehosting-edge-https = wise.socket [ (toString cfg.httpsPort) ];
       })

@@ -203,6 +203,10 @@ in
             80
             443
           ];
+      "the edge owns its folder, and not the certificates" = config.systemd.tmpfiles.rules == [
+        "d /var/lib/wisehosting-edge 0750 wisehosting-edge wisehosting-edge"
+        "d /var/lib/wisehosting-edge/certificates 0750 root wisehosting-edge"
+      ];
       "they are passed as sockets" =
         config.systemd.sockets.wisehosting-edge-http.listenStreams == [
           ""
