@@ -5,33 +5,33 @@
 { lib }:
 let
   every = import ./every-option.nix;
-  key = "GSS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
-  hash = "152278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
+  key = first: "${first}SS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
+  hash = first: "${first}52278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
 
   nodes = {
     control-plane-1 = {
       roles = [ "control-plane" ];
       address = "10.50.0.1";
-      publicKey = key;
+      publicKey = key "C";
       endpoint = "198.51.100.1:51821";
     };
     worker-1 = {
       roles = [ "worker" ];
       address = "10.50.0.11";
-      publicKey = key;
-      apiKeySha256 = hash;
+      publicKey = key "W";
+      apiKeySha256 = hash "1";
     };
     worker-2 = {
       roles = [ "worker" ];
       address = "10.50.0.12";
-      publicKey = key;
-      apiKeySha256 = hash;
+      publicKey = key "X";
+      apiKeySha256 = hash "2";
     };
     proxy-1 = {
       roles = [ "proxy" ];
       address = "10.50.0.30";
-      publicKey = key;
-      apiKeySha256 = hash;
+      publicKey = key "P";
+      apiKeySha256 = hash "3";
     };
   };
   on = node: settings: {
@@ -71,9 +71,20 @@ let
   };
 
   names = lib.catAttrs "name";
+  sorted = lib.sort lib.lessThan;
   openInMesh =
     config: ports:
-    lib.sort lib.lessThan config.networking.firewall.interfaces.wh0.allowedTCPPorts == ports;
+    let
+      here = config.networking.firewall.interfaces.wh0;
+    in
+    sorted here.allowedTCPPorts == ports && here.allowedUDPPorts == [ ];
+  # To everybody: the mesh's port, these, and no other.
+  openToAll =
+    config: ports:
+    let
+      inherit (config.networking) firewall;
+    in
+    sorted firewall.allowedTCPPorts == ports && firewall.allowedUDPPorts == [ 51821 ];
   credentials = config: unit: config.systemd.services.${unit}.serviceConfig.LoadCredential;
 
   # Options of ours below `tree`, without the sets that people fill by name.
@@ -138,9 +149,8 @@ in
         && openInMesh config [
           9
           8081
-        ]
-        && !lib.elem 8081 config.networking.firewall.allowedTCPPorts;
-      "the mesh is open to its hosts" = lib.elem 51821 config.networking.firewall.allowedUDPPorts;
+        ];
+      "nothing but the mesh is open to all" = openToAll config [ ];
       "Postgres has a database and a role for it" =
         config.services.postgresql.enable
         && lib.elem "wisehosting" config.services.postgresql.ensureDatabases;
@@ -187,22 +197,20 @@ in
       "Podman is there" = config.virtualisation.podman.enable;
       "packets are forwarded" = config.boot.kernel.sysctl."net.ipv4.ip_forward" == 1;
       "it has a kernel with WireGuard" = lib.elem "wireguard" config.boot.kernelModules;
-      "no port is open to all" = !lib.elem 20000 config.networking.firewall.allowedTCPPorts;
-      "how far it is from others is measured in the mesh alone" =
-        lib.elem 9 config.networking.firewall.interfaces.wh0.allowedTCPPorts
-        && !lib.elem 9 config.networking.firewall.allowedTCPPorts;
+      "nothing but the mesh is open to all" = openToAll config [ ];
+      "how far it is from others is measured in the mesh" = openInMesh config [ 9 ];
     };
 
   "proxy".modules = [ proxy ];
   "proxy".expect =
     { config, ... }:
     {
-      "ports 80 and 443 are open" =
-        lib.all (port: lib.elem port config.networking.firewall.allowedTCPPorts)
-          [
-            80
-            443
-          ];
+      "ports 80 and 443 are open, and no others" =
+        openToAll config [
+          80
+          443
+        ]
+        && openInMesh config [ 9 ];
       "the edge owns its folder, and not the certificates" = config.systemd.tmpfiles.rules == [
         "d /var/lib/wisehosting-edge 0750 wisehosting-edge wisehosting-edge"
         "d /var/lib/wisehosting-edge/certificates 0750 root wisehosting-edge"
@@ -310,7 +318,10 @@ in
           9
           8082
         ]
-        && !lib.elem 8082 config.networking.firewall.allowedTCPPorts;
+        && openToAll config [
+          80
+          443
+        ];
       "it leads into the mesh" =
         config.services.wisehosting.proxy.settings.gateway.interface == "wh0"
         && config.services.wisehosting.proxy.settings.gateway.allowed_targets == [ "10.50.0.30/24" ];
@@ -321,18 +332,27 @@ in
         !config.systemd.services.wisehosting-edge.serviceConfig ? CapabilityBoundingSet;
     };
 
-  "a control plane that is a worker, too".modules = every.twoRoles;
+  "a control plane that is a worker, too".modules = with' controlPlane {
+    worker.enable = true;
+    nodes.control-plane-1.roles = [
+      "control-plane"
+      "worker"
+    ];
+    nodes.control-plane-1.apiKeySha256 = hash "4";
+    mesh.managedBy = "system";
+  };
   "a control plane that is a worker, too".expect =
     { config, ... }:
     {
       "it lets itself connect" =
         names config.services.wisehosting.controlPlane.settings.workers == [
-          "hub"
-          "large"
+          "control-plane-1"
+          "worker-1"
+          "worker-2"
         ];
       "the worker finds it" =
-        config.services.wisehosting.worker.settings.control_plane.url == "http://10.60.0.1:8081";
-      "it talks to everybody" = lib.length config.networking.wireguard.interfaces.wh0.peers == 2;
+        config.services.wisehosting.worker.settings.control_plane.url == "http://10.50.0.1:8081";
+      "it talks to everybody" = lib.length config.networking.wireguard.interfaces.wh0.peers == 3;
       "no program makes the mesh" =
         !config.services.wisehosting.controlPlane.settings ? mesh
         && !config.services.wisehosting.worker.settings ? mesh;

@@ -25,24 +25,24 @@ let
     name: case:
     map (sentence: "${name}: ${sentence}") (
       if case ? refused then
-        judgeRefused case
+        judgeRefused case results.${name}
       else if case ? fires then
-        judgeAssertions case
+        judgeAssertions case results.${name}
       else
-        judgeResult case
+        judgeResult case results.${name}
     );
 
   judgeRefused =
-    case:
+    case: result:
     let
-      attempt = builtins.tryEval (builtins.toJSON (case.refused (evaluate case.modules).config));
+      attempt = builtins.tryEval (builtins.toJSON (case.refused result.config));
     in
     lib.optional attempt.success "was not refused: ${attempt.value}";
 
   judgeAssertions =
-    case:
+    case: result:
     let
-      fired = failedAssertions (evaluate case.modules).config;
+      fired = failedAssertions result.config;
       unexpected = lib.filter (message: !lib.any (part: lib.hasInfix part message) case.fires) fired;
       missing = lib.filter (part: !lib.any (lib.hasInfix part) fired) case.fires;
     in
@@ -50,10 +50,10 @@ let
     ++ map (part: "no assertion says: ${part}") missing;
 
   judgeResult =
-    case:
+    case: result:
     let
-      result = { inherit (evaluate case.modules) config options; };
-      wrong = lib.attrNames (lib.filterAttrs (_: holds: !holds) (case.expect result));
+      seen = { inherit (result) config options; };
+      wrong = lib.attrNames (lib.filterAttrs (_: holds: !holds) (case.expect seen));
     in
     map (message: "an assertion fires: ${message}") (failedAssertions result.config)
     ++ map (what: "it does not hold that ${what}") wrong
@@ -92,10 +92,13 @@ let
 
   all =
     cases // lib.mapAttrs' (name: module: lib.nameValuePair "host ${name}" (hostCase module)) hosts;
+  results = lib.mapAttrs (_: case: evaluate case.modules) all;
 in
 {
   count = lib.length (lib.attrNames all);
   failures = lib.concatLists (lib.mapAttrsToList judge all);
-  hosts = lib.mapAttrs (_: module: (evaluate [ module ]).config) hosts;
-  everyOption = lib.mapAttrs (_: modules: (evaluate modules).config) (import ./every-option.nix);
+  # Of every case that has a result.
+  configs = lib.mapAttrs (name: _: results.${name}.config) (
+    lib.filterAttrs (_: case: case ? expect) all
+  );
 }

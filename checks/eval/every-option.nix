@@ -1,4 +1,4 @@
-# Each role with every option set to something else than its default; and what else the programs are given to check.
+# Each role with every option set to something else than its default.
 let
   nodes = {
     hub = {
@@ -41,31 +41,6 @@ let
   };
 in
 {
-  # A host of two roles.
-  twoRoles = [
-    {
-      services.wisehosting = {
-        node = "hub";
-        nodes = nodes // {
-          hub = nodes.hub // {
-            roles = [
-              "control-plane"
-              "worker"
-            ];
-            apiKeySha256 = "352278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
-          };
-        };
-        mesh.managedBy = "system";
-        worker.enable = true;
-        controlPlane = {
-          enable = true;
-          baseUrl = "https://hosting.example.org";
-          appsDomain = "apps.example.org";
-        };
-      };
-    }
-  ];
-
   controlPlane = [
     (shared "hub")
     {

@@ -1,6 +1,5 @@
 # The evaluation with nothing but a copy of nixpkgs' `lib`: NixOS's options are those of stubs.nix.
-# The result, as JSON: what is wrong, how many cases there were, and the rendered file of each host and of each role with
-# every option set.
+# The result, as JSON: what is wrong, how many cases there were, and the files that are rendered in them.
 { nixpkgsLib }:
 let
   lib = import nixpkgsLib;
@@ -76,17 +75,16 @@ let
   files =
     name: config:
     let
-      wise = config.services.wisehosting;
       file =
-        role: program:
-        lib.optional wise.${role}.enable {
+        role: file: program:
+        lib.optional (config.environment.etc ? "wisehosting/${file}") {
           inherit name program;
-          text = toToml wise.${role}.settings;
+          text = toToml config.services.wisehosting.${role}.settings;
         };
     in
-    file "controlPlane" "wisehosting-control-plane"
-    ++ file "worker" "wisehosting-worker"
-    ++ file "proxy" "wisehosting-edge";
+    file "controlPlane" "control-plane.toml" "wisehosting-control-plane"
+    ++ file "worker" "worker.toml" "wisehosting-worker"
+    ++ file "proxy" "edge.toml" "wisehosting-edge";
 
   result = import ./. {
     inherit lib force;
@@ -105,9 +103,5 @@ in
 {
   inherit (result) count;
   failures = result.failures ++ flake;
-  files = lib.concatLists (
-    lib.mapAttrsToList files (
-      result.hosts // lib.mapAttrs' (role: lib.nameValuePair "every-option-${role}") result.everyOption
-    )
-  );
+  files = lib.concatLists (lib.mapAttrsToList files result.configs);
 }
