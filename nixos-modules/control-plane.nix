@@ -126,6 +126,15 @@ in
             '';
           }
           {
+            # As the program refuses it; but its file would be in the store by then.
+            assertion =
+              builtins.match "[^:]*://([^/]*:[^/]*@.*|[^?]*[?](.*&)?password=.*)" cfg.settings.database.url == null;
+            message = ''
+              services.wisehosting.controlPlane.database.url has a password in it, which everybody on this host could read in the Nix
+              store: write it to a file, and name that in services.wisehosting.controlPlane.database.passwordFile.
+            '';
+          }
+          {
             assertion = cfg.backup.enable -> cfg.database.createLocally;
             message = ''
               The backup reads the Postgres of this host: set services.wisehosting.controlPlane.backup.enable = false, and back

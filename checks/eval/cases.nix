@@ -487,6 +487,28 @@ in
     controlPlane.database.passwordFile = "/run/secrets/password";
   };
   "a password for a local Postgres".fires = [ "database.createLocally = false" ];
+  "a password in the database's address".modules = with' controlPlane {
+    controlPlane.database.createLocally = false;
+    controlPlane.database.url = "postgres://wisehosting:secret@db.example.org:5432/wisehosting";
+  };
+  "a password in the database's address".fires = [ "database.url has a password in it" ];
+  "a password among the settings of the database's address".modules = with' controlPlane {
+    controlPlane.database.createLocally = false;
+    controlPlane.database.url = "postgres://wisehosting@db.example.org/wisehosting?sslmode=require&password=secret";
+  };
+  "a password among the settings of the database's address".fires = [
+    "database.url has a password in it"
+  ];
+  "a database at a port".modules = with' controlPlane {
+    controlPlane.database.createLocally = false;
+    controlPlane.database.url = "postgres://wisehosting@db.example.org:5432/wisehosting?host=/run/a:b@c";
+  };
+  "a database at a port".expect =
+    { config, ... }:
+    {
+      "it is in the file" =
+        lib.hasInfix ":5432" config.services.wisehosting.controlPlane.settings.database.url;
+    };
   "a backup of another host".modules = with' controlPlane {
     controlPlane.database.createLocally = false;
     controlPlane.backup.enable = true;
