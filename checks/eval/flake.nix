@@ -21,6 +21,7 @@ let
     "jq"
     "nixfmt"
     "nixfmt-tree"
+    "nodejs"
     "openssl"
     "systemd"
     "traefik"
@@ -113,6 +114,7 @@ let
       of = checks system;
       names = map check scenarios ++ [
         "formatting"
+        "lint"
         "programs"
         "units"
       ];
@@ -126,7 +128,7 @@ let
       names = [ "formatter" ];
     };
   };
-  missing = output: { of, names }: lib.filter (name: !of ? ${name}) names;
+  missing = { of, names }: lib.filter (name: !of ? ${name}) names;
 
   # The machines of the scenarios, which all have the same, as the test driver makes them: what it adds is its own, and no
   # module may set an option of nixpkgs.
@@ -167,6 +169,6 @@ lib.concatMap wrongMachines (lib.attrNames nodes)
   lib.mapAttrsToList (
     output: want:
     # Modules and overlays are functions, and of the rest each value is looked at.
-    builtins.deepSeq want.of (map (name: "the flake has no ${output}.${name}") (missing output want))
+    builtins.deepSeq want.of (map (name: "the flake has no ${output}.${name}") (missing want))
   ) wanted
 )
