@@ -25,7 +25,7 @@ let
           cacert
           nodejs
         ];
-        impureEnvVars = lib.fetchers.proxyImpureEnvVars;
+        impureEnvVars = lib.fetchers.proxyImpureEnvVars ++ [ "NPM_CONFIG_REGISTRY" ];
         outputHash = module.integrity;
         outputHashMode = "flat";
       }
