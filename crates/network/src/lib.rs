@@ -24,8 +24,8 @@ pub use desired::{Interface, InterfaceName, InvalidInterface, InvalidInterfaceNa
 pub use diff::{Op, diff};
 pub use error::NetworkError;
 pub use forwarding::{
-    ForwardTable, Forwards, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards, end_relay, relay,
-    relays,
+    ForwardTable, Forwards, ForwardsMark, ForwardsOp, ObservedForwards, Protocol, Routing, diff_forwards,
+    end_relay, relay, relays,
 };
 pub use interface::WireGuardInterface;
 pub use ipnet::IpNet;

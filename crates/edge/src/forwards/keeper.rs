@@ -8,16 +8,23 @@ use super::{
     file::{FileError, ForwardsFile, Loaded},
     ports,
 };
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::Mutex,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use wisehosting_network::{ForwardTable, Forwards, ForwardsOp, InterfaceName, NetworkError};
+use wisehosting_network::{ForwardTable, Forwards, ForwardsMark, ForwardsOp, InterfaceName, NetworkError};
 
-/// How often the kernel's table is looked at, and repaired if somebody changed it.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether anybody has changed something, such as a firewall that empties nftables when it is loaded again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the whole table is read all the same.
+const READ_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a request is not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +135,24 @@ impl Keeper {
         .await
     }
 
-    /// Looks at the kernel's table now and then, until `shutdown`. The forwards stay in force afterwards.
+    /// Looks every second whether the forwards are in force still, and repairs them, until `shutdown`. They stay in force
+    /// afterwards.
     pub async fn watch(self, shutdown: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
+        // As it was when nothing had to be done, and when that was.
+        let mut right: Option<(ForwardsMark, Instant)> = None;
         while shutdown.run_until_cancelled(look.tick()).await.is_some() {
             let book = self.0.book.lock().await;
+            // Before all is read, so that no change falls in between.
+            let mark = self.0.table.mark().await;
+            let is_same = |(before, at): &(ForwardsMark, Instant)| {
+                mark.as_ref().is_ok_and(|mark| mark == before) && at.elapsed() < READ_EVERY
+            };
+            if right.as_ref().is_some_and(is_same) {
+                continue;
+            }
             let repaired = self.reconcile(&book).await;
             match &repaired {
                 Ok(repairs) if repairs.is_empty() => {}
@@ -143,6 +161,10 @@ impl Keeper {
                 Err(error) => tracing::error!(error = error as &dyn Error, "cannot repair the forwards"),
             }
             failing = repaired.is_err();
+            right = mark
+                .ok()
+                .filter(|_| repaired.is_ok_and(|ops| ops.is_empty()))
+                .map(|mark| (mark, Instant::now()));
         }
     }
 

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use wisehosting_network::{
@@ -100,13 +101,23 @@ dir = "{path}/state"
     pub(crate) fn start(&self) -> Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wisehosting-edge"));
         command.arg("--config").arg(self.directory.path().join("edge.toml"));
-        command.stderr(Stdio::null());
+        let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        command.stderr(log);
         let mut gateway = Gateway(self.gateway.run(|| command.spawn().unwrap()).unwrap());
         while self.server.run(|| TcpStream::connect(API)).unwrap().is_err() {
             assert!(gateway.0.try_wait().unwrap().is_none(), "the program ended");
             thread::sleep(Duration::from_millis(10));
         }
         gateway
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// What the program has logged so far.
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap()
     }
 
     fn request(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -171,6 +182,12 @@ dir = "{path}/state"
         assert_eq!(socket.recv(&mut buffer).unwrap(), 5);
     }
 
+    /// As a reload of a firewall does.
+    fn flush(&self) {
+        let flush = || Command::new("nft").args(["flush", "ruleset"]).status().unwrap();
+        assert!(self.gateway.run(flush).unwrap().success());
+    }
+
     fn ruleset(&self) -> String {
         let output = self.gateway.run(|| Command::new("nft").args(["list", "ruleset"]).output().unwrap());
         String::from_utf8(output.unwrap().stdout).unwrap()
@@ -200,9 +217,7 @@ async fn forwards_carry_until_they_are_removed_through_restarts_of_the_gateway()
     drop(gateway);
     assert_eq!(hosts.visit(22_015).unwrap(), "10.50.0.30", "the kernel forwards on by itself");
     // As after a boot: the kernel has forgotten.
-    let flush =
-        hosts.gateway.run(|| Command::new("nft").args(["flush", "ruleset"]).status().unwrap()).unwrap();
-    assert!(flush.success());
+    hosts.flush();
     hosts.visit(22_015).expect_err("nothing forwards");
     let gateway = hosts.start();
     assert_eq!(hosts.visit(22_015).unwrap(), "10.50.0.30");
@@ -213,6 +228,36 @@ async fn forwards_carry_until_they_are_removed_through_restarts_of_the_gateway()
     hosts.visit(22_015).expect_err("it is removed");
     hosts.echo(53);
     assert_eq!(hosts.ask("DELETE", "/udp/forwards/dns", &Value::Null).0, 204);
+    assert_eq!(hosts.ruleset(), "");
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn forwards_that_somebody_takes_away_are_there_again_at_once() {
+    /// A look every half minute would be too late.
+    const AT_ONCE: Duration = Duration::from_secs(10);
+    let hosts = Hosts::new().await;
+    hosts.serve();
+    let gateway = hosts.start();
+    assert_eq!(hosts.ask("POST", "/tcp/forwards", &ssh()).0, 201);
+    let until = |so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !so() {
+            assert!(begun.elapsed() < AT_ONCE, "{}", hosts.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let repairs = || hosts.log().matches("repaired the forwards that somebody changed").count();
+    for number in 1..=2 {
+        hosts.flush();
+        until(&|| hosts.visit(22_015).is_ok());
+        until(&|| repairs() == number);
+    }
+    // Who routes is no matter of nftables.
+    let netlink = Netlink::inside(&hosts.gateway).unwrap();
+    netlink.set_ipv4_routing("eth0", false).await.unwrap();
+    until(&|| hosts.visit(22_015).is_ok() && repairs() == 3);
+    assert_eq!(hosts.ask("DELETE", "/tcp/forwards/vm-123-ssh", &Value::Null).0, 204);
     assert_eq!(hosts.ruleset(), "");
     drop(gateway);
 }
@@ -284,7 +329,12 @@ async fn saved_forwards_that_cannot_be_in_force_are_set_aside() {
     let gateway = hosts.start();
     assert_eq!(hosts.ask("GET", "/tcp/forwards", &Value::Null), (200, json!({ "forwards": [] })));
     assert_eq!(hosts.ask("POST", "/tcp/forwards", &ssh()).0, 201);
-    assert_eq!(fs::read_to_string(state.join("forwards.json.set-aside-1")).unwrap(), "{\"forwards\": [");
+    let aside = state.join("forwards.json.set-aside-1");
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "{\"forwards\": [");
+    let log = hosts.log();
+    let line = log.lines().find(|line| line.contains("the saved forwards are not readable")).expect(&log);
+    assert!(line.contains("ERROR") && line.contains(&aside.display().to_string()), "{line}");
+    assert!(line.contains("EOF while parsing"), "{line}");
     drop(gateway);
 
     let mut outside = ssh();

@@ -83,6 +83,14 @@ pub struct Routing {
     pub links: BTreeMap<String, bool>,
 }
 
+/// What is another one as soon as the table, or who routes, may be. Costs little to read, however many forwards there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardsMark {
+    /// The kernel counts changes of the packet filter, by whomever.
+    generation: u32,
+    routing: Routing,
+}
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ForwardsOp {
@@ -149,6 +157,16 @@ impl ForwardTable {
     /// Any refusal of the kernel.
     pub fn observe(&self) -> Result<Option<ObservedForwards>, NetworkError> {
         table::observe(&self.socket).map_err(|error| NetworkError::from_io("read", SUBJECT, error))
+    }
+
+    /// What tells, by being the same later, that nobody has changed anything.
+    ///
+    /// # Errors
+    /// Any refusal of the kernel.
+    pub async fn mark(&self) -> Result<ForwardsMark, NetworkError> {
+        let generation = table::generation(&self.socket);
+        let generation = generation.map_err(|error| NetworkError::from_io("read", SUBJECT, error))?;
+        Ok(ForwardsMark { generation, routing: self.routing().await? })
     }
 
     /// Puts the forwards in force, whatever the table looks like, since a rule may name what is no more.

@@ -152,6 +152,19 @@ impl FilterSocket {
         }
     }
 
+    /// The attributes of the one answer to a question of this kind.
+    pub(super) fn get(&self, part: Part, kind: u16) -> io::Result<Vec<u8>> {
+        self.ask(part, kind, REQUEST, &[])?;
+        loop {
+            for (kind, payload) in parse(&self.receive()?) {
+                if kind != NLMSG_ERROR {
+                    return Ok(payload.get(FAMILY_HEADER_BYTES..).unwrap_or_default().to_vec());
+                }
+                error_of(payload)?;
+            }
+        }
+    }
+
     fn ask(&self, part: Part, kind: u16, flags: u16, attributes: &[DefaultNla]) -> io::Result<()> {
         let mut request = Vec::new();
         write(&mut request, part, part.kind(kind), flags, 1, [0; 2], &emitted(attributes));

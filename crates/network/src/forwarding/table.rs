@@ -45,6 +45,7 @@ const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const GET_ELEMENT: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
+const GET_GENERATION: u16 = 16;
 
 const SET_FLAG_MAP: u32 = 8;
 /// How `nft` numbers types; the kernel only keeps them.
@@ -143,6 +144,13 @@ pub(super) fn observe(socket: &FilterSocket) -> io::Result<Option<ObservedForwar
     let mut rules = 0;
     socket.dump(Part::Tables, GET_RULE, &[name(1, TABLE)], |_| rules += 1)?;
     Ok(Some(ObservedForwards { targets, routed, rules }))
+}
+
+/// A number that is another one after each change of the packet filter of this network.
+pub(super) fn generation(socket: &FilterSocket) -> io::Result<u32> {
+    let answer = socket.get(Part::Tables, GET_GENERATION)?;
+    let number = find(&answer, 1).and_then(|number| number.get(..4)?.try_into().ok());
+    number.map(u32::from_be_bytes).ok_or_else(|| Errno::EBADMSG.into())
 }
 
 pub(super) fn message(kind: u16, flags: u16, attributes: Vec<DefaultNla>) -> Message {
