@@ -25,6 +25,15 @@ let
     // lib.optionalAttrs (node.memoryBytes != null) { memory_bytes = node.memoryBytes; }
     // lib.optionalAttrs (node.cpuMillis != null) { cpu_millis = node.cpuMillis; };
 
+  # Declared hosts have the next key in their files; nodes that have joined hear of it from the program.
+  nextKey = nodes.${node}.nextPublicKey or null;
+  withNextKey =
+    settings:
+    if settings ? join && nextKey != null then
+      settings // { join = { next_public_key = nextKey; } // settings.join; }
+    else
+      settings;
+
   hasPassword = cfg.database.passwordFile != null;
   credentials = {
     "secrets.jwt_secret" = cfg.jwtSecretFile;
@@ -111,7 +120,9 @@ in
       };
     };
 
-    settings = wise.settings { log.filter = "debug"; };
+    settings = wise.settings { log.filter = "debug"; } // {
+      apply = withNextKey;
+    };
   };
 
   config = lib.mkIf cfg.enable (

@@ -43,8 +43,8 @@ let
         default = null;
         example = "rTTfjV0f4zJ7lh5+7Dy0WlIGQCqbxNXe+tV3rTtPNjM=";
         description = ''
-          The WireGuard key that it changes to: the others reach it by the one of the two that it used last. Not known to
-          an interface that the system makes.
+          The WireGuard key that it changes to: the others reach it by the one of the two that it used last. The control plane
+          tells nodes that have joined of its own. Not known to an interface that the system makes.
         '';
       };
       endpoint = mkOption {

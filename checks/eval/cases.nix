@@ -7,6 +7,11 @@ let
   every = import ./every-option.nix;
   key = first: "${first}SS54DRaFnihJHqHqMR1rVO1mIMxj43gIHRPGgIcnu4=";
   hash = first: "${first}52278abb9e33966d2abecd0e8069201accdb474055d6440e3a5fe6abf15056c";
+  nextKey = "Zk0wmnTWh8bYbQXz0kNf0vSYF9UqFqPq4yFkU0o3mVU=";
+  join = {
+    pool = "10.50.0.128/25";
+    endpoint = "198.51.100.1:51821";
+  };
 
   nodes = {
     control-plane-1 = {
@@ -375,6 +380,37 @@ in
       "it is in the file" =
         config.services.wisehosting.worker.settings.log.format == "text"
         && config.services.wisehosting.worker.settings.podman.socket == "/run/other.sock";
+    };
+
+  "a control plane that changes its key".modules = with' controlPlane {
+    nodes.control-plane-1.nextPublicKey = nextKey;
+    controlPlane.settings = { inherit join; };
+  };
+  "a control plane that changes its key".expect =
+    { config, ... }:
+    {
+      "nodes that have joined are told" =
+        config.services.wisehosting.controlPlane.settings.join == join // { next_public_key = nextKey; };
+    };
+  "a control plane that changes its key, which nobody has joined".modules = with' controlPlane {
+    nodes.control-plane-1.nextPublicKey = nextKey;
+  };
+  "a control plane that changes its key, which nobody has joined".expect =
+    { config, ... }:
+    {
+      "nobody can join" = !config.services.wisehosting.controlPlane.settings ? join;
+    };
+  "a worker whose control plane changes its key".modules = with' worker {
+    nodes.control-plane-1.nextPublicKey = nextKey;
+  };
+  "a worker whose control plane changes its key".expect =
+    { config, ... }:
+    {
+      "it knows both" =
+        let
+          hub = lib.head config.services.wisehosting.worker.settings.mesh.peers;
+        in
+        hub.name == "control-plane-1" && hub.public_key == key && hub.next_public_key == nextKey;
     };
 
   "a node without keys".modules = with' controlPlane {

@@ -10,11 +10,11 @@ use std::{
 };
 
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use wisehosting_domain::name::{Hostname, Label};
 use wisehosting_node::{
     config::{ConfigError, LogConfig},
-    mesh::{IpNet, MeshConfig, PrivateKey},
+    mesh::{IpNet, MeshConfig, MeshPeer, PrivateKey, PublicKey},
     secret,
     tls::{self, Authorities},
 };
@@ -82,6 +82,11 @@ impl Config {
                 mesh.address.trunc()
             );
             return Err(ConfigError::invalid("join.pool", message));
+        }
+        let mut declared = mesh.peers.iter().flat_map(MeshPeer::keys);
+        if declared.any(|key| join.next_public_key == Some(key)) {
+            let message = "is the key of a host of mesh.peers: the control plane changes to a key of its own";
+            return Err(ConfigError::invalid("join.next_public_key", message));
         }
         Ok(())
     }
@@ -208,6 +213,14 @@ pub struct JoinConfig {
     /// For how long the address of a removed node is nobody else's.
     #[serde(default = "default_address_rest_days")]
     pub address_rest_days: u16,
+    /// The key in the mesh that the control plane changes to: all nodes are told of it, and follow. Once it has it, this says
+    /// nothing any more.
+    #[serde(default, deserialize_with = "some_key")]
+    pub next_public_key: Option<PublicKey>,
+}
+
+fn some_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PublicKey>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn default_address_rest_days() -> u16 {
@@ -425,6 +438,11 @@ api_key_sha256 = "f3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
                 "[secrets]",
                 "[join]\npool = \"10.50.0.128/25\"\nendpoint = \"198.51.100.1:1\"\n[secrets]",
                 "join: is set",
+            ),
+            (
+                "[secrets]",
+                "[join]\npool = \"10.50.0.128/25\"\nendpoint = \"198.51.100.1:1\"\nnext_public_key = \"x\"\n[secrets]",
+                "join.next_public_key: not a WireGuard key",
             ),
         ] {
             let error = read(&TEXT.replacen(from, to, 1)).expect_err(to);

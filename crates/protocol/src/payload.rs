@@ -442,6 +442,8 @@ pub struct MeshPeers {
     pub generation: u64,
     /// WireGuard public key of the control plane, in base64: by it goes what cannot go directly.
     pub hub: String,
+    /// The key that the control plane changes to, in base64.
+    pub next_hub: Option<String>,
     /// All of them.
     pub peers: Vec<MeshPeer>,
 }

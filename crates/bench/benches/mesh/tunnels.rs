@@ -122,7 +122,7 @@ impl Trio {
         proxy.start(backend, folder.path(), &[(&hub, "198.51.101")]).await?;
         for (to, of) in [(&worker, &proxy), (&proxy, &worker)] {
             let (hub, peers) = (hub.public_key.to_string(), vec![of.named()?]);
-            to.sets.put(MeshPeers { generation: 1, hub, peers });
+            to.sets.put(MeshPeers { generation: 1, hub, next_hub: None, peers });
         }
         for (from, to) in [(&worker, &proxy), (&proxy, &worker)] {
             let Some(mesh) = &from.mesh else { continue };
@@ -137,7 +137,7 @@ impl Trio {
         let mesh = self.worker.mesh.as_ref().context("it is in the mesh")?;
         let begin = Instant::now();
         let hub = self.hub.public_key.to_string();
-        self.worker.sets.put(MeshPeers { generation: 2, hub, peers: Vec::new() });
+        self.worker.sets.put(MeshPeers { generation: 2, hub, next_hub: None, peers: Vec::new() });
         let knows = |sight: &Sight| sight.peers.iter().any(|peer| peer.public_key == self.proxy.public_key);
         mesh.sight().wait_for(|sight| !knows(sight)).await?;
         Ok(begin.elapsed())

@@ -237,18 +237,28 @@ impl Hub {
         edges.all(|(_, link)| link.edge.shows.contains(token))
     }
 
-    /// Tells every agent of a role whom it speaks with; says in which generation, if this is news.
-    pub fn name_peers(&self, role: Role, hub: PublicKey, peers: Vec<MeshPeer>, now_ms: u64) -> Option<u64> {
+    /// Tells every agent of a role whom it speaks with, by way of the key that the control plane has and of the one that it changes
+    /// to; says in which generation, if this is news.
+    pub fn name_peers(
+        &self,
+        role: Role,
+        (hub, next_hub): (PublicKey, Option<PublicKey>),
+        peers: Vec<MeshPeer>,
+        now_ms: u64,
+    ) -> Option<u64> {
+        let (hub, next_hub) = (hub.to_string(), next_hub.map(|key| key.to_string()));
         let mut news = None;
         self.peers_of(role).send_if_modified(|current| {
             let last = current.as_ref().map(|current| current.generation);
-            if current.as_ref().is_some_and(|current| current.peers == peers) {
+            let generation = last.unwrap_or_default();
+            let mut set = MeshPeers { generation, hub, next_hub, peers };
+            if current.as_deref() == Some(&set) {
                 return false;
             }
             // Later than all of an earlier process, too.
-            let generation = now_ms.max(last.map_or(0, |last| last + 1));
-            *current = Some(Arc::new(MeshPeers { generation, hub: hub.to_string(), peers }));
-            news = Some(generation);
+            set.generation = now_ms.max(last.map_or(0, |last| last + 1));
+            news = Some(set.generation);
+            *current = Some(Arc::new(set));
             true
         });
         news

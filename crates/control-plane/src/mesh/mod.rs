@@ -42,7 +42,8 @@ pub async fn admit(state: AppState, hub: PublicKey, interface: PeerSets) {
                 endpoint: None,
             };
             let peers = nodes.iter().map(peer).collect();
-            let set = MeshPeers { generation: state.clock.now_ms(), hub: hub.to_string(), peers };
+            let (generation, hub) = (state.clock.now_ms(), hub.to_string());
+            let set = MeshPeers { generation, hub, next_hub: None, peers };
             let next = |node: &JoinedNode| Some((node.public_key, node.approved_public_key?));
             let keys = nodes.iter().filter_map(next);
             let keys = keys.map(|(key, next)| (PublicKey::from_bytes(key), PublicKey::from_bytes(next)));
@@ -64,9 +65,15 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
         let ways = [(Role::Worker, Role::Edge), (Role::Edge, Role::Worker)];
         for (nodes, (to, of)) in nodes.iter().flat_map(|nodes| ways.map(|way| (nodes, way))) {
             let peers = known(&state.config, nodes, of, &seen);
-            let news = state.hub.name_peers(to, hub, peers, state.clock.now_ms());
+            let next = next_key(&state.config, nodes, hub);
+            let keys = (hub, next.unwrap_or_default());
+            let news = state.hub.name_peers(to, keys, peers, state.clock.now_ms());
             if let Some(generation) = news {
-                tracing::info!(node.role = %to, generation, "telling nodes of the mesh of each other");
+                let next_key = keys.1.map(tracing::field::display);
+                tracing::info!(node.role = %to, generation, next_key, "telling nodes of the mesh of each other");
+                if let Err(key) = next {
+                    tracing::error!(%key, "join.next_public_key is the key of a node that has joined: nobody is told of it");
+                }
             }
         }
         for node in nodes.iter().flat_map(|nodes| nodes.iter()).filter(|node| has_changed_key(node, &seen)) {
@@ -83,6 +90,16 @@ pub async fn tell(state: AppState, hub: PublicKey, mut sight: watch::Receiver<Si
             _ = joined.changed() => {}
         }
     }
+}
+
+/// The key that the control plane changes to. One that a node has joined with is not its own. Pure.
+fn next_key(config: &Config, joined: &[JoinedNode], hub: PublicKey) -> Result<Option<PublicKey>, PublicKey> {
+    let next = config.join.as_ref().and_then(|join| join.next_public_key).filter(|next| *next != hub);
+    let is_nodes = |next: &PublicKey| {
+        let mut keys = joined.iter().flat_map(|node| [Some(node.public_key), node.approved_public_key]);
+        keys.any(|key| key.as_ref() == Some(next.as_bytes()))
+    };
+    next.map(|next| if is_nodes(&next) { Err(next) } else { Ok(next) }).transpose()
 }
 
 /// Whether a node that has joined speaks with the key that an operator lets it change to.

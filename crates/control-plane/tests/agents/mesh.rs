@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use serde::Deserialize;
 use sqlx::PgPool;
 use tokio::sync::watch;
-use wisehosting_control_plane::{mesh, nodes::Role};
+use wisehosting_control_plane::{config::JoinConfig, mesh, nodes::Role};
 use wisehosting_node::{
     config,
     mesh::{MeshConfig, PeerSight, PeerStatus, Sight},
@@ -24,6 +24,7 @@ use crate::{
 const HUB: &str = "hA4X0MTUcPyz0PV1RdTDkhHkl5xiYLrzcuiYpiEWvFI=";
 const WORKER: &str = "tWwDjMGWsHGtHzMXpfZBSwSyMFeYXaUWfhJ0rSy8Hm8=";
 const PROXY: &str = "Zk0wmnTWh8bYbQXz0kNf0vSYF9UqFqPq4yFkU0o3mVU=";
+const NEXT: &str = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
 const STRANGER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// The control plane's interface with a worker, a proxy and somebody who is neither. Worker-2 is not in the mesh.
@@ -117,7 +118,35 @@ async fn agents_are_told_of_each_other_and_of_where_they_went(pool: PgPool) {
     assert_eq!(told(), Some(links));
     assert_eq!(mesh.read().0.peers[0].name, label("proxy-1"), "what its own interface shows");
     assert_eq!(platform.state.hub.named(Role::Edge), Some(set.generation));
-    assert_eq!(platform.state.hub.name_peers(Role::Edge, HUB.parse().unwrap(), set.peers, 0), None);
+    assert_eq!(platform.state.hub.name_peers(Role::Edge, (HUB.parse().unwrap(), None), set.peers, 0), None);
     telling.abort();
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn agents_are_told_of_the_key_that_the_control_plane_changes_to_until_it_has_it(pool: PgPool) {
+    let change = |state: &mut wisehosting_control_plane::state::AppState| {
+        let config = Arc::get_mut(&mut state.config).unwrap();
+        config.mesh = Some(interface());
+        config.join = Some(JoinConfig {
+            pool: "10.50.0.128/25".parse().unwrap(),
+            endpoint: "198.51.100.1:51821".parse().unwrap(),
+            address_rest_days: 30,
+            next_public_key: Some(NEXT.parse().unwrap()),
+        });
+    };
+    let platform = Platform::start_with(pool, change).await;
+    let mut worker = Raw::registered(&platform).await;
+    let mut generation = 0;
+    // Two processes, one after the other.
+    for (key, next) in [(HUB, Some(NEXT)), (NEXT, None)] {
+        let (_seen, sight) = watch::channel(Sight::default());
+        let telling = tokio::spawn(mesh::tell(platform.state.clone(), key.parse().unwrap(), sight));
+        let set = told(&mut worker).await;
+        assert_eq!((&*set.hub, set.next_hub.as_deref()), (key, next));
+        assert!(set.generation > generation);
+        generation = set.generation;
+        telling.abort();
+    }
     platform.stop().await;
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Write as _,
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::time::sleep;
-use wisehosting_network::{Netlink, NetworkNamespace, VethEnd};
+use wisehosting_network::{Netlink, NetworkNamespace, PrivateKey, VethEnd};
 
 use crate::control_plane::{PATIENCE, Site};
 
@@ -72,6 +73,28 @@ impl Machine {
         Agent(self.namespace.run(move || command.spawn().unwrap()).unwrap())
     }
 
+    /// What joining wrote down.
+    fn settings(&self) -> String {
+        fs::read_to_string(self.folder.path().join("edge.joined.toml")).unwrap()
+    }
+
+    /// Waits until what it keeps of the control plane's keys is so, which only the disk tells.
+    async fn keeps(&self, is_so: impl Fn(&Value) -> bool) {
+        let path = self.folder.path().join("state/mesh-hub.json");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let kept: Option<Value> =
+                fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            if kept.as_ref().is_some_and(&is_so) {
+                let mode = fs::metadata(&path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, 0o600);
+                return;
+            }
+            assert!(Instant::now() < deadline, "{kept:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Whether a connection into the mesh is answered.
     fn reaches_inside(&self, patience: Duration) -> bool {
         let inside = SocketAddr::from(INSIDE);
@@ -124,13 +147,11 @@ fn printed(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
-async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
-    let (site, machine) = (Site::new(&pool), Machine::new());
-    let outside = NetworkNamespace::create().unwrap();
+/// A control plane that machines can join, not running yet, with its network outside of the mesh.
+async fn site(pool: &PgPool, machine: &Machine) -> (Site, NetworkNamespace) {
+    let (site, outside) = (Site::new(pool), NetworkNamespace::create().unwrap());
     wire(&outside, &machine.namespace).await;
-    let key = wisehosting_network::PrivateKey::generate();
-    key.write_new_file(&site.folder.path().join("mesh.key")).unwrap();
+    PrivateKey::generate().write_new_file(&site.folder.path().join("mesh.key")).unwrap();
     site.configure("listen = \"127.0.0.1:0\"", "listen = \"198.51.100.1:8081\"");
     site.configure("listen = \"127.0.0.1:0\"", "listen = \"10.50.0.1:8082\"");
     let sections = format!(
@@ -140,6 +161,13 @@ async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
     );
     site.configure("[apps]", &sections);
     site.let_postgres_come();
+    (site, outside)
+}
+
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
+    let machine = Machine::new();
+    let (site, outside) = site(&pool, &machine).await;
     let token = || site.printed_by(&["node", "token", "create", "--role", "edge", "--uses", "3"]);
     let control_plane = outside.run(|| site.run()).unwrap();
     until_healthy(&outside, format!("{OUTSIDE}/healthz"));
@@ -174,6 +202,48 @@ async fn a_machine_joins_from_outside_and_is_connected_inside(pool: PgPool) {
     assert!(!refused.status.success() && error.contains("there is no such join token"), "{error}");
     let list = site.printed_by(&["node", "list"]);
     assert!(list.contains("proxy-9  edge  10.50.0.129") && list.contains("removed 2"), "{list}");
+    drop(agent);
+    assert_eq!(control_plane.stop().0, Some(0));
+}
+
+/// It is told of the next key, starts again before the change, and once more after it, with what joining gave in its settings.
+#[sqlx::test(migrator = "wisehosting_store::MIGRATOR")]
+async fn a_machine_that_joined_follows_the_control_plane_to_its_next_key(pool: PgPool) {
+    const CONNECTED: &str = "connected node.role=edge node.name=proxy-9";
+    let machine = Machine::new();
+    let (site, outside) = site(&pool, &machine).await;
+    let folder = site.folder.path();
+    let control_plane = outside.run(|| site.run()).unwrap();
+    until_healthy(&outside, format!("{OUTSIDE}/healthz"));
+    let token = site.printed_by(&["node", "token", "create", "--role", "edge"]);
+    printed(&machine.join(&token, "keys"));
+    let joined_by = machine.settings();
+    let agent = machine.run();
+    control_plane.logs(CONNECTED);
+    assert_eq!(control_plane.stop().0, Some(0));
+
+    let next = PrivateKey::generate();
+    next.write_new_file(&folder.join("next.key")).unwrap();
+    let next = next.public_key().to_string();
+    site.configure("[join]", &format!("[join]\nnext_public_key = \"{next}\""));
+    let control_plane = outside.run(|| site.run()).unwrap();
+    control_plane.logs(CONNECTED);
+    machine.keeps(|keys| keys["next"] == *next).await;
+    drop(agent);
+    assert_eq!(control_plane.stop().0, Some(0));
+
+    fs::rename(folder.join("next.key"), folder.join("mesh.key")).unwrap();
+    let control_plane = outside.run(|| site.run()).unwrap();
+    let agent = machine.run();
+    control_plane.logs(CONNECTED);
+    machine.keeps(|keys| keys["hub"] == *next && keys["next"].is_null()).await;
+    drop(agent);
+    assert_eq!(control_plane.stop().0, Some(0));
+
+    let control_plane = outside.run(|| site.run()).unwrap();
+    let agent = machine.run();
+    control_plane.logs(CONNECTED);
+    assert_eq!(machine.settings(), joined_by, "it has not joined again");
     drop(agent);
     assert_eq!(control_plane.stop().0, Some(0));
 }

@@ -80,7 +80,7 @@ impl MeshConfig {
         };
         let names = self.peers.iter().map(|peer| peer.name.clone()).collect();
         let next_keys = self.peers.iter().filter_map(|peer| Some((peer.public_key, peer.next_public_key?)));
-        let declared = Declared { interface, names, next_keys: next_keys.collect() };
+        let declared = Declared { interface, names, next_keys: next_keys.collect(), hub_keys: None };
         declared
             .in_force(&BTreeMap::new())
             .check()

@@ -7,13 +7,14 @@
 use super::{
     Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, Told, file,
     peers::{self, Paths, PeerSet},
-    succession::{Declared, Shown},
+    succession::{Declared, HubKeys, Shown},
     with_causes,
 };
 use std::{
     error::Error,
+    io,
     net::{Ipv4Addr, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -22,9 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wisehosting_network::{
-    Backend, Interface, InterfaceName, IpNet, Netlink, NetworkError, PathTiming, Peer, PeerPath, PublicKey,
-    WireGuardInterface, end_relay, relay, relays,
+    Backend, Interface, InterfaceName, IpNet, KeyError, Netlink, NetworkError, PathTiming, Peer, PeerPath,
+    PublicKey, WireGuardInterface, end_relay, relay, relays,
 };
+use wisehosting_protocol::payload::MeshPeers;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
@@ -87,7 +89,7 @@ impl Keeper {
         config: &MeshConfig,
         member: Member,
     ) -> Result<(Self, watch::Receiver<Sight>), MeshError> {
-        let declared = config.declared()?;
+        let mut declared = config.declared()?;
         let pool = match &member {
             Member::Hub { pool, .. } => *pool,
             Member::Node { .. } => None,
@@ -100,6 +102,7 @@ impl Keeper {
                 Role::Hub(Leader { netlink, relay, joined, set: None, peers, adopted })
             }
             Member::Node { state_dir, sets, timing } => {
+                declared.hub_keys = last_hub_keys(&state_dir, &declared);
                 let set = last_set(&state_dir, &declared);
                 Role::Node(Follower { state_dir, sets, timing, set, paths: Paths::new() })
             }
@@ -158,7 +161,7 @@ impl Keeper {
 
     /// Puts a set in force, and a node's on disk.
     async fn follow(&mut self, Told { set: told, next_keys }: Told) {
-        let mut set = match peers::usable(&told, &self.declared) {
+        let mut set = match self.understand(&told).await {
             Ok(set) => set,
             Err(error) => {
                 let error: &dyn Error = &error;
@@ -189,14 +192,44 @@ impl Keeper {
         self.settled = false;
         self.look_and_tell().await;
         let Some(directory) = directory else { return };
-        let saved = tokio::task::spawn_blocking(move || file::save(&directory, &told)).await;
-        if let Err(error) = saved.map_err(std::io::Error::other).flatten() {
+        if let Err(error) = on_disk(move || file::save(&directory, &told)).await {
             let error: &dyn Error = &error;
             tracing::error!(
                 error,
                 "the nodes of the mesh are not saved: after a restart the ones before would be used"
             );
         }
+    }
+
+    /// What of a set is used, once a node follows what the set says of the control plane's own keys.
+    async fn understand(&mut self, told: &MeshPeers) -> Result<PeerSet, KeyError> {
+        let Role::Node(Follower { state_dir, .. }) = &self.role else {
+            return peers::usable(told, &self.declared);
+        };
+        let (hub_keys, bad) = peers::hub_keys(told, &self.declared)?;
+        let before = std::mem::replace(&mut self.declared.hub_keys, hub_keys);
+        let usable = peers::usable(told, &self.declared)?;
+        if let Some(bad) = bad {
+            let reason = bad.to_string();
+            tracing::error!(
+                reason,
+                "what the control plane says of its own keys is not followed: it is reached by the key that it has"
+            );
+        }
+        if hub_keys != before {
+            let next = hub_keys.and_then(|keys| keys.next).map(tracing::field::display);
+            tracing::info!(key = %told.hub, next, "the control plane names the keys by which it is reached");
+            // Before this host says that it knows: who changes the key waits for that.
+            let directory = state_dir.clone();
+            if let Err(error) = on_disk(move || file::save_hub_keys(&directory, hub_keys)).await {
+                let error: &dyn Error = &error;
+                tracing::error!(
+                    error,
+                    "the control plane's keys are not saved: after a restart it would not be reached by one that is new"
+                );
+            }
+        }
+        Ok(usable)
     }
 
     async fn look_and_tell(&mut self) {
@@ -245,19 +278,17 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes the key that each declared peer used last for the peer; says whether any is another one than before.
+    /// Takes the key that each declared peer used last for the peer; says whether any peer is another one than before.
     fn follow_keys(&mut self, shown: &Shown) -> bool {
         let in_force = self.declared.in_force(shown);
-        let mut changed = false;
         for ((now, before), name) in in_force.peers.iter().zip(&self.in_force.peers).zip(&self.declared.names)
         {
             if now.public_key != before.public_key {
-                changed = true;
                 tracing::info!(peer.name = %name, "a host of the mesh speaks with its other key");
             }
         }
-        self.in_force = in_force;
-        changed
+        let before = std::mem::replace(&mut self.in_force, in_force);
+        before.peers != self.in_force.peers
     }
 
     fn desired(&self) -> Interface {
@@ -405,14 +436,29 @@ fn is_one_host(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 
+/// What was said of the control plane's keys. If that cannot be used, the configuration has one.
+fn last_hub_keys(state_dir: &Path, declared: &Declared) -> Option<HubKeys> {
+    let loaded = file::load_hub_keys(state_dir).map_err(Into::<Box<dyn Error + Send + Sync>>::into);
+    let usable = loaded.and_then(|kept| Ok(kept.map(|kept| declared.hub_keys_kept(kept)).transpose()?));
+    usable.map(Option::flatten).unwrap_or_else(|error| {
+        tracing::error!(error = with_causes(&*error), "cannot use the saved keys of the control plane");
+        None
+    })
+}
+
 /// What was said last. A file that cannot be used must not keep a node out of the mesh: the control plane says it again.
-fn last_set(state_dir: &std::path::Path, declared: &Declared) -> Option<PeerSet> {
+fn last_set(state_dir: &Path, declared: &Declared) -> Option<PeerSet> {
     let loaded = file::load(state_dir).map_err(Into::<Box<dyn Error + Send + Sync>>::into);
     let usable = loaded.and_then(|told| Ok(told.map(|told| peers::usable(&told, declared)).transpose()?));
     usable.unwrap_or_else(|error| {
         tracing::error!(error = with_causes(&*error), "cannot use the saved nodes of the mesh");
         None
     })
+}
+
+/// Does what waits for the disk elsewhere.
+async fn on_disk(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
 }
 
 /// The next set; never, if there is nobody to say one.

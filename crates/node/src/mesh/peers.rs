@@ -1,6 +1,6 @@
 //! From the declared peers and the nodes that the control plane names to the interface as it should be. Pure.
 
-use super::succession::{Declared, Shown, spoke_later};
+use super::succession::{BadHubKey, Declared, HubKeys, Shown, spoke_later};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -52,6 +52,20 @@ impl PeerSet {
             node.next_public_key = next.filter(|next| !declared.has_key(*next) && keys.insert(*next));
         }
     }
+}
+
+/// The control plane's keys after this set, and what is wrong with what it says of them.
+///
+/// # Errors
+/// A key is none.
+pub(super) fn hub_keys(
+    set: &MeshPeers,
+    declared: &Declared,
+) -> Result<(Option<HubKeys>, Option<BadHubKey>), KeyError> {
+    let next = set.next_hub.as_deref().map(str::parse).transpose()?;
+    let others: Result<BTreeSet<PublicKey>, KeyError> =
+        set.peers.iter().map(|peer| peer.public_key.parse()).collect();
+    Ok(declared.hub_keys_told(set.hub.parse()?, next, &others?))
 }
 
 /// The nodes of a set that go with the declared peers: those that are no declared peer, have no declared peer's address, and
@@ -158,6 +172,7 @@ mod tests {
             interface: testing::interface(11, PrivateKey::generate(), vec![peer(1), peer(12)]),
             names: Vec::new(),
             next_keys: BTreeMap::from([(key(12), key(112))]),
+            hub_keys: None,
         }
     }
 
@@ -171,7 +186,7 @@ mod tests {
     }
 
     fn set(peers: Vec<MeshPeer>) -> MeshPeers {
-        MeshPeers { generation: 7, hub: key(1).to_string(), peers }
+        MeshPeers { generation: 7, hub: key(1).to_string(), next_hub: None, peers }
     }
 
     #[test]
@@ -222,6 +237,8 @@ mod tests {
         assert!(usable(&set(vec![told(31, "10.50.0.31"), bad]), &declared()).is_err());
         let bad = MeshPeers { hub: String::new(), ..set(Vec::new()) };
         assert!(usable(&bad, &declared()).is_err());
+        let bad = MeshPeers { next_hub: Some("x".to_owned()), ..set(Vec::new()) };
+        assert!(hub_keys(&bad, &declared()).is_err());
     }
 
     #[test]

@@ -40,10 +40,18 @@ pub(crate) struct Host {
     pub(crate) netlink: Netlink,
     folder: tempfile::TempDir,
     pub(crate) public_key: PublicKey,
-    /// Declared to others as the key that it changes to.
-    next_public_key: Option<PublicKey>,
+    others: OtherKeys,
     pub(crate) sets: PeerSets,
     pub(crate) mesh: Option<Mesh>,
+}
+
+/// What others know of a host's keys beside the one that it has.
+#[derive(Clone, Copy, Default)]
+struct OtherKeys {
+    /// Declared, or told, to others as the key that it changes to.
+    next: Option<PublicKey>,
+    /// What others joined it by: all that their configurations ever have of its keys.
+    joined_by: Option<PublicKey>,
 }
 
 impl Host {
@@ -59,7 +67,7 @@ impl Host {
             namespace,
             folder,
             public_key: key.public_key(),
-            next_public_key: None,
+            others: OtherKeys::default(),
             sets: PeerSets::default(),
             mesh: None,
         }
@@ -69,13 +77,18 @@ impl Host {
     pub(crate) fn make_next_key(&mut self) {
         let key = PrivateKey::generate();
         key.write_new_file(&self.folder.path().join("next")).unwrap();
-        self.next_public_key = Some(key.public_key());
+        self.others.next = Some(key.public_key());
+    }
+
+    /// Lets others have joined it: they hear of its other keys from nobody but the control plane.
+    pub(crate) fn is_joined(&mut self) {
+        self.others.joined_by = Some(self.public_key);
     }
 
     /// Takes the next key for its own, from the next start on.
     pub(crate) fn change_key(&mut self) {
         fs::rename(self.folder.path().join("next"), self.folder.path().join("key")).unwrap();
-        self.public_key = self.next_public_key.take().unwrap();
+        self.public_key = self.others.next.take().unwrap();
     }
 
     /// Joins the mesh with these peers: each with its endpoint and its networks.
@@ -86,11 +99,13 @@ impl Host {
             self.folder.path().display()
         );
         for (peer, endpoint, networks) in peers {
+            let OtherKeys { next, joined_by } = peer.others;
+            let key = joined_by.unwrap_or(peer.public_key);
             text += &format!(
-                "[[mesh.peers]]\nname = \"host-{}\"\npublic_key = \"{}\"\nendpoint = \"{endpoint}:51821\"\nallowed_ips = [{networks}]\n",
-                peer.number, peer.public_key
+                "[[mesh.peers]]\nname = \"host-{}\"\npublic_key = \"{key}\"\nendpoint = \"{endpoint}:51821\"\nallowed_ips = [{networks}]\n",
+                peer.number
             );
-            if let Some(next) = peer.next_public_key {
+            if let Some(next) = next.filter(|_| joined_by.is_none()) {
                 text += &format!("next_public_key = \"{next}\"\n");
             }
         }
@@ -133,6 +148,13 @@ impl Host {
         };
         let seen = timeout(PATIENCE, sight.wait_for(so)).await.expect("the way did not change").unwrap();
         seen.clone()
+    }
+
+    /// Waits until this host goes by the set of this generation.
+    pub(crate) async fn goes_by(&self, generation: u64) {
+        let mut sight = self.mesh.as_ref().unwrap().sight();
+        let so = |sight: &Sight| sight.generation == Some(generation);
+        timeout(PATIENCE, sight.wait_for(so)).await.expect("it does not take what it is told").unwrap();
     }
 
     /// Waits until this host has heard the other one, who speaks first.
@@ -196,7 +218,11 @@ pub(crate) async fn wire(a: &Host, b: &Host, name: &str, network: &str) {
 
 pub(crate) fn set(generation: u64, hub: &Host, peers: &[&Host]) -> MeshPeers {
     let peers = peers.iter().map(|peer| peer.named()).collect();
-    MeshPeers { generation, hub: hub.public_key.to_string(), peers }
+    MeshPeers { generation, hub: hub.public_key.to_string(), next_hub: next_of(hub), peers }
+}
+
+fn next_of(hub: &Host) -> Option<String> {
+    hub.others.next.map(|key| key.to_string())
 }
 
 /// A hub, a worker and a proxy that each know the hub alone, and are wired to the hub alone.
@@ -230,9 +256,7 @@ impl Three {
         let mut three = Self { hub, worker, proxy, worker_has_joined, backend, _container: container };
         three.start_hub().await;
         three.start_worker().await;
-        // It would go anywhere by the hub.
-        let networks = "\"10.50.0.1/32\", \"198.51.100.0/24\"";
-        three.proxy.start(backend, &[(&three.hub, "198.51.101.1", networks)]).await;
+        three.start_proxy().await;
         three
     }
 
@@ -249,13 +273,26 @@ impl Three {
     pub(crate) fn admit_worker(&self, generation: u64) {
         let worker = &self.worker;
         let peers = vec![MeshPeer { endpoint: None, ..worker.named() }];
-        let told = MeshPeers { generation, hub: self.hub.public_key.to_string(), peers };
-        let next = worker.next_public_key.map(|next| (worker.public_key, next));
+        let told = MeshPeers { generation, hub: self.hub.public_key.to_string(), next_hub: None, peers };
+        let next = worker.others.next.map(|next| (worker.public_key, next));
         self.hub.sets.put_with_next_keys(told, next.into_iter().collect());
     }
 
     pub(crate) async fn start_worker(&mut self) {
         self.worker.start(self.backend, &[(&self.hub, "198.51.100.1", "\"10.50.0.1/32\"")]).await;
+    }
+
+    pub(crate) async fn start_proxy(&mut self) {
+        // It would go anywhere by the hub.
+        let networks = "\"10.50.0.1/32\", \"198.51.100.0/24\"";
+        self.proxy.start(self.backend, &[(&self.hub, "198.51.101.1", networks)]).await;
+    }
+
+    /// Ends the control plane's program and starts it with its next key, which nobody is told anew.
+    pub(crate) async fn change_key_of_hub(&mut self) {
+        self.hub.stop().await;
+        self.hub.change_key();
+        self.start_hub().await;
     }
 
     /// Names the worker and the proxy to each other.

@@ -1,6 +1,6 @@
 //! Hosts that change their keys, while a connection over them is in use.
 
-use crate::hosts::{ECHO, PATIENCE, Three, echo, wire};
+use crate::hosts::{ECHO, PATIENCE, Three, echo, set, wire};
 use std::{
     sync::{
         Arc,
@@ -13,6 +13,7 @@ use wisehosting_network::{
     Backend,
     testing::{self, pattern},
 };
+use wisehosting_protocol::payload::MeshPeers;
 
 /// The others know the next key beforehand; the host changes to it by itself, and nobody else at that time.
 pub(crate) async fn a_connection_outlives_the_keys_of_the_hub_and_of_a_node(backend: Backend) {
@@ -26,9 +27,7 @@ pub(crate) async fn a_connection_outlives_the_keys_of_the_hub_and_of_a_node(back
     let traffic = Traffic::start(three.proxy.connect(ECHO, PATIENCE).await.unwrap());
 
     // Everything goes by the hub, of which the nodes were told by its first key.
-    three.hub.stop().await;
-    three.hub.change_key();
-    three.start_hub().await;
+    three.change_key_of_hub().await;
     for host in [&three.worker, &three.proxy] {
         host.sees(&three.hub, |direct| direct == Some(true)).await;
     }
@@ -71,6 +70,77 @@ pub(crate) async fn a_connection_outlives_the_key_of_a_node_that_has_joined(back
     echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
     traffic.end().await;
     three.end().await;
+}
+
+/// The configurations of the nodes have the hub's first key, and only its channel tells them of the next.
+pub(crate) async fn a_connection_of_nodes_that_have_joined_outlives_the_key_of_the_hub(backend: Backend) {
+    let mut three = start_joined(backend).await;
+    let traffic = Traffic::start(three.proxy.connect(ECHO, PATIENCE).await.unwrap());
+
+    three.change_key_of_hub().await;
+    three.admit_worker(2);
+    for host in [&three.worker, &three.proxy] {
+        host.sees(&three.hub, |direct| direct == Some(true)).await;
+    }
+    // It speaks with no other one from now on, and says so.
+    three.introduce(2);
+    three.worker.goes_by(2).await;
+    three.proxy.goes_by(2).await;
+    echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+    traffic.end().await;
+    three.end().await;
+}
+
+/// One starts again before the change, one is away during it, and both start again after it: nobody tells them anything meanwhile.
+pub(crate) async fn nodes_that_have_joined_know_the_keys_of_the_hub_after_a_restart(backend: Backend) {
+    let mut three = start_joined(backend).await;
+    three.worker.stop().await;
+    three.start_worker().await;
+    three.proxy.stop().await;
+    three.change_key_of_hub().await;
+    three.admit_worker(2);
+    three.start_proxy().await;
+    for host in [&three.worker, &three.proxy] {
+        host.sees(&three.hub, |direct| direct == Some(true)).await;
+    }
+    echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+
+    three.introduce(2);
+    three.worker.goes_by(2).await;
+    three.proxy.goes_by(2).await;
+    three.worker.stop().await;
+    three.proxy.stop().await;
+    three.start_worker().await;
+    three.start_proxy().await;
+    for host in [&three.worker, &three.proxy] {
+        host.sees(&three.hub, |direct| direct == Some(true)).await;
+    }
+    echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+
+    // A key that is somebody's does not take the hub's place, and the hub is there.
+    let stranger = set(3, &three.hub, &[&three.proxy]);
+    let stranger = MeshPeers { next_hub: Some(stranger.peers[0].public_key.clone()), ..stranger };
+    three.worker.sets.put(stranger);
+    three.worker.goes_by(3).await;
+    three.worker.sees(&three.proxy, |direct| direct == Some(false)).await;
+    echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+    three.end().await;
+}
+
+/// Nodes that joined a hub, which has told them of the key that it changes to.
+async fn start_joined(backend: Backend) -> Three {
+    let three = Three::start_with(backend, true, |[hub, ..]| {
+        hub.is_joined();
+        hub.make_next_key();
+    })
+    .await;
+    three.admit_worker(1);
+    three.introduce(1);
+    three.worker.goes_by(1).await;
+    three.proxy.goes_by(1).await;
+    // Before that the hub has nowhere to send its packets to.
+    three.hub.hears(&three.worker).await;
+    three
 }
 
 /// A connection that is in use all the time.

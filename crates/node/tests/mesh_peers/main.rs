@@ -34,4 +34,6 @@ on_both_backends!(
     ways::a_hub_leads_into_the_mesh_only,
     keys::a_connection_outlives_the_keys_of_the_hub_and_of_a_node,
     keys::a_connection_outlives_the_key_of_a_node_that_has_joined,
+    keys::a_connection_of_nodes_that_have_joined_outlives_the_key_of_the_hub,
+    keys::nodes_that_have_joined_know_the_keys_of_the_hub_after_a_restart,
 );

@@ -150,6 +150,7 @@ const PAYLOADS = {
     mesh_peers: object({
       generation: number,
       hub: text,
+      next_hub: orNull(text),
       peers: list(object({ name: text, public_key: text, address: text, endpoint: orNull(text) })),
     }),
     error: object({ message: text }),
