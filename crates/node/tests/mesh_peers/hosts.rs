@@ -301,6 +301,23 @@ impl Three {
         self.proxy.sets.put(set(generation, &self.hub, &[&self.worker]));
     }
 
+    /// Lays a network between worker and proxy, with a router that has a link of so many bytes to the proxy and says so to who
+    /// sends more.
+    pub(crate) async fn route_between(&self, mtu: u32) -> NetworkNamespace {
+        let router = NetworkNamespace::create().unwrap();
+        let of_router = Netlink::inside(&router).unwrap();
+        for (host, gateway) in [(&self.worker, 1), (&self.proxy, 17)] {
+            let (name, own) = (format!("to-{}", host.number), format!("203.0.113.{}/28", host.number));
+            let other = format!("203.0.113.{gateway}/28");
+            testing::wire((&host.namespace, "direct", &own), (&router, &name, &other)).await;
+            host.netlink.add_default_route(format!("203.0.113.{gateway}").parse().unwrap()).await.unwrap();
+            of_router.set_ipv4_routing(&name, true).await.unwrap();
+        }
+        of_router.set_mtu("to-30", mtu).await.unwrap();
+        self.proxy.netlink.set_mtu("direct", mtu).await.unwrap();
+        router
+    }
+
     /// Waits until both see each other, directly or by the hub.
     pub(crate) async fn go(&self, directly: bool) {
         self.proxy.sees(&self.worker, |direct| direct == Some(directly)).await;

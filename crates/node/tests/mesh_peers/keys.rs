@@ -144,13 +144,13 @@ async fn start_joined(backend: Backend) -> Three {
 }
 
 /// A connection that is in use all the time.
-struct Traffic {
+pub(crate) struct Traffic {
     done: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Traffic {
-    fn start(mut connection: TcpStream) -> Self {
+    pub(crate) fn start(mut connection: TcpStream) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn({
             let done = Arc::clone(&done);
@@ -166,7 +166,7 @@ impl Traffic {
         Self { done, task }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.done.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
     }

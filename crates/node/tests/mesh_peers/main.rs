@@ -32,6 +32,8 @@ on_both_backends!(
     ways::a_way_that_fails_in_one_direction_is_left_by_both_ends,
     ways::a_node_that_is_named_no_longer_is_gone,
     ways::a_hub_leads_into_the_mesh_only,
+    ways::a_node_that_moves_is_followed_without_the_hub,
+    ways::large_transfers_go_over_a_network_that_is_narrower_than_the_tunnel,
     keys::a_connection_outlives_the_keys_of_the_hub_and_of_a_node,
     keys::a_connection_outlives_the_key_of_a_node_that_has_joined,
     keys::a_connection_of_nodes_that_have_joined_outlives_the_key_of_the_hub,

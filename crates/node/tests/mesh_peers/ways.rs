@@ -1,6 +1,9 @@
 //! The way between a worker and a proxy: by the hub, directly, and back.
 
-use crate::hosts::{ECHO, Host, MEBIBYTE, PATIENCE, Three, echo, set, wire};
+use crate::{
+    hosts::{ECHO, Host, MEBIBYTE, PATIENCE, Three, echo, set, wire},
+    keys::Traffic,
+};
 use std::time::Duration;
 use tokio::{net::UdpSocket, time::timeout};
 use wisehosting_network::Backend;
@@ -15,6 +18,9 @@ use wisehosting_protocol::{
 
 /// Long enough for an answer to a packet that nobody drops.
 const SILENCE: Duration = Duration::from_millis(500);
+
+/// Bytes of a packet.
+const NARROW: u32 = 1400;
 
 /// What a host says of the other, once it goes this way.
 async fn said_of(other: MeshPeer, path: MeshPath, far_end: &mut FarEnd) -> MeshLink {
@@ -73,6 +79,53 @@ pub(crate) async fn goes_by_the_hub_then_directly_and_back(backend: Backend) {
     three.start_worker().await;
     assert_eq!(three.worker.mesh.as_ref().unwrap().sight().borrow().generation, Some(1));
     echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+    three.end().await;
+}
+
+/// What the worker is asked for goes on coming, directly, while nobody but the proxy can tell where it went.
+pub(crate) async fn a_node_that_moves_is_followed_without_the_hub(backend: Backend) {
+    let three = Three::start(backend, |_| ()).await;
+    let Three { hub, worker, proxy, .. } = &three;
+    wire(worker, proxy, "direct", "203.0.113").await;
+    three.introduce(1);
+    three.go(true).await;
+    let traffic = Traffic::start(proxy.connect(ECHO, PATIENCE).await.unwrap());
+    for link in ["to-worker", "to-proxy"] {
+        hub.netlink.delete_link(link).await.unwrap();
+    }
+
+    let endpoint = |sight: &Sight| {
+        let peer = sight.peers.iter().find(|peer| peer.public_key == worker.public_key).unwrap();
+        assert!(peer.direct, "it went by the hub");
+        peer.status.as_ref().and_then(|status| status.endpoint).map(|endpoint| endpoint.to_string())
+    };
+    let mut sight = proxy.mesh.as_ref().unwrap().sight();
+    assert_eq!(endpoint(&sight.borrow_and_update()).as_deref(), Some("203.0.113.11:51821"));
+    worker.netlink.delete_address("direct", "203.0.113.11/24".parse().unwrap()).await.unwrap();
+    worker.netlink.add_address("direct", "203.0.113.111/24".parse().unwrap()).await.unwrap();
+    let moved = |sight: &Sight| endpoint(sight).as_deref() == Some("203.0.113.111:51821");
+    timeout(PATIENCE, sight.wait_for(moved)).await.expect("nobody follows it").unwrap();
+    echo(&mut proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
+    traffic.end().await;
+    three.end().await;
+}
+
+/// A mebibyte each way, by the hub and directly, over links and a router that take 1,400 bytes: WireGuard's packets are 1,480.
+pub(crate) async fn large_transfers_go_over_a_network_that_is_narrower_than_the_tunnel(backend: Backend) {
+    let three = Three::start(backend, |_| ()).await;
+    let Three { hub, worker, proxy, .. } = &three;
+    for (host, link) in [(hub, "to-worker"), (worker, "to-worker"), (hub, "to-proxy"), (proxy, "to-proxy")] {
+        host.netlink.set_mtu(link, NARROW).await.unwrap();
+    }
+    three.introduce(1);
+    three.go(false).await;
+    let mut connection = proxy.connect(ECHO, PATIENCE).await.unwrap();
+    echo(&mut connection).await;
+
+    let _router = three.route_between(NARROW).await;
+    three.go(true).await;
+    echo(&mut connection).await;
+    echo(&mut proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
     three.end().await;
 }
 
