@@ -18,6 +18,7 @@ mod logs;
 mod mesh;
 mod outage;
 mod platform;
+mod removal;
 mod sealing;
 mod stats;
 mod traefik;
