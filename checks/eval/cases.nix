@@ -410,7 +410,7 @@ in
         let
           hub = lib.head config.services.wisehosting.worker.settings.mesh.peers;
         in
-        hub.name == "control-plane-1" && hub.public_key == key && hub.next_public_key == nextKey;
+        hub.name == "control-plane-1" && hub.public_key == key "C" && hub.next_public_key == nextKey;
     };
 
   "a node without keys".modules = with' controlPlane {
