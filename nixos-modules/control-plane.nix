@@ -30,7 +30,13 @@ let
   withNextKey =
     settings:
     if settings ? join && nextKey != null then
-      settings // { join = { next_public_key = nextKey; } // settings.join; }
+      settings
+      // {
+        join = {
+          next_public_key = nextKey;
+        }
+        // settings.join;
+      }
     else
       settings;
 

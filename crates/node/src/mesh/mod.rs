@@ -3,7 +3,7 @@
 //! The interface is in the network namespace of the process. Whom it talks to stands in the configuration; a node
 //! also talks to those that the control plane names, by the hub or [directly](PeerPath), and goes on with the last that
 //! were named. Invariants: a declared peer is as declared, whatever the control plane says, but for its word on its own
-//! [keys](succession). An interface of the kernel outlives the process, however that ends, so that apps stay reachable while a
+//! keys (`succession`). An interface of the kernel outlives the process, however that ends, so that apps stay reachable while a
 //! program is restarted; the next one takes it over. With the userspace backend the tunnel runs inside this process and ends with it.
 
 mod config;
