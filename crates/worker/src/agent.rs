@@ -9,13 +9,24 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 use wisehosting_containers::Engine;
+use wisehosting_domain::id::JobId;
 use wisehosting_node::{channel::Event, usage};
-use wisehosting_protocol::{message::HubMessage, payload::Heartbeat};
+use wisehosting_protocol::{
+    message::HubMessage,
+    payload::{Heartbeat, Job},
+};
 
 /// Until the control plane says how often it wants a heartbeat.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// However often it wants one.
 const HEARTBEAT_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// What the control plane says of jobs. It has a bounded number of them, and speaks of each a few times.
+enum Call {
+    Submit(Job),
+    Cancel(JobId),
+    Acknowledge(JobId),
+}
 
 /// The worker's side of the conversation.
 pub struct Agent<E> {
@@ -33,12 +44,14 @@ impl<E: Engine> Agent<E> {
     /// Listens until the channel is shut down.
     pub async fn listen(self, events: mpsc::Receiver<Event>) {
         let (set_pace, pace) = watch::channel(HEARTBEAT_EVERY);
+        let (calls, called) = mpsc::unbounded_channel();
         tokio::select! {
             // In this order: however much the control plane says, and however slow the disk is on which it is written
             // down, a heartbeat is not late for it.
             biased;
             () = self.beat(pace) => {}
-            () = self.hear_all(events, set_pace) => {}
+            () = self.hear_all(events, set_pace, calls) => {}
+            () = self.do_all(called) => {}
         }
     }
 
@@ -56,7 +69,12 @@ impl<E: Engine> Agent<E> {
         }
     }
 
-    async fn hear_all(&self, mut events: mpsc::Receiver<Event>, pace: watch::Sender<Duration>) {
+    async fn hear_all(
+        &self,
+        mut events: mpsc::Receiver<Event>,
+        pace: watch::Sender<Duration>,
+        calls: mpsc::UnboundedSender<Call>,
+    ) {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Connected(registered) => {
@@ -66,17 +84,30 @@ impl<E: Engine> Agent<E> {
                     self.jobs.offer_results();
                     self.report_all.notify_one();
                 }
-                Event::Message(message) => self.hear(message).await,
+                Event::Message(message) => self.hear(message, &calls),
                 Event::Disconnected => self.host.disconnected(),
             }
         }
     }
 
-    async fn hear(&self, message: HubMessage) {
+    /// Does what is about jobs, in its order. The disk is waited for.
+    async fn do_all(&self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        while let Some(call) = calls.recv().await {
+            match call {
+                Call::Submit(job) => self.jobs.submit(job).await,
+                Call::Cancel(job_id) => self.jobs.cancel(job_id),
+                Call::Acknowledge(job_id) => self.jobs.acknowledge(job_id).await,
+            }
+        }
+    }
+
+    fn hear(&self, message: HubMessage, calls: &mpsc::UnboundedSender<Call>) {
+        // Whoever takes them ends with us.
+        let call = |call: Call| drop(calls.send(call));
         match message {
-            HubMessage::Job(job) => self.jobs.submit(job).await,
-            HubMessage::JobCancel(cancel) => self.jobs.cancel(cancel.0.job_id),
-            HubMessage::ResultAck(ack) => self.jobs.acknowledge(ack.0.job_id).await,
+            HubMessage::Job(job) => call(Call::Submit(job)),
+            HubMessage::JobCancel(cancel) => call(Call::Cancel(cancel.0.job_id)),
+            HubMessage::ResultAck(ack) => call(Call::Acknowledge(ack.0.job_id)),
             HubMessage::RuntimeLogAck(ack) => self.host.logs.answers.take(ack),
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");

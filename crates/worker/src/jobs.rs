@@ -250,7 +250,7 @@ impl<E: Engine> Inner<E> {
             let _ = told.send(jobs.journal.take(&job));
         };
         self.host.outside.write(Box::new(take)).await;
-        taken.await.expect("what was written, or not, is told")
+        taken.await.unwrap_or_else(|_| Err(self.journal.cut_off()))
     }
 
     /// Does the jobs of one line until there are none.

@@ -85,6 +85,11 @@ impl Journal {
         write(&file(&self.taken, job.job_id), &Taken::from(job))
     }
 
+    /// Nobody knows whether it was remembered that a job was taken.
+    pub(crate) fn cut_off(&self) -> JournalError {
+        JournalError { path: self.taken.clone(), source: io::Error::other("the write was cut off") }
+    }
+
     /// Remembers what a job has said, before it is remembered that it ended.
     ///
     /// # Errors

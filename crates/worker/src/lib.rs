@@ -48,7 +48,10 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use violations::Violations;
 use wisehosting_containers::{BuildBounds, Engine, Podman};
@@ -136,12 +139,13 @@ async fn serve(
     let _ = channel.set(handle);
     let written = stats.written();
     // Each on its own: none waits for another one's disk.
-    tokio::try_join!(
-        tokio::spawn(worker.serve(events, written)),
-        tokio::spawn(stats.tell(stats::TELL_EVERY)),
-        tokio::spawn(space::keep(host)),
-    )
-    .context("a part of the worker has failed")?;
+    let mut parts = JoinSet::new();
+    parts.spawn(worker.serve(events, written));
+    parts.spawn(stats.tell(stats::TELL_EVERY));
+    parts.spawn(space::keep(host));
+    while let Some(ended) = parts.join_next().await {
+        ended.context("a part of the worker has failed")?;
+    }
     Ok(())
 }
 

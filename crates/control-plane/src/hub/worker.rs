@@ -234,10 +234,9 @@ impl WorkerAgent {
         let mut transaction = pool::begin(&self.state.pool).await?;
         let before = instances::observe(&mut transaction, self.name(), instance_id, seen).await?;
         let is_orphan = before.is_some_and(|before| match before.state {
-            // Left behind by a deploy that failed: its worker keeps it until it is told to stop it.
-            InstanceState::Failed => has_container,
-            // Made by an engine that went on with what nobody waited for any more.
-            InstanceState::Stopped => status.running,
+            // Left behind by a deploy that failed, or made by an engine that went on with what nobody waited for any more: its
+            // worker keeps it until it is told to stop it.
+            InstanceState::Failed | InstanceState::Stopped => has_container,
             _ => false,
         });
         if is_orphan {

@@ -46,6 +46,12 @@ impl AcmeConfig {
         if !self.directory.starts_with("https://") {
             return Err(ConfigError::invalid("ingress.acme.directory", "is not an https URL"));
         }
+        if let Some(SocketAddr::V6(server)) = self.dns_server
+            && server.scope_id() != 0
+        {
+            let message = "is an address of one link only: use one that is good anywhere";
+            return Err(ConfigError::invalid("ingress.acme.dns_server", message));
+        }
         match &self.root_certificate {
             Some(file) if !file.is_file() => {
                 let message = format!("{} is not a file", file.display());

@@ -140,13 +140,23 @@ impl Keeper {
     pub async fn watch(self, shutdown: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let (mut failing, mut unmarked) = (false, false);
         // As it was when nothing had to be done, and when that was.
         let mut right: Option<(ForwardsMark, Instant)> = None;
         while shutdown.run_until_cancelled(look.tick()).await.is_some() {
             let book = self.0.book.lock().await;
             // Before all is read, so that no change falls in between.
             let mark = self.0.table.mark().await;
+            if let Err(error) = &mark
+                && !unmarked
+            {
+                let error: &dyn Error = error;
+                tracing::warn!(
+                    error,
+                    "cannot see whether anybody has changed the forwards: they are read every second"
+                );
+            }
+            unmarked = mark.is_err();
             let is_same = |(before, at): &(ForwardsMark, Instant)| {
                 mark.as_ref().is_ok_and(|mark| mark == before) && at.elapsed() < READ_EVERY
             };

@@ -2,12 +2,12 @@
 //!
 //! It looks every second, which is how fast a way to a node changes, and repairs every half minute what somebody else has
 //! changed; what a hub sends on, and what it does not, every second, since a way out of the mesh must not stay open. What the
-//! control plane says is in force at once, and on disk after that.
+//! control plane says is in force at once, and on disk after that; its own keys are on disk before a node says that it knows them.
 
 use super::{
     Member, MeshConfig, MeshError, PeerSets, PeerSight, Sight, Told, file,
     peers::{self, Paths, PeerSet},
-    succession::{Declared, HubKeys, Shown},
+    succession::{BadHubKey, Declared, HubKeys, Shown},
     with_causes,
 };
 use std::{
@@ -81,6 +81,9 @@ struct Follower {
     timing: PathTiming,
     set: Option<PeerSet>,
     paths: Paths,
+    /// Whether the keys that the control plane has told of itself last are followed, and on disk. Who changes a key waits for
+    /// that, so until then this host does not say that it knows what it was told.
+    keeps_hub_keys: bool,
 }
 
 impl Keeper {
@@ -104,7 +107,8 @@ impl Keeper {
             Member::Node { state_dir, sets, timing } => {
                 declared.hub_keys = last_hub_keys(&state_dir, &declared);
                 let set = last_set(&state_dir, &declared);
-                Role::Node(Follower { state_dir, sets, timing, set, paths: Paths::new() })
+                let (paths, keeps_hub_keys) = (Paths::new(), true);
+                Role::Node(Follower { state_dir, sets, timing, set, paths, keeps_hub_keys })
             }
         };
         let opened = interface.open().await;
@@ -203,12 +207,14 @@ impl Keeper {
 
     /// What of a set is used, once a node follows what the set says of the control plane's own keys.
     async fn understand(&mut self, told: &MeshPeers) -> Result<PeerSet, KeyError> {
-        let Role::Node(Follower { state_dir, .. }) = &self.role else {
+        let Role::Node(follower) = &mut self.role else {
             return peers::usable(told, &self.declared);
         };
         let (hub_keys, bad) = peers::hub_keys(told, &self.declared)?;
         let before = std::mem::replace(&mut self.declared.hub_keys, hub_keys);
         let usable = peers::usable(told, &self.declared)?;
+        let were_kept =
+            std::mem::replace(&mut follower.keeps_hub_keys, bad.is_none_or(BadHubKey::is_harmless));
         if let Some(bad) = bad {
             let reason = bad.to_string();
             tracing::error!(
@@ -216,12 +222,12 @@ impl Keeper {
                 "what the control plane says of its own keys is not followed: it is reached by the key that it has"
             );
         }
-        if hub_keys != before {
+        if hub_keys != before || !were_kept {
             let next = hub_keys.and_then(|keys| keys.next).map(tracing::field::display);
             tracing::info!(key = %told.hub, next, "the control plane names the keys by which it is reached");
-            // Before this host says that it knows: who changes the key waits for that.
-            let directory = state_dir.clone();
+            let directory = follower.state_dir.clone();
             if let Err(error) = on_disk(move || file::save_hub_keys(&directory, hub_keys)).await {
+                follower.keeps_hub_keys = false;
                 let error: &dyn Error = &error;
                 tracing::error!(
                     error,
@@ -326,7 +332,8 @@ impl Keeper {
         let (nodes, paths) = match &self.role {
             Role::Hub(leader) => (&leader.set, None),
             Role::Node(follower) => {
-                sight.generation = follower.set.as_ref().map(|set| set.generation);
+                let set = follower.set.as_ref().filter(|_| follower.keeps_hub_keys);
+                sight.generation = set.map(|set| set.generation);
                 (&follower.set, Some(&follower.paths))
             }
         };

@@ -50,6 +50,13 @@ pub(super) enum BadHubKey {
     Anothers(PublicKey),
 }
 
+impl BadHubKey {
+    /// Whether the control plane can change to the key that it has named all the same.
+    pub(super) fn is_harmless(self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
 impl HubKeys {
     fn all(&self) -> impl Iterator<Item = PublicKey> {
         [Some(self.hub), self.next].into_iter().flatten()
@@ -124,19 +131,22 @@ impl Declared {
         (is_news.then_some(keys), bad)
     }
 
-    /// What was kept of the control plane's keys, if the configuration is still the one that it was kept with.
+    /// What was kept of the control plane's keys, if the configuration is still the one that it was kept with. A next key that
+    /// is somebody else's by now is left out.
     pub(super) fn hub_keys_kept(&self, kept: HubKeys) -> Result<Option<HubKeys>, BadHubKey> {
         let is_peer = |peer: &Peer| peer.public_key == kept.declared;
         let Some(position) = self.interface.peers.iter().position(is_peer) else { return Ok(None) };
-        for key in kept.all() {
+        let check = |key: PublicKey| {
             if key == self.interface.private_key.public_key() {
                 return Err(BadHubKey::Own(key));
             }
-            if self.position(key).is_some_and(|of| of != position) {
-                return Err(BadHubKey::Anothers(key));
+            match self.position(key) {
+                Some(of) if of != position => Err(BadHubKey::Anothers(key)),
+                _ => Ok(key),
             }
-        }
-        Ok(Some(kept))
+        };
+        check(kept.hub)?;
+        Ok(Some(HubKeys { next: kept.next.filter(|next| check(*next).is_ok()), ..kept }))
     }
 
     /// The keys of a peer that may speak now; the first, until one has spoken.

@@ -157,6 +157,13 @@ impl Host {
         timeout(PATIENCE, sight.wait_for(so)).await.expect("it does not take what it is told").unwrap();
     }
 
+    /// Waits until this host goes by something that it cannot follow in full.
+    pub(crate) async fn does_not_say_that_it_knows(&self) {
+        let mut sight = self.mesh.as_ref().unwrap().sight();
+        let so = |sight: &Sight| sight.generation.is_none();
+        timeout(PATIENCE, sight.wait_for(so)).await.expect("it takes what it must not").unwrap();
+    }
+
     /// Waits until this host has heard the other one, who speaks first.
     pub(crate) async fn hears(&self, other: &Self) {
         let mut sight = self.mesh.as_ref().unwrap().sight();

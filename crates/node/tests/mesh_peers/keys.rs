@@ -121,7 +121,7 @@ pub(crate) async fn nodes_that_have_joined_know_the_keys_of_the_hub_after_a_rest
     let stranger = set(3, &three.hub, &[&three.proxy]);
     let stranger = MeshPeers { next_hub: Some(stranger.peers[0].public_key.clone()), ..stranger };
     three.worker.sets.put(stranger);
-    three.worker.goes_by(3).await;
+    three.worker.does_not_say_that_it_knows().await;
     three.worker.sees(&three.proxy, |direct| direct == Some(false)).await;
     echo(&mut three.proxy.connect(ECHO, PATIENCE).await.unwrap()).await;
     three.end().await;
