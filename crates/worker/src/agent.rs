@@ -25,7 +25,7 @@ const HEARTBEAT_EVERY_MIN: Duration = Duration::from_millis(100);
 enum Call {
     Submit(Job),
     Cancel(JobId),
-    Acknowledge(JobId),
+    Forget(JobId),
 }
 
 /// The worker's side of the conversation.
@@ -96,7 +96,7 @@ impl<E: Engine> Agent<E> {
             match call {
                 Call::Submit(job) => self.jobs.submit(job).await,
                 Call::Cancel(job_id) => self.jobs.cancel(job_id),
-                Call::Acknowledge(job_id) => self.jobs.acknowledge(job_id).await,
+                Call::Forget(job_id) => self.jobs.forget(job_id).await,
             }
         }
     }
@@ -107,7 +107,10 @@ impl<E: Engine> Agent<E> {
         match message {
             HubMessage::Job(job) => call(Call::Submit(job)),
             HubMessage::JobCancel(cancel) => call(Call::Cancel(cancel.0.job_id)),
-            HubMessage::ResultAck(ack) => call(Call::Acknowledge(ack.0.job_id)),
+            HubMessage::ResultAck(ack) => {
+                self.jobs.acknowledge(ack.0.job_id);
+                call(Call::Forget(ack.0.job_id));
+            }
             HubMessage::RuntimeLogAck(ack) => self.host.logs.answers.take(ack),
             HubMessage::Error(error) => {
                 tracing::warn!(message = error.message, "the control plane could not use a message");

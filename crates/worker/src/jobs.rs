@@ -159,10 +159,14 @@ impl<E: Engine> Jobs<E> {
         }
     }
 
-    /// The control plane has stored the result of a job.
-    pub async fn acknowledge(&self, job_id: JobId) {
+    /// The control plane has stored the result of a job. [`Self::forget`] it, too.
+    pub fn acknowledge(&self, job_id: JobId) {
         self.0.state().results.remove(&job_id);
         self.0.host.logs.builds.forget(job_id);
+    }
+
+    /// Keeps nothing on disk of a job whose result the control plane has.
+    pub async fn forget(&self, job_id: JobId) {
         let jobs = self.0.clone();
         let forget = move || {
             if let Err(error) = jobs.journal.forget(job_id) {
