@@ -42,6 +42,16 @@ struct Watched {
     changed_at: Option<Instant>,
 }
 
+impl Watched {
+    /// Its group is watched no longer.
+    fn end(&mut self, inotify: Option<&Inotify>) {
+        if let Some((inotify, descriptor)) = inotify.zip(self.descriptor.take()) {
+            // The kernel may have dropped it with the group.
+            let _ = inotify.rm_watch(descriptor);
+        }
+    }
+}
+
 impl MemoryKills {
     /// Begins to count.
     pub(crate) fn new() -> Self {
@@ -64,12 +74,8 @@ impl MemoryKills {
             .collect();
         for (id, watched) in &mut self.watched {
             let is_same = |now: &&Container| now.network_namespace == watched.network_namespace;
-            let goes_on = running.get(id).is_some_and(is_same);
-            if !goes_on
-                && let Some((inotify, descriptor)) = self.inotify.as_ref().zip(watched.descriptor.take())
-            {
-                // The kernel may have dropped it with the group.
-                let _ = inotify.rm_watch(descriptor);
+            if !running.get(id).is_some_and(is_same) {
+                watched.end(self.inotify.as_ref());
             }
         }
         self.watched.retain(|id, _| containers.iter().any(|container| container.id == *id));
@@ -85,10 +91,8 @@ impl MemoryKills {
 
     /// A program of this container was started: what its last group told is of the one before.
     pub(crate) fn forget(&mut self, id: &ContainerId) {
-        let watched = self.watched.remove(id).and_then(|watched| watched.descriptor);
-        if let Some((inotify, descriptor)) = self.inotify.as_ref().zip(watched) {
-            // The kernel may have dropped it with the group.
-            let _ = inotify.rm_watch(descriptor);
+        if let Some(mut watched) = self.watched.remove(id) {
+            watched.end(self.inotify.as_ref());
         }
     }
 

@@ -233,13 +233,12 @@ impl WorkerAgent {
         };
         let mut transaction = pool::begin(&self.state.pool).await?;
         let before = instances::observe(&mut transaction, self.name(), instance_id, seen).await?;
-        let is_orphan = before.is_some_and(|before| match before.state {
-            // Left behind by a deploy that failed, or made by an engine that went on with what nobody waited for any more: its
-            // worker keeps it until it is told to stop it.
-            InstanceState::Failed | InstanceState::Stopped => has_container,
-            _ => false,
-        });
-        if is_orphan {
+        // Left behind by a deploy that failed, or made by an engine that went on with what nobody waited for any more: its
+        // worker keeps it until it is told to stop it.
+        let has_ended = |before: instances::Before| {
+            matches!(before.state, InstanceState::Failed | InstanceState::Stopped)
+        };
+        if has_container && before.is_some_and(has_ended) {
             job_result::stop_orphan(&mut transaction, instance_id, now).await?;
         }
         // One that is being stopped, or never served, has not fallen.
