@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -42,6 +43,9 @@ pub struct Config {
     /// What apps write.
     #[serde(default)]
     pub logs: LogsConfig,
+    /// What is remembered of deployments.
+    #[serde(default)]
+    pub deployments: DeploymentsConfig,
     /// The workers that may connect.
     #[serde(default)]
     pub workers: Vec<WorkerConfig>,
@@ -242,6 +246,20 @@ pub struct LogsConfig {
 impl Default for LogsConfig {
     fn default() -> Self {
         Self { age_max_days: 14, bytes_max_per_app: 256 * 1024 * 1024, builds_max_per_app: 50 }
+    }
+}
+
+/// `[deployments]`: how many that are over are remembered.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeploymentsConfig {
+    /// Of each app, of those that were in service; and as many of those that were not. There is always something to roll back to.
+    pub kept_per_app: NonZeroU32,
+}
+
+impl Default for DeploymentsConfig {
+    fn default() -> Self {
+        Self { kept_per_app: NonZeroU32::new(100).expect("it is more than zero") }
     }
 }
 

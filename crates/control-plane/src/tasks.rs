@@ -19,8 +19,7 @@ use wisehosting_store::{
 
 use crate::{
     certificates::Announcer,
-    events,
-    logs::Pruner,
+    deployments, events, logs,
     nodes::{self, Admissions},
     rollout::Rollout,
     routes::Publisher,
@@ -74,7 +73,8 @@ pub fn start_without_leases(state: &AppState) -> JoinSet<()> {
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.rollout, Rollout::new(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.routes, Publisher(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &signals.certificates, Announcer(state.clone()))));
-    tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), Pruner(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &state.logs.surplus(), logs::Pruner(state.clone()))));
+    tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), deployments::Pruner(state.clone()))));
     tasks.spawn(until_shutdown(state, reconcile(state, &Arc::default(), HealthWatch::new(state.clone()))));
     tasks
 }

@@ -53,9 +53,22 @@ pub enum NoPlace {
     /// No agent is connected.
     #[error("no worker is connected")]
     NoWorker,
-    /// Workers are connected, but none has the memory left.
-    #[error("no connected worker has {0} bytes of memory left")]
+    /// Workers are connected, but none has this many bytes of memory left.
+    #[error("no connected worker has {} MiB of memory left", .0.div_ceil(1 << 20))]
     NoMemory(u64),
+}
+
+impl NoPlace {
+    /// What this answer says of others who ask the same workers for room; none if they must be asked.
+    #[must_use]
+    pub fn holds_for(&self, limits: &Limits) -> Option<Self> {
+        match self {
+            Self::NoWorker => Some(Self::NoWorker),
+            Self::NoMemory(refused) => {
+                (limits.memory_bytes() >= *refused).then(|| Self::NoMemory(limits.memory_bytes()))
+            }
+        }
+    }
 }
 
 /// The connected worker with room for `limits` that is used least once it has them; `preferred` before all others. One with
@@ -318,6 +331,20 @@ mod tests {
                 search.look(workers.iter().filter(|worker| names.contains(&worker.name)).cloned());
             }
             prop_assert_eq!(search.end(), place(&workers, &limits, preferred.as_ref()));
+        }
+
+        #[test]
+        fn what_a_refusal_says_of_others_is_what_they_would_be_told(
+            workers in prop::collection::vec(any_worker(), 0..6),
+            asked in GIB / 16..3 * GIB,
+            others in GIB / 16..3 * GIB,
+        ) {
+            let limits = |memory_bytes| Limits::new(memory_bytes, 500, 64).expect("limits");
+            if let Err(refused) = place(&workers, &limits(asked), None)
+                && let Some(told) = refused.holds_for(&limits(others))
+            {
+                prop_assert_eq!(place(&workers, &limits(others), None), Err(told));
+            }
         }
     }
 

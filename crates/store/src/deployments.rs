@@ -337,6 +337,36 @@ pub async fn instances(
         .map_err(inconsistent(operation))
 }
 
+/// Removes what is over of each app, with its jobs and instances, but the newest `kept_per_app` deployments that were in
+/// service and as many that were not. What a worker may still have something of stays, too. Returns how many.
+///
+/// # Errors
+/// The database is away.
+pub async fn prune(connection: &mut PgConnection, kept_per_app: u32) -> Result<u64, StoreError> {
+    let removed = sqlx::query!(
+        "WITH ended AS (
+             SELECT id, row_number() OVER (
+                 PARTITION BY app_id, state IN ('superseded', 'stopped') ORDER BY number DESC) AS place
+             FROM deployments WHERE state IN ('superseded', 'stopped', 'failed', 'cancelled')
+         ), last_on_worker AS (
+             SELECT DISTINCT ON (d.app_id, i.worker) i.deployment_id
+             FROM instances i JOIN deployments d ON d.id = i.deployment_id
+             ORDER BY d.app_id, i.worker, i.created_at DESC
+         )
+         DELETE FROM deployments d USING ended
+         WHERE d.id = ended.id AND ended.place > $1
+           AND d.id NOT IN (SELECT deployment_id FROM last_on_worker)
+           AND NOT EXISTS (SELECT FROM apps WHERE routed_deployment_id = d.id)
+           AND NOT EXISTS (SELECT FROM jobs WHERE deployment_id = d.id AND state IN ('pending', 'running'))
+           AND NOT EXISTS (SELECT FROM instances WHERE deployment_id = d.id AND state NOT IN ('stopped', 'failed'))
+           AND NOT EXISTS (SELECT FROM deployments later JOIN jobs ON jobs.deployment_id = later.id
+                           WHERE later.repeats = d.id AND jobs.state IN ('pending', 'running'))",
+        i64::from(kept_per_app)
+    );
+    let removed = removed.execute(connection).await.map_err(doing("remove old deployments"))?;
+    Ok(removed.rows_affected())
+}
+
 fn socket_address(address: Option<String>, port: Option<i32>) -> Result<Option<SocketAddr>, BoxError> {
     let (Some(address), Some(port)) = (address, port) else { return Ok(None) };
     Ok(Some(SocketAddr::new(address.parse::<IpAddr>()?, port.try_into()?)))

@@ -25,8 +25,8 @@ macro_rules! select_jobs {
     ($rest:literal, $($argument:expr),*) => {
         sqlx::query_as!(
             Row,
-            "SELECT j.id, j.kind, j.state, j.app_id, a.name AS app, j.deployment_id, d.snapshot, j.instance_id,
-                    j.worker, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at,
+            "SELECT j.id, j.kind, j.state, j.created_at, j.app_id, a.name AS app, j.deployment_id, d.snapshot,
+                    j.instance_id, j.worker, j.message, j.deadline_at, j.lease_expires_at, j.acked_at, j.cancel_requested_at,
                     a.login,
                     (SELECT r.image_id FROM deployments r WHERE r.id = d.repeats) AS image_id,
                     (SELECT i.worker FROM instances i WHERE i.deployment_id = d.repeats
@@ -49,6 +49,8 @@ pub struct Job {
     pub kind: JobKind,
     /// How far it is.
     pub state: JobState,
+    /// Its place in the queue.
+    pub turn: Turn,
     /// Whose.
     pub app: (AppId, Label),
     /// Of which deployment.
@@ -59,8 +61,19 @@ pub struct Job {
     pub instance_id: Option<InstanceId>,
     /// Its worker; a deploy job has one once it runs.
     pub worker: Option<Label>,
+    /// While it is pending: what it waits for. Once it has failed: why.
+    pub message: Option<String>,
     /// While it runs.
     pub run: Run,
+}
+
+/// A place in the queue: who asked first comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// When it was asked for.
+    pub created_at: OffsetDateTime,
+    /// The job: of two that were asked for at once, one comes first.
+    pub id: JobId,
 }
 
 /// What a deployment is to bring into service.
@@ -111,12 +124,14 @@ struct Row {
     id: Uuid,
     kind: String,
     state: String,
+    created_at: OffsetDateTime,
     app_id: Uuid,
     app: String,
     deployment_id: Uuid,
     snapshot: serde_json::Value,
     instance_id: Option<Uuid>,
     worker: Option<String>,
+    message: Option<String>,
     deadline_at: Option<OffsetDateTime>,
     lease_expires_at: Option<OffsetDateTime>,
     acked_at: Option<OffsetDateTime>,
@@ -141,11 +156,13 @@ impl Row {
             id: JobId(self.id),
             kind: self.kind.parse().map_err(inconsistent(operation))?,
             state: self.state.parse().map_err(inconsistent(operation))?,
+            turn: Turn { created_at: self.created_at, id: JobId(self.id) },
             app: (AppId(self.app_id), self.app.parse().map_err(inconsistent(operation))?),
             deployment_id: DeploymentId(self.deployment_id),
             content: Content { settings, login, image },
             instance_id: self.instance_id.map(InstanceId),
             worker: self.worker.map(|name| name.parse()).transpose().map_err(inconsistent(operation))?,
+            message: self.message,
             run: Run {
                 deadline_at: self.deadline_at,
                 lease_expires_at: self.lease_expires_at,
@@ -256,36 +273,39 @@ pub async fn waited_for(conn: &mut PgConnection) -> Result<Vec<Label>, StoreErro
     names.into_iter().map(|name| name.parse().map_err(inconsistent(operation))).collect()
 }
 
-/// Locks the oldest job that may begin now, passing over those in `skip`: a job whose worker is known and among
+/// Locks the oldest jobs that may begin now and come `after` a turn, `limit` at most: a job whose worker is known and among
 /// `connected`, or a deploy job with none of its app before it.
 ///
 /// # Errors
 /// The database is away.
-pub async fn lock_next(
+pub async fn lock_ready(
     conn: &mut PgConnection,
     connected: &[Label],
-    skip: &[JobId],
+    after: Option<Turn>,
+    limit: u32,
     now: OffsetDateTime,
-) -> Result<Option<Job>, StoreError> {
+) -> Result<Vec<Job>, StoreError> {
     let connected: Vec<String> = connected.iter().map(ToString::to_string).collect();
-    let skip: Vec<Uuid> = skip.iter().map(|job| job.0).collect();
-    let row = select_jobs!(
-        "WHERE j.state = 'pending' AND j.id <> ALL($2) AND (j.not_before IS NULL OR j.not_before <= $3)
+    let rows = select_jobs!(
+        "WHERE j.state = 'pending' AND (j.not_before IS NULL OR j.not_before <= $5)
+             AND ($2::timestamptz IS NULL OR (j.created_at, j.id) > ($2, $3))
              AND (j.worker = ANY($1) OR j.kind = 'deploy' AND NOT EXISTS (
                  SELECT FROM jobs before
                  WHERE before.app_id = j.app_id AND before.kind = 'deploy'
                    AND before.state IN ('pending', 'running') AND (before.state = 'running'
                         OR (before.created_at, before.id) < (j.created_at, j.id))))
-           ORDER BY j.created_at, j.id LIMIT 1
+           ORDER BY j.created_at, j.id LIMIT $4
            FOR UPDATE OF j SKIP LOCKED",
         &connected,
-        &skip,
+        after.map(|turn| turn.created_at),
+        after.map(|turn| turn.id.0),
+        i64::from(limit),
         now
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await
-    .map_err(doing("look for a job"))?;
-    row.map(Row::into_job).transpose()
+    .map_err(doing("look for jobs"))?;
+    rows.into_iter().map(Row::into_job).collect()
 }
 
 /// Gives a locked job to a worker.
@@ -317,20 +337,16 @@ pub async fn start(
     .map(|_| ())
 }
 
-/// What a pending job waits for; says whether that is news.
+/// What a locked, pending job waits for.
 ///
 /// # Errors
 /// The database is away.
-pub async fn waits_for(conn: &mut PgConnection, id: JobId, reason: &str) -> Result<bool, StoreError> {
-    sqlx::query!(
-        "UPDATE jobs SET message = $2 WHERE id = $1 AND state = 'pending' AND message IS DISTINCT FROM $2",
-        id.0,
-        reason
-    )
-    .execute(conn)
-    .await
-    .map_err(doing("note what a job waits for"))
-    .map(|done| done.rows_affected() > 0)
+pub async fn waits_for(conn: &mut PgConnection, id: JobId, reason: &str) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE jobs SET message = $2 WHERE id = $1", id.0, reason)
+        .execute(conn)
+        .await
+        .map_err(doing("note what a job waits for"))
+        .map(|_| ())
 }
 
 /// Why the deploy job of a deployment still waits; none if it does not.

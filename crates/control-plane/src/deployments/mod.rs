@@ -5,7 +5,10 @@ pub mod cancel_deployment;
 pub mod create_deployment;
 pub mod get_deployment;
 pub mod list_deployments;
+mod prune;
 pub mod watch_deployment;
+
+pub use prune::Pruner;
 
 use serde::Serialize;
 use time::OffsetDateTime;

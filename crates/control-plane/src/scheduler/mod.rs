@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use wisehosting_domain::{
     id::{InstanceId, JobId},
     name::Label,
-    placement::{self, Search},
+    placement::{self, NoPlace, Search},
     state::JobKind,
 };
 use wisehosting_node::random;
@@ -22,7 +22,7 @@ use wisehosting_protocol::{
 use wisehosting_store::{
     PgConnection, StoreError,
     instances::{self, NewInstance},
-    jobs::{self, Job, Run},
+    jobs::{self, Job, Run, Turn},
     pool, workers,
 };
 
@@ -34,6 +34,9 @@ use crate::{
 
 /// A job that nobody told of is seen after this long.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Jobs that are looked at in one transaction: many that wait cost little, and none is sent long after it was chosen for.
+const STEP: u32 = 16;
 
 /// Gives jobs to workers.
 pub struct Scheduler {
@@ -47,10 +50,19 @@ impl crate::tasks::Reconciler for Scheduler {
 
     async fn reconcile(&mut self) -> Result<Duration, StoreError> {
         self.tell_cancelled().await?;
-        let mut stuck = Vec::new();
-        while self.assign_next(&mut stuck).await? {}
+        let mut walk = Walk::default();
+        while self.assign_some(&mut walk).await? {}
         Ok(INTERVAL)
     }
+}
+
+/// One way through the queue.
+#[derive(Default)]
+struct Walk {
+    /// The last job that was looked at.
+    after: Option<Turn>,
+    /// Why the last deploy that must wait found no place. What becomes free meanwhile begins another walk.
+    refused: Option<NoPlace>,
 }
 
 impl Scheduler {
@@ -71,38 +83,29 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Gives away the next job that is not in `stuck`, or adds it to that; says whether there was one.
-    async fn assign_next(&self, stuck: &mut Vec<JobId>) -> Result<bool, StoreError> {
+    /// Gives away what can be placed of the next jobs; says whether there were any.
+    async fn assign_some(&self, walk: &mut Walk) -> Result<bool, StoreError> {
         let mut transaction = pool::begin(&self.state.pool).await?;
         // Now that the wait for a connection is over: leases begin here.
         let now = self.state.clock.now();
         let mut connected = jobs::waited_for(&mut transaction).await?;
         connected.retain(|worker| self.state.hub.is_connected(worker));
-        let Some(mut job) = jobs::lock_next(&mut transaction, &connected, stuck, now).await? else {
-            return Ok(false);
-        };
-        match self.choose(&mut transaction, &job, now).await? {
-            Ok(worker) => {
-                assign(&mut transaction, &mut job, worker, now).await?;
-                match job_message(&job, &self.state.secrets.keys) {
-                    Ok(message) => {
-                        pool::commit(transaction).await?;
-                        self.send(&job, message);
-                    }
-                    Err(unreadable) => {
-                        job_failed(&mut transaction, &job, &unreadable.to_string(), now).await?;
-                        pool::commit(transaction).await?;
-                        tracing::warn!(job.id = %job.id, app.name = %job.app.1, error = &unreadable as &dyn Error, "a job cannot be given to its worker");
-                    }
+        let ready = jobs::lock_ready(&mut transaction, &connected, walk.after, STEP, now).await?;
+        let Some(last) = ready.last() else { return Ok(false) };
+        walk.after = Some(last.turn);
+        let mut assigned = Vec::new();
+        for mut job in ready {
+            match self.choose(&mut transaction, walk, &job, now).await? {
+                Ok(worker) => {
+                    assign(&mut transaction, &mut job, worker, now).await?;
+                    assigned.extend(self.message(&mut transaction, job, now).await?);
                 }
+                Err(reason) => wait(&mut transaction, &job, &reason.to_string()).await?,
             }
-            Err(reason) => {
-                stuck.push(job.id);
-                if jobs::waits_for(&mut transaction, job.id, &reason).await? {
-                    tracing::info!(job.id = %job.id, app.name = %job.app.1, reason, "a job waits");
-                }
-                pool::commit(transaction).await?;
-            }
+        }
+        pool::commit(transaction).await?;
+        for (job, message) in assigned {
+            self.send(&job, message);
         }
         Ok(true)
     }
@@ -111,24 +114,47 @@ impl Scheduler {
     async fn choose(
         &self,
         conn: &mut PgConnection,
+        walk: &mut Walk,
         job: &Job,
         now: OffsetDateTime,
-    ) -> Result<Result<Label, String>, StoreError> {
+    ) -> Result<Result<Label, NoPlace>, StoreError> {
         if let Some(worker) = &job.worker {
             return Ok(Ok(worker.clone()));
         }
+        let limits = &job.content.settings.limits;
+        if let Some(refused) = walk.refused.as_ref().and_then(|refused| refused.holds_for(limits)) {
+            return Ok(Err(refused));
+        }
         let outlines = self.state.hub.stats().outlines(self.state.hub.workers(), now);
         let image_at = job.content.image.as_ref().map(|image| &image.worker);
-        let mut search = Search::new(&outlines, &job.content.settings.limits, image_at);
+        let mut search = Search::new(&outlines, limits, image_at);
         loop {
             let names = search.next_step();
             if names.is_empty() {
                 let chosen = search.end().map(|worker| worker.name.clone());
-                return Ok(chosen.map_err(|reason| reason.to_string()));
+                walk.refused = chosen.as_ref().err().cloned().or(walk.refused.take());
+                return Ok(chosen);
             }
             let workers = workers::among(conn, &names).await?;
             let fit = workers.into_iter().filter(|worker| !worker.draining);
             search.look(fit.map(|worker| self.candidate(worker, now)));
+        }
+    }
+
+    /// What to tell the worker of an assigned job; none if that cannot be read: then the job has failed.
+    async fn message(
+        &self,
+        conn: &mut PgConnection,
+        job: Job,
+        now: OffsetDateTime,
+    ) -> Result<Option<(Job, Option<payload::Job>)>, StoreError> {
+        match job_message(&job, &self.state.secrets.keys) {
+            Ok(message) => Ok(Some((job, message))),
+            Err(unreadable) => {
+                tracing::warn!(job.id = %job.id, app.name = %job.app.1, error = &unreadable as &dyn Error, "a job cannot be given to its worker");
+                job_failed(conn, &job, &unreadable.to_string(), now).await?;
+                Ok(None)
+            }
         }
     }
 
@@ -154,6 +180,15 @@ impl Scheduler {
             tracing::warn!(job.id = %job.id, worker.name = %worker, "the worker has just gone; it gets the job when it is back");
         }
     }
+}
+
+/// Writes down what a job waits for, if that is news.
+async fn wait(conn: &mut PgConnection, job: &Job, reason: &str) -> Result<(), StoreError> {
+    if job.message.as_deref() == Some(reason) {
+        return Ok(());
+    }
+    tracing::info!(job.id = %job.id, app.name = %job.app.1, reason, "a job waits");
+    jobs::waits_for(conn, job.id, reason).await
 }
 
 /// Writes down that `worker` has the job now.

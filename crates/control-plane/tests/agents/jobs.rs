@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use wisehosting_domain::{
     id::{DeploymentId, InstanceId, JobId},
+    limits::Limits,
     state::{DeploymentState::*, InstanceState},
 };
 use wisehosting_node::{channel::Role, random};
@@ -70,9 +71,30 @@ async fn a_job_waits_for_memory(pool: PgPool) {
     }
     platform.create_app("e").await;
     let id = platform.deploy("e").await;
-    platform.waits_for(id, "no connected worker has 268435456 bytes of memory left").await;
+    platform.waits_for(id, "no connected worker has 256 MiB of memory left").await;
     worker.finish(&jobs[0], Outcome::Failed { message: "x".to_owned() }).await;
     assert_eq!(worker.deploy_job().await.app.as_str(), "e");
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn many_that_wait_for_memory_hold_up_nobody_who_needs_less(pool: PgPool) {
+    const GIB: u64 = 1 << 30;
+    let platform = Platform::start(pool).await;
+    let big = Limits::new(2 * GIB, 1_000, 64).unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..40 {
+        let app = format!("big-{number}");
+        platform.create_app_with(&app, big).await;
+        waiting.push(platform.deploy(&app).await);
+    }
+    platform.create_app("small").await;
+    platform.deploy("small").await;
+    let mut worker = Agent::worker(&platform, "worker-1").await; // it has 1 GiB
+    assert_eq!(worker.deploy_job().await.app.as_str(), "small");
+    for id in waiting {
+        platform.waits_for(id, "no connected worker has 2048 MiB of memory left").await;
+    }
     platform.stop().await;
 }
 

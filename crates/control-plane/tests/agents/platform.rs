@@ -188,13 +188,17 @@ impl Platform {
     }
 
     pub(crate) async fn create_app(&self, name: &str) {
+        self.create_app_with(name, Limits::default()).await;
+    }
+
+    pub(crate) async fn create_app_with(&self, name: &str, limits: Limits) {
         let source =
             Source { repository: "https://example.org/a".parse().unwrap(), branch: None, commit: None };
         let id = AppId(random::uuid());
         let value = self.state.secrets.keys.seal(id, Place::Variable("KEY"), &"value".into());
         let settings = Settings {
             source,
-            limits: Limits::default(),
+            limits,
             port: 8080,
             health_path: "/".to_owned(),
             health_timeout_ms: 60_000,

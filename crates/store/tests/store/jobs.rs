@@ -16,8 +16,8 @@ use crate::fixture::{NOW, app, at, deploy, id, instance, label, platform};
 
 async fn next(conn: &mut PgConnection, connected: &[&str], now: OffsetDateTime) -> Option<u128> {
     let connected: Vec<_> = connected.iter().map(|name| label(name)).collect();
-    let job = jobs::lock_next(conn, &connected, &[], now).await.unwrap();
-    job.map(|job| job.id.0.as_u128())
+    let ready = jobs::lock_ready(conn, &connected, None, 1, now).await.unwrap();
+    ready.first().map(|job| job.id.0.as_u128())
 }
 
 /// Gives job `n` to worker-1 with a lease and a deadline.
@@ -47,6 +47,26 @@ async fn a_job_is_claimed_by_one_only(pool: PgPool) {
     assert_eq!(next(&mut other, &[], NOW).await, Some(11), "the first is held by somebody else");
     drop(one);
     assert_eq!(next(&mut pool::begin(&pool).await.unwrap(), &[], NOW).await, Some(10));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn the_queue_is_walked_through_in_steps(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    // Two that were asked for at once, and one later.
+    for (n, seconds) in [(1, 0), (2, 0), (3, 1)] {
+        let name = format!("app-{n}");
+        app(&mut conn, n, &name).await;
+        deploy(&mut conn, n, &name, seconds).await;
+    }
+    let (mut after, mut seen) = (None, Vec::new());
+    loop {
+        let ready = jobs::lock_ready(&mut conn, &[], after, 2, NOW).await.unwrap();
+        let Some(last) = ready.last() else { break };
+        after = Some(last.turn);
+        seen.push(ready.iter().map(|job| job.id.0.as_u128()).collect::<Vec<_>>());
+    }
+    assert_eq!(seen, [vec![1, 2], vec![3]]);
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
