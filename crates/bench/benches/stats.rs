@@ -1,8 +1,9 @@
 //! What it costs a worker to read what its containers use, beside one look at the same containers through the engine.
 //!
 //! A hundred real containers, each with a control group and a link. A pass is what a worker does every ten seconds; the look is
-//! what it does to see how they are, and would be an inspection of each if Podman had no list. Processor time is this process's own for a pass; the engine's own work for the look is
-//! not in it, only that it has to be waited for.
+//! what it does to see how they are, and would be an inspection of each if Podman had no list. With that look goes one at each
+//! limit of traffic, and all the while each log is followed. Processor time is this process's own; what the engine works for the
+//! look is not in it, only that it has to be waited for.
 //!
 //! Needs root. `cargo xtask bench`, or `cargo bench -p wisehosting-bench --bench stats -- [rounds]`.
 
@@ -16,14 +17,19 @@ use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant as TokioInstant, sleep_until},
+};
 use uuid::Uuid;
 use wisehosting_bench::{report::Report, sample::Samples};
 use wisehosting_containers::{
-    Build, BuildBounds, ContainerSpec, Engine, Network, Podman,
+    Build, BuildBounds, ContainerSpec, Engine, LogPosition, Network, Podman,
     testing::{ADDRESS, Host, on_host, write_app},
 };
 use wisehosting_domain::{id::InstanceId, limits::Limits};
+use wisehosting_network::{Netlink, NetworkNamespace, TokenBucket, shape};
 use wisehosting_worker::{instances::Running, usage::UsageReader};
 
 const CONTAINERS: u16 = 100;
@@ -31,6 +37,8 @@ const LABEL: &str = "bench.stats";
 const NETWORK: &str = "bench-stats";
 /// Of one processor, if a pass is made every ten seconds.
 const GOAL: Duration = Duration::from_millis(50);
+/// How long the followers of the logs are watched.
+const FOLLOWED: Duration = Duration::from_secs(5);
 
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
@@ -61,6 +69,9 @@ async fn measure(host: &Host, rounds: usize) {
     let begin = Instant::now();
     assert_eq!(podman.written_bytes(LABEL).await.expect("counted").len(), running.len());
     let count = begin.elapsed();
+    let (set, _) = limit_traffic(&running).await;
+    let (seen, seen_cpu) = limit_traffic(&running).await;
+    let followed_cpu = follow_logs(&podman, &running).await;
 
     let mut report =
         Report::new(&format!("stats: {CONTAINERS} containers, median of {rounds} rounds in turns"));
@@ -82,7 +93,51 @@ async fn measure(host: &Host, rounds: usize) {
         format!("{:.0} ({:.0} ms)", inspections.median_ratio(&look), inspections.median() * 1e3),
     );
     report.figure("count of what they have written", format!("{:.0} ms", count.as_secs_f64() * 1e3));
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    report.figure("limits of traffic, of all: set", format!("{:.0} ms", ms(set)));
+    report.figure(
+        "limits of traffic, of all: looked at, processor time",
+        format!("{:.0} ms, {:.0} ms", ms(seen), ms(seen_cpu)),
+    );
+    report.figure(
+        "logs of all followed while nobody writes: processor time a second",
+        format!("{:.2} ms", ms(followed_cpu) / FOLLOWED.as_secs_f64()),
+    );
     print!("{report}");
+}
+
+/// Sees to it that each container's traffic is limited: how long that takes, and the processor time of this process.
+async fn limit_traffic(running: &[Running]) -> (Duration, Duration) {
+    let (begin, before) = (Instant::now(), processor_time());
+    for one in running {
+        let path = one.network_namespace.as_ref().expect("a container has a network namespace");
+        let namespace = NetworkNamespace::at_path(path).expect("its namespace");
+        let here = Netlink::here().expect("netlink");
+        shape(&namespace, &here, Some(TokenBucket::for_rate(10_000_000))).await.expect("its limit");
+    }
+    (begin.elapsed(), processor_time().saturating_sub(before))
+}
+
+/// Follows the log of each container: the processor time of this process in [`FOLLOWED`].
+async fn follow_logs(podman: &Podman, running: &[Running]) -> Duration {
+    let mut followers = JoinSet::new();
+    for one in running {
+        let (podman, container) = (podman.clone(), one.container.clone());
+        followers.spawn(async move {
+            let (batches, mut received) = mpsc::channel(1);
+            let follow = podman.log(&container, LogPosition::default(), true, batches);
+            let (followed, ()) = tokio::join!(follow, async { while received.recv().await.is_some() {} });
+            followed.expect("its log");
+        });
+    }
+    // All have found the end of their file by then.
+    let begin = TokioInstant::now() + Duration::from_secs(2);
+    sleep_until(begin).await;
+    let before = processor_time();
+    sleep_until(begin + FOLLOWED).await;
+    assert_eq!(followers.len(), running.len(), "each is followed");
+    assert!(followers.try_join_next().is_none(), "and goes on to be");
+    processor_time().saturating_sub(before)
 }
 
 /// How long a pass takes, and the processor time of this process in it.

@@ -2,7 +2,8 @@
 //! served by the old version or the new one; no container is left but the one that serves.
 //!
 //! One lab and one app for the whole table. A step that lasts milliseconds is held open: who would do what comes next is
-//! frozen until the kill. Whoever is killed is started again at once, as a service manager would.
+//! frozen until the kill. Whoever is killed is started again at once, as a service manager would; at last a worker is when it
+//! counts as lost.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
@@ -24,7 +25,7 @@ use serde_json::Value;
 use support::{command, lab::start_lab, repository::Repository, state_dir, visitor};
 use tokio::time::{sleep, timeout};
 use wisehosting_containers::{Engine as _, Podman};
-use wisehosting_lab::Lab;
+use wisehosting_lab::{Host, Lab, program::Program};
 
 const APP: &str = "killed";
 /// Of a container: its instance.
@@ -43,6 +44,14 @@ enum Victim {
 }
 
 const VICTIMS: [Victim; 4] = [Victim::ControlPlane, Victim::Worker, Victim::Podman, Victim::Postgres];
+
+/// When the victim is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Back {
+    AtOnce,
+    /// After the deployment has failed.
+    TooLate,
+}
 
 /// When the victim is killed.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +140,7 @@ const MOMENTS: [Moment; 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: ./dev test runs it beside the others"]
 async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
     let directory = state_dir();
     let mut lab = start_lab(directory.path()).await;
@@ -146,10 +156,11 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
 
     let api = Api::of(&lab);
     let visits = Visits::begin(lab.running().http_port);
-    for (version, (victim, moment)) in
-        (1..).zip(VICTIMS.iter().flat_map(|victim| MOMENTS.map(|moment| (*victim, moment))))
-    {
-        let row = format!("{victim:?} at {moment:?}");
+    let at_once = VICTIMS.iter().flat_map(|victim| MOMENTS.map(|moment| (*victim, moment, Back::AtOnce)));
+    let too_late =
+        ["building", "checking"].map(|state| (Victim::Worker, Moment::Deployment(state), Back::TooLate));
+    for (version, (victim, moment, back)) in (1..).zip(at_once.chain(too_late)) {
+        let row = format!("{victim:?} at {moment:?}, back {back:?}");
         let mut held = false;
         for attempt in 1..=ATTEMPTS {
             let begun = Instant::now();
@@ -159,10 +170,17 @@ async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
             if frozen.is_some() {
                 visits.excuse(victim == Victim::Worker);
                 kill(&mut lab, victim, frozen).await;
+                if back == Back::AtOnce {
+                    start_again(&mut lab, victim).await;
+                }
             }
             let ended = api.ends(&row, &deployment).await;
             let (outcome, message) = (&ended["state"], &ended["message"]);
             eprintln!("{row}: held {held}, ended {outcome} after {:?}: {message}", begun.elapsed());
+            if held && back == Back::TooLate {
+                assert!(message.to_string().contains("was lost"), "{row}: {ended}");
+                start_again(&mut lab, victim).await;
+            }
             if ended["state"] == "live" {
                 (served, served_version) = (ended, format!("{version}.{attempt}"));
             }
@@ -201,18 +219,25 @@ async fn deploy_until(lab: &Lab, api: &Api, before: &Value, moment: Moment) -> (
     (deployment, is_held.then_some(frozen))
 }
 
-/// Kills a program, lets who was frozen go on, and starts the program again. Postgres does not start while a process of
-/// the killed one is left.
-async fn kill(lab: &mut Lab, victim: Victim, frozen: Option<Frozen>) {
+fn program(lab: &mut Lab, victim: Victim) -> (&mut Program, &Host) {
     let (programs, hosts) = (&mut lab.programs, &lab.hosts);
-    let (program, host) = match victim {
+    match victim {
         Victim::ControlPlane => (&mut programs.control_plane, &hosts.control_plane),
         Victim::Worker => (&mut programs.worker, &hosts.worker),
         Victim::Podman => (&mut programs.podman, &hosts.worker),
         Victim::Postgres => (&mut programs.postgres, &hosts.control_plane),
-    };
-    program.kill().await.unwrap();
+    }
+}
+
+/// Kills a program, and lets who was frozen go on.
+async fn kill(lab: &mut Lab, victim: Victim, frozen: Option<Frozen>) {
+    program(lab, victim).0.kill().await.unwrap();
     drop(frozen);
+}
+
+/// Postgres does not start while a process of the killed one is left.
+async fn start_again(lab: &mut Lab, victim: Victim) {
+    let (program, host) = program(lab, victim);
     program.restart(host).unwrap();
     while victim == Victim::Postgres && timeout(LOOK_AGAIN, program.wait()).await.is_ok() {
         program.restart(host).unwrap();

@@ -39,6 +39,9 @@ enum Task {
         /// Change nothing; fail when the file is not what would be written.
         #[arg(long)]
         check: bool,
+        /// The control plane's program; built, if absent.
+        #[arg(long)]
+        program: Option<PathBuf>,
     },
     /// Run a command with DATABASE_URL pointing at a private, empty Postgres that lives as long as the command.
     Postgres {
@@ -76,7 +79,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Tidy => tidy::run(&root)?,
         Task::Graph { write: true } => graph::write(&root)?,
         Task::Graph { write: false } => graph::check(&root)?,
-        Task::Openapi { check } => openapi::write(&root, check)?,
+        Task::Openapi { check, program } => openapi::write(&root, check, program)?,
         Task::Postgres { command } => return postgres::run_command(&command),
         Task::Sqlx { check } => sqlx::prepare(&root, check)?,
         Task::Bench { arguments } => bench::run(&root, &arguments)?,

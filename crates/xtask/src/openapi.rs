@@ -2,7 +2,11 @@
 //!
 //! The control plane's program is asked for it, so that xtask can be built when the control plane cannot.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, bail};
 
@@ -12,11 +16,9 @@ const FILE: &str = "web/openapi.json";
 /// Built beside xtask.
 const PROGRAM: &str = "wisehosting-control-plane";
 
-/// Writes the file, or with `check` compares it.
-pub(crate) fn write(root: &Path, check: bool) -> anyhow::Result<()> {
-    // With the whole workspace: alone it would have other features, and all libraries with it.
-    command::run(command::cargo().args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root))?;
-    let program = std::env::current_exe().context("find this program")?.with_file_name(PROGRAM);
+/// Writes the file as `program` says, or with `check` compares it.
+pub(crate) fn write(root: &Path, check: bool, program: Option<PathBuf>) -> anyhow::Result<()> {
+    let program = program.map_or_else(|| build(root), Ok)?;
     let fresh = command::output(Command::new(program).arg("openapi"))?;
     if fresh.is_empty() {
         bail!("{PROGRAM} openapi printed nothing");
@@ -34,4 +36,11 @@ pub(crate) fn write(root: &Path, check: bool) -> anyhow::Result<()> {
     fs::write(&file, fresh).with_context(|| format!("write {FILE}"))?;
     println!("openapi: wrote {FILE}");
     Ok(())
+}
+
+/// Builds the control plane, and says where it is.
+fn build(root: &Path) -> anyhow::Result<PathBuf> {
+    // With the whole workspace: alone it would have other features, and all libraries with it.
+    command::run(command::cargo().args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root))?;
+    Ok(std::env::current_exe().context("find this program")?.with_file_name(PROGRAM))
 }
