@@ -198,6 +198,9 @@ pub struct JobResult {
     pub observed_at_ms: u64,
 }
 
+/// As much of a sentence about a failure, a limit or an error as the hub keeps, in characters.
+pub const MESSAGE_CHARS_MAX: usize = 2_000;
+
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]

@@ -22,10 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use wisehosting_containers::{Engine, EngineError};
 use wisehosting_domain::id::{AppId, InstanceId, JobId};
-use wisehosting_protocol::payload::{Deploy, Job, JobRef, JobResult, Outcome, Work};
-
-/// As much of why a job failed as the control plane keeps.
-const MESSAGE_CHARS_MAX: usize = 2_000;
+use wisehosting_protocol::payload::{Deploy, Job, JobRef, JobResult, MESSAGE_CHARS_MAX, Outcome, Work};
 
 /// The jobs of a worker. Clones are the same jobs.
 pub struct Jobs<E>(Arc<Inner<E>>);

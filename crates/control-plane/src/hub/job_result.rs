@@ -12,7 +12,7 @@ use wisehosting_domain::{
 use wisehosting_node::random;
 use wisehosting_protocol::{
     message::ResultAck,
-    payload::{JobRef, JobResult, Outcome},
+    payload::{JobRef, JobResult, MESSAGE_CHARS_MAX, Outcome},
 };
 use wisehosting_store::{
     PgConnection, StoreError, deployment_state, instances,
@@ -27,8 +27,6 @@ use crate::{
 
 /// When a stop or a delete that went wrong is tried again.
 const RETRY_AFTER: Duration = Duration::seconds(30);
-/// Longest message of a worker that is kept, in characters.
-const MESSAGE_CHARS_MAX: usize = 2_000;
 
 /// Stores a result of a worker; the answer, which is due once it is stored, and whether the result is news.
 ///
