@@ -338,7 +338,8 @@ pub async fn instances(
 }
 
 /// Removes what is over of each app, with its jobs and instances, but the newest `kept_per_app` deployments that were in
-/// service and as many that were not. What a worker may still have something of stays, too. Returns how many.
+/// service and as many that were not. What a worker may still have something of stays, too, and so does that a live one was tried
+/// to be moved. Returns how many.
 ///
 /// # Errors
 /// The database is away.
@@ -359,6 +360,7 @@ pub async fn prune(connection: &mut PgConnection, kept_per_app: u32) -> Result<u
            AND NOT EXISTS (SELECT FROM apps WHERE routed_deployment_id = d.id)
            AND NOT EXISTS (SELECT FROM jobs WHERE deployment_id = d.id AND state IN ('pending', 'running'))
            AND NOT EXISTS (SELECT FROM instances WHERE deployment_id = d.id AND state NOT IN ('stopped', 'failed'))
+           AND NOT EXISTS (SELECT FROM deployments r WHERE r.id = d.repeats AND r.state = 'live')
            AND NOT EXISTS (SELECT FROM deployments later JOIN jobs ON jobs.deployment_id = later.id
                            WHERE later.repeats = d.id AND jobs.state IN ('pending', 'running'))",
         i64::from(kept_per_app)

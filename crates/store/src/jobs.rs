@@ -10,7 +10,9 @@ use crate::{
     error::{doing, inconsistent},
     pool,
 };
+use serde::Deserialize as _;
 use sqlx::PgConnection;
+use std::{ops::Range, sync::Arc};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wisehosting_domain::{
@@ -56,7 +58,7 @@ pub struct Job {
     /// Of which deployment.
     pub deployment_id: DeploymentId,
     /// What the deployment is to bring into service.
-    pub content: Content,
+    pub content: Result<Content, UnreadableContent>,
     /// Its instance; a deploy job has one once it runs.
     pub instance_id: Option<InstanceId>,
     /// Its worker; a deploy job has one once it runs.
@@ -86,6 +88,13 @@ pub struct Content {
     /// An image that was built of it before.
     pub image: Option<KeptImage>,
 }
+
+/// Settings that another version of this program stored. Shown to the app's owner.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "Its settings were stored by another version of the control plane, and this one cannot read them. Deploy again."
+)]
+pub struct UnreadableContent(#[source] Arc<serde_json::Error>);
 
 /// An image that a worker has built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,16 +151,22 @@ struct Row {
 }
 
 impl Row {
+    fn snapshot_and_login(&self) -> Result<(Settings, Option<RepositoryLogin>), serde_json::Error> {
+        Ok((
+            Settings::deserialize(&self.snapshot)?,
+            self.login.as_ref().map(RepositoryLogin::deserialize).transpose()?,
+        ))
+    }
+
     fn into_job(self) -> Result<Job, StoreError> {
         let operation = "load a job";
-        let image = match (self.image_id, self.image_worker) {
+        let image = match (&self.image_id, &self.image_worker) {
             (Some(id), Some(worker)) => {
-                Some(KeptImage { id, worker: worker.parse().map_err(inconsistent(operation))? })
+                Some(KeptImage { id: id.clone(), worker: worker.parse().map_err(inconsistent(operation))? })
             }
             _ => None,
         };
-        let settings = serde_json::from_value(self.snapshot).map_err(inconsistent(operation))?;
-        let login = self.login.map(serde_json::from_value).transpose().map_err(inconsistent(operation))?;
+        let content = self.snapshot_and_login().map(|(settings, login)| Content { settings, login, image });
         Ok(Job {
             id: JobId(self.id),
             kind: self.kind.parse().map_err(inconsistent(operation))?,
@@ -159,7 +174,7 @@ impl Row {
             turn: Turn { created_at: self.created_at, id: JobId(self.id) },
             app: (AppId(self.app_id), self.app.parse().map_err(inconsistent(operation))?),
             deployment_id: DeploymentId(self.deployment_id),
-            content: Content { settings, login, image },
+            content: content.map_err(|error| UnreadableContent(Arc::new(error))),
             instance_id: self.instance_id.map(InstanceId),
             worker: self.worker.map(|name| name.parse()).transpose().map_err(inconsistent(operation))?,
             message: self.message,
@@ -439,6 +454,26 @@ pub async fn running_on(conn: &mut PgConnection, worker: &Label) -> Result<Vec<J
     .fetch_all(conn)
     .await
     .map_err(doing("list a worker's jobs"))?;
+    rows.into_iter().map(Row::into_job).collect()
+}
+
+/// The running jobs that were given to workers in this time, which have not said that they have them.
+///
+/// # Errors
+/// The database is away.
+pub async fn unacknowledged(
+    conn: &mut PgConnection,
+    given: Range<OffsetDateTime>,
+) -> Result<Vec<Job>, StoreError> {
+    let rows = select_jobs!(
+        "WHERE j.state = 'running' AND j.acked_at IS NULL AND j.started_at >= $1 AND j.started_at < $2
+         ORDER BY j.created_at, j.id",
+        given.start,
+        given.end
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing("look for jobs that nobody acknowledges"))?;
     rows.into_iter().map(Row::into_job).collect()
 }
 

@@ -351,7 +351,10 @@ pub async fn newest(conn: &mut PgConnection, apps: &[AppId]) -> Result<HashMap<A
     Ok(rows.into_iter().map(|row| (AppId(row.app_id), number(row.id, CHUNK_LINES_MAX - 1))).collect())
 }
 
-/// Removes what was stored before `before`, and the oldest of each app that has more than this; returns how many chunks.
+/// What a chunk takes beside its lines: its row, and its entries in four indexes.
+const CHUNK_BYTES: i32 = 256;
+
+/// Removes what was stored before `before`, and the oldest of each app that takes more than this; returns how many chunks.
 ///
 /// # Errors
 /// The database is away.
@@ -365,12 +368,13 @@ pub async fn prune(
     let old = old.execute(&mut *conn).await.map_err(doing(operation))?;
     let surplus = sqlx::query!(
         "DELETE FROM runtime_log_chunks USING (
-             SELECT id, sum(bytes) OVER (PARTITION BY app_id ORDER BY id DESC) AS bytes_from_here
+             SELECT id, sum(bytes + $2) OVER (PARTITION BY app_id ORDER BY id DESC) AS bytes_from_here
              FROM runtime_log_chunks
-             WHERE app_id IN (SELECT app_id FROM runtime_log_chunks GROUP BY app_id HAVING sum(bytes) > $1)
+             WHERE app_id IN (SELECT app_id FROM runtime_log_chunks GROUP BY app_id HAVING sum(bytes + $2) > $1::bigint)
          ) AS sums
-         WHERE runtime_log_chunks.id = sums.id AND sums.bytes_from_here > $1",
-        i64::try_from(bytes_max_per_app).unwrap_or(i64::MAX)
+         WHERE runtime_log_chunks.id = sums.id AND sums.bytes_from_here > $1::bigint",
+        i64::try_from(bytes_max_per_app).unwrap_or(i64::MAX),
+        CHUNK_BYTES
     );
     let surplus = surplus.execute(conn).await.map_err(doing(operation))?;
     Ok(old.rows_affected() + surplus.rows_affected())

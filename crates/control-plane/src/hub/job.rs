@@ -6,20 +6,31 @@ use wisehosting_domain::{
     state::JobKind,
 };
 use wisehosting_protocol::payload::{self, Deploy, Stop, Work};
-use wisehosting_store::jobs::{Content, Job};
+use wisehosting_store::jobs::{Content, Job, UnreadableContent};
 
 use crate::{
     scheduler::leases,
-    sealing::{self, KeyRing, Unreadable},
+    sealing::{self, KeyRing},
 };
 
 /// Time between SIGTERM and SIGKILL.
 const STOP_GRACE_MS: u64 = 10_000;
 
+/// A job cannot be given to a worker. Shown to the app's owner.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Settings.
+    #[error(transparent)]
+    Content(#[from] UnreadableContent),
+    /// A secret that its app needs.
+    #[error(transparent)]
+    Secret(#[from] sealing::Unreadable),
+}
+
 /// The message for a job that has its instance; none for one that has not.
 ///
 /// # Errors
-/// A secret that its app needs cannot be opened.
+/// Of a deploy that cannot be read.
 pub fn message(job: &Job, keys: &KeyRing) -> Result<Option<payload::Job>, Unreadable> {
     let Some(instance_id) = job.instance_id else { return Ok(None) };
     let work = match job.kind {
@@ -32,7 +43,7 @@ pub fn message(job: &Job, keys: &KeyRing) -> Result<Option<payload::Job>, Unread
 }
 
 fn deploy(job: &Job, keys: &KeyRing) -> Result<Deploy, Unreadable> {
-    let Content { settings, login, image } = job.content.clone();
+    let Content { settings, login, image } = job.content.clone()?;
     let login = sealing::open_login(keys, &job.app, &settings.source.repository, login.as_ref())?;
     Ok(Deploy {
         deployment_id: job.deployment_id,

@@ -16,7 +16,7 @@ mod worker;
 
 pub use conversation::{Conversation, Unhandled, welcome};
 pub use endpoint::{edge_channel, worker_channel};
-pub use job::message as job_message;
+pub use job::{Unreadable, message as job_message};
 pub use job_result::fail as job_failed;
 pub use joined::Admission;
 

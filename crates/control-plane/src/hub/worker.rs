@@ -28,7 +28,7 @@ use wisehosting_store::{
 };
 
 use super::{Membership, conversation::Unhandled, job, job_result, roll_call::RollCall};
-use crate::{logs, scheduler::leases, sealing::Unreadable, state::AppState};
+use crate::{logs, scheduler::leases, state::AppState};
 
 /// The messages of one worker's connection.
 pub(super) struct WorkerAgent {
@@ -134,7 +134,7 @@ impl WorkerAgent {
     }
 
     /// The worker does not have the job and never will.
-    async fn give_up(&self, job: &Job, why: &Unreadable, now: OffsetDateTime) -> Result<(), StoreError> {
+    async fn give_up(&self, job: &Job, why: &job::Unreadable, now: OffsetDateTime) -> Result<(), StoreError> {
         let mut transaction = pool::begin(&self.state.pool).await?;
         let locked = jobs::lock(&mut transaction, self.name(), job.id).await?;
         if let Some(job) = locked.filter(|job| job.state == JobState::Running) {

@@ -50,6 +50,8 @@ struct Ring {
     bytes: usize,
     /// All lines with a greater number are here.
     forgotten: u64,
+    /// No other was written later than this, unless a worker's clock is ahead; none before the first line.
+    forgotten_until: Option<OffsetDateTime>,
     /// Bytes that were stored since old lines were last removed.
     stored_bytes: u64,
     /// Whoever stores lines of the app holds it, so that they come here in the order of their numbers.
@@ -59,12 +61,19 @@ struct Ring {
 impl Ring {
     /// An empty ring of an app whose lines up to this number are in Postgres only.
     fn after(forgotten: u64) -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, forgotten, stored_bytes: 0, order: Arc::default() }
+        Self {
+            lines: VecDeque::new(),
+            bytes: 0,
+            forgotten,
+            forgotten_until: None,
+            stored_bytes: 0,
+            order: Arc::default(),
+        }
     }
 
     /// Knows nothing any more.
     fn forget_all(&mut self) {
-        (self.bytes, self.forgotten) = (0, UNKNOWN);
+        (self.bytes, self.forgotten, self.forgotten_until) = (0, UNKNOWN, None);
         self.lines.clear();
     }
 
@@ -75,6 +84,7 @@ impl Ring {
         }
         // It knew nothing until now, not even whether there is anything.
         self.forgotten = self.forgotten.min(line.number - 1);
+        self.forgotten_until.get_or_insert(now);
         self.bytes += line.text.len();
         self.stored_bytes += line.text.len() as u64;
         self.lines.push_back((now, line));
@@ -88,8 +98,23 @@ impl Ring {
             }
             self.bytes -= line.text.len();
             self.forgotten = line.number;
+            self.forgotten_until = self.forgotten_until.max(Some(line.at));
             self.lines.pop_front();
         }
+    }
+
+    /// The newest `limit` lines by the time at which they were written, oldest first; none if there may be others among them:
+    /// a worker that was away delivers late.
+    fn tail(&self, since: Option<OffsetDateTime>, limit: usize) -> Option<Vec<&Line>> {
+        let all = self.lines.iter().map(|(_, line)| line);
+        let mut lines: Vec<_> = all.filter(|line| since.is_none_or(|since| line.at >= since)).collect();
+        lines.sort_by_key(|line| line.order());
+        let from =
+            if lines.len() < limit { since } else { lines.get(lines.len() - limit).map(|line| line.at) };
+        lines.drain(..lines.len().saturating_sub(limit));
+        let whole =
+            self.forgotten == 0 || limit == 0 || from.is_some_and(|from| Some(from) >= self.forgotten_until);
+        whole.then_some(lines)
     }
 
     fn newest(&self) -> u64 {
@@ -128,12 +153,7 @@ impl RuntimeLogs {
         for app in apps {
             let ring = rings.get_mut(app)?;
             ring.forget_old(now);
-            let before = lines.len();
-            let all = ring.lines.iter().map(|(_, line)| line);
-            lines.extend(all.filter(|line| since.is_none_or(|since| line.at >= since)).cloned());
-            if ring.forgotten > 0 && lines.len() - before < limit {
-                return None;
-            }
+            lines.extend(ring.tail(since, limit)?.into_iter().cloned());
         }
         drop(rings);
         lines.sort_by_key(Line::order);
@@ -281,6 +301,29 @@ mod tests {
         assert_eq!(numbers(logs.tail(&both, None, 1, NOW)), Some(vec![3]));
         let since = Some(NOW + Duration::seconds(20));
         assert_eq!(numbers(logs.tail(&both, since, 10, NOW)), Some(vec![4, 3]));
+    }
+
+    #[test]
+    fn lines_that_come_late_do_not_hide_newer_ones() {
+        let logs = RuntimeLogs::default();
+        logs.begin(app(1), 0);
+        let at = |number, seconds| line(app(1), number, seconds);
+        logs.push(app(1), vec![at(1, 100), at(2, 110)], NOW);
+        // A worker that was away; they push the newer ones out.
+        logs.push(app(1), (3..LINES_MAX as u64 + 2).map(|number| at(number, 10)).collect(), NOW);
+        assert_eq!(numbers(logs.tail(&[app(1)], None, 1, NOW)), Some(vec![2]));
+        assert_eq!(
+            numbers(logs.tail(&[app(1)], None, 2, NOW)),
+            None,
+            "the second newest is in Postgres only"
+        );
+        let since = |seconds| Some(NOW + Duration::seconds(seconds));
+        assert_eq!(
+            numbers(logs.tail(&[app(1)], since(105), 9, NOW)),
+            Some(vec![2]),
+            "nothing else is as new"
+        );
+        assert_eq!(numbers(logs.tail(&[app(1)], since(95), 9, NOW)), None);
     }
 
     #[test]

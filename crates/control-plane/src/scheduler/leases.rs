@@ -19,6 +19,7 @@ use wisehosting_store::{
 };
 
 use crate::{
+    hub::job_message,
     nodes::{self, Role},
     state::AppState,
 };
@@ -30,6 +31,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(10);
 /// A worker that missed three heartbeats is silent.
 pub const SILENCE_MAX: Duration = Duration::seconds(3 * HEARTBEAT_INTERVAL.whole_seconds());
 
+/// What a worker has not said for so long that it has, it is sent once more: an answer of the database may have been lost, and
+/// who would have sent it has not known that it was to.
+const ACK_MAX: Duration = Duration::seconds(5);
 const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 /// If our clock goes on by more than this between two checks, or back, we were stopped or suspended, or it was set: heartbeats
 /// may have been missed, and times that were stored say nothing any more.
@@ -66,6 +70,22 @@ impl Leases {
         Self { state, last_check: None }
     }
 
+    async fn send_again(&self, conn: &mut PgConnection, now: OffsetDateTime) -> Result<(), StoreError> {
+        let hub = &self.state.hub;
+        // A worker that connects is sent all of them.
+        let Some(last_check) = self.last_check else { return Ok(()) };
+        for job in jobs::unacknowledged(conn, last_check - ACK_MAX..now - ACK_MAX).await? {
+            let Some(worker) = job.worker.as_ref().filter(|worker| hub.is_connected(worker)) else {
+                continue;
+            };
+            if let Ok(Some(message)) = job_message(&job, &self.state.secrets.keys) {
+                tracing::debug!(job.id = %job.id, worker.name = %worker, "a job is sent again");
+                let _ = hub.send(worker, message);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the job's worker may ever come back.
     fn is_declared(&self, job: &Job) -> bool {
         job.worker.as_ref().is_some_and(|name| nodes::address(&self.state, Role::Worker, name).is_some())
@@ -88,6 +108,7 @@ impl crate::tasks::Reconciler for Leases {
         for job in &overdue {
             end(&mut transaction, job, self.is_declared(job), now).await?;
         }
+        self.send_again(&mut transaction, now).await?;
         pool::commit(transaction).await?;
         self.last_check = Some(now);
         for job in &overdue {

@@ -22,12 +22,12 @@ use wisehosting_protocol::{
 use wisehosting_store::{
     PgConnection, StoreError,
     instances::{self, NewInstance},
-    jobs::{self, Job, Run, Turn},
+    jobs::{self, Content, Job, Run, Turn},
     pool, workers,
 };
 
 use crate::{
-    hub::{job_failed, job_message},
+    hub::{Unreadable, job_failed, job_message},
     state::AppState,
     workers::health::WorkerHealth,
 };
@@ -95,7 +95,15 @@ impl Scheduler {
         walk.after = Some(last.turn);
         let mut assigned = Vec::new();
         for mut job in ready {
-            match self.choose(&mut transaction, walk, &job, now).await? {
+            let chosen = match (&job.worker, &job.content) {
+                (Some(worker), _) => Ok(worker.clone()),
+                (None, Ok(content)) => self.choose(&mut transaction, walk, content, now).await?,
+                (None, Err(unreadable)) => {
+                    give_up(&mut transaction, &job, unreadable.clone().into(), now).await?;
+                    continue;
+                }
+            };
+            match chosen {
                 Ok(worker) => {
                     assign(&mut transaction, &mut job, worker, now).await?;
                     assigned.extend(self.message(&mut transaction, job, now).await?);
@@ -110,23 +118,20 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// The worker for a job, or why there is none now.
+    /// The worker for a deploy, or why there is none now.
     async fn choose(
         &self,
         conn: &mut PgConnection,
         walk: &mut Walk,
-        job: &Job,
+        content: &Content,
         now: OffsetDateTime,
     ) -> Result<Result<Label, NoPlace>, StoreError> {
-        if let Some(worker) = &job.worker {
-            return Ok(Ok(worker.clone()));
-        }
-        let limits = &job.content.settings.limits;
+        let limits = &content.settings.limits;
         if let Some(refused) = walk.refused.as_ref().and_then(|refused| refused.holds_for(limits)) {
             return Ok(Err(refused));
         }
         let outlines = self.state.hub.stats().outlines(self.state.hub.workers(), now);
-        let image_at = job.content.image.as_ref().map(|image| &image.worker);
+        let image_at = content.image.as_ref().map(|image| &image.worker);
         let mut search = Search::new(&outlines, limits, image_at);
         loop {
             let names = search.next_step();
@@ -150,11 +155,7 @@ impl Scheduler {
     ) -> Result<Option<(Job, Option<payload::Job>)>, StoreError> {
         match job_message(&job, &self.state.secrets.keys) {
             Ok(message) => Ok(Some((job, message))),
-            Err(unreadable) => {
-                tracing::warn!(job.id = %job.id, app.name = %job.app.1, error = &unreadable as &dyn Error, "a job cannot be given to its worker");
-                job_failed(conn, &job, &unreadable.to_string(), now).await?;
-                Ok(None)
-            }
+            Err(unreadable) => give_up(conn, &job, unreadable, now).await.map(|()| None),
         }
     }
 
@@ -182,6 +183,17 @@ impl Scheduler {
     }
 }
 
+/// Ends a job that no worker can be given.
+async fn give_up(
+    conn: &mut PgConnection,
+    job: &Job,
+    why: Unreadable,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    tracing::warn!(job.id = %job.id, app.name = %job.app.1, error = &why as &dyn Error, "a job cannot be given to its worker");
+    job_failed(conn, job, &why.to_string(), now).await
+}
+
 /// Writes down what a job waits for, if that is news.
 async fn wait(conn: &mut PgConnection, job: &Job, reason: &str) -> Result<(), StoreError> {
     if job.message.as_deref() == Some(reason) {
@@ -199,8 +211,8 @@ async fn assign(
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     let instance_id = job.instance_id.unwrap_or_else(|| InstanceId(random::uuid()));
-    if job.kind == JobKind::Deploy {
-        let (deployment_id, limits) = (job.deployment_id, job.content.settings.limits);
+    if let (JobKind::Deploy, Ok(content)) = (job.kind, &job.content) {
+        let (deployment_id, limits) = (job.deployment_id, content.settings.limits);
         let instance = NewInstance { id: instance_id, deployment_id, worker: &worker, limits };
         instances::create(conn, &instance, now).await?;
     }

@@ -16,7 +16,7 @@ use wisehosting_domain::{
         InstanceState,
     },
 };
-use wisehosting_node::clock::Clock as _;
+use wisehosting_node::{channel::Event, clock::Clock as _};
 use wisehosting_protocol::{
     message::HubMessage,
     payload::{Job, Outcome, Work},
@@ -61,6 +61,21 @@ impl Platform {
             leases.reconcile().await.unwrap();
         }
     }
+}
+
+/// As after a commit whose answer was lost: the job is the worker's, and nobody has told it.
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_that_its_worker_does_not_acknowledge_is_sent_again(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    assert_eq!(platform.after(6, &mut leases, id).await, Queued);
+    let again = worker.event().await;
+    assert!(matches!(&again, Event::Message(HubMessage::Job(again)) if *again == job), "{again:?}");
+    worker.finish(&job, deployed(20_001)).await;
+    platform.stop().await;
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -128,6 +143,7 @@ async fn a_deploy_does_not_take_longer_because_the_clock_was_set(pool: PgPool) {
     platform.create_app("hello").await;
     let id = platform.deploy("hello").await;
     let job = worker.deploy_job().await;
+    worker.ack(&job).await;
     worker.status(&job, Building).await;
     platform.beats(1, &mut leases, &mut worker, &job).await;
     platform.clock.advance(Duration::from_secs(3_600));
@@ -146,8 +162,12 @@ async fn a_stop_of_a_silent_worker_comes_again(pool: PgPool) {
     platform.create_app("hello").await;
     let id = platform.deploy("hello").await;
     let job = worker.deploy_job().await;
+    worker.ack(&job).await;
+    worker.is_heard().await;
     assert_eq!(platform.after(31, &mut leases, id).await, Failed);
     let stop = worker.stop_job_beside_cancels().await;
+    worker.ack(&stop).await;
+    worker.is_heard().await;
     platform.after(31, &mut leases, id).await;
     assert_eq!(worker.stop_job_beside_cancels().await, stop);
     worker.finish(&stop, Outcome::Stopped).await;

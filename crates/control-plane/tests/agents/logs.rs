@@ -43,7 +43,8 @@ impl Agent {
         cursor: Option<&str>,
         texts: &[&str],
     ) -> Option<String> {
-        let at = "2026-01-02T03:04:05.123456789Z".to_owned();
+        // Later than what was stored before the test began.
+        let at = "2126-01-02T03:04:05.123456789Z".to_owned();
         let line = |text: &&str| LogLine { at: at.clone(), stream: Stream::Stderr, text: (*text).to_owned() };
         let lines = texts.iter().map(line).collect();
         let (after, cursor) = (after.map(str::to_owned), cursor.map(str::to_owned));

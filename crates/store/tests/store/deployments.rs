@@ -84,6 +84,22 @@ async fn one_whose_instance_is_to_be_stopped_is_kept_until_it_is(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn that_a_live_one_was_tried_to_be_moved_is_remembered(pool: PgPool) {
+    use DeploymentState::{Failed, Live};
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    let app = app(&mut conn, 1, "a").await;
+    ended(&mut conn, 1, Live, Some("worker-1")).await;
+    let live = DeploymentId(id(1));
+    let settings = deployments::to_repeat(&mut conn, live).await.unwrap();
+    let moved = DeploymentId(id(2));
+    deployments::create(&mut conn, app, moved, &settings, Some(live), at(2)).await.unwrap();
+    deployment_state::fail(&mut conn, moved, "no worker", at(2)).await.unwrap();
+    ended(&mut conn, 3, Failed, None).await;
+    assert_eq!(deployments::prune(&mut conn, 1).await.unwrap(), 0);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn one_whose_image_is_started_again_is_kept_until_it_is_up(pool: PgPool) {
     use DeploymentState::Superseded;
     let mut conn = pool::acquire(&pool).await.unwrap();

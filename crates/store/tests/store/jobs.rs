@@ -70,6 +70,20 @@ async fn the_queue_is_walked_through_in_steps(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn settings_of_another_version_hold_up_nobody(pool: PgPool) {
+    let mut conn = pool::acquire(&pool).await.unwrap();
+    platform(&mut conn).await;
+    for (n, name) in [(1, "a"), (2, "b")] {
+        app(&mut conn, n, name).await;
+        deploy(&mut conn, n, name, 0).await;
+    }
+    let change = "UPDATE deployments SET snapshot = snapshot || '{\"from_the_future\": 1}' WHERE id = $1";
+    sqlx::query(change).bind(id(1)).execute(&mut *conn).await.unwrap();
+    let ready = jobs::lock_ready(&mut conn, &[], None, 2, NOW).await.unwrap();
+    assert_eq!(ready.iter().map(|job| job.content.is_ok()).collect::<Vec<_>>(), [false, true]);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn deployments_of_an_app_wait_for_each_other(pool: PgPool) {
     let mut conn = pool::acquire(&pool).await.unwrap();
     platform(&mut conn).await;
