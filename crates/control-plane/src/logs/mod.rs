@@ -50,7 +50,7 @@ struct Ring {
     bytes: usize,
     /// All lines with a greater number are here.
     forgotten: u64,
-    /// No other was written later than this, unless a worker's clock is ahead; none before the first line.
+    /// No other was written later than this, unless a worker's clock is ahead; none if that is not known.
     forgotten_until: Option<OffsetDateTime>,
     /// Bytes that were stored since old lines were last removed.
     stored_bytes: u64,
@@ -112,9 +112,8 @@ impl Ring {
         let from =
             if lines.len() < limit { since } else { lines.get(lines.len() - limit).map(|line| line.at) };
         lines.drain(..lines.len().saturating_sub(limit));
-        let whole =
-            self.forgotten == 0 || limit == 0 || from.is_some_and(|from| Some(from) >= self.forgotten_until);
-        whole.then_some(lines)
+        let nothing_between = from.zip(self.forgotten_until).is_some_and(|(from, until)| from >= until);
+        (self.forgotten == 0 || limit == 0 || nothing_between).then_some(lines)
     }
 
     fn newest(&self) -> u64 {
@@ -287,6 +286,8 @@ mod tests {
         push(&logs, app(2), [5], NOW);
         assert_eq!(numbers(logs.tail(&[app(2)], None, 4, NOW)), Some(vec![5]), "there never was more");
         assert_eq!(logs.tail(&[app(2), app(3)], None, 1, NOW), None);
+        logs.begin(app(3), 4);
+        assert_eq!(logs.tail(&[app(3)], Some(NOW), 1, NOW), None, "Postgres has four");
     }
 
     #[test]
