@@ -457,17 +457,18 @@ pub async fn running_on(conn: &mut PgConnection, worker: &Label) -> Result<Vec<J
     rows.into_iter().map(Row::into_job).collect()
 }
 
-/// The running jobs that were given to workers in this time, which have not said that they have them.
+/// Locks the running jobs that were given to workers in this time, which have not said that they have them.
 ///
 /// # Errors
 /// The database is away.
-pub async fn unacknowledged(
+pub async fn lock_unacknowledged(
     conn: &mut PgConnection,
     given: Range<OffsetDateTime>,
 ) -> Result<Vec<Job>, StoreError> {
     let rows = select_jobs!(
         "WHERE j.state = 'running' AND j.acked_at IS NULL AND j.started_at >= $1 AND j.started_at < $2
-         ORDER BY j.created_at, j.id",
+         ORDER BY j.created_at, j.id
+         FOR UPDATE OF j SKIP LOCKED",
         given.start,
         given.end
     )

@@ -70,11 +70,12 @@ impl Leases {
         Self { state, last_check: None }
     }
 
+    /// While they are locked, none of them can end: its worker would begin it anew.
     async fn send_again(&self, conn: &mut PgConnection, now: OffsetDateTime) -> Result<(), StoreError> {
         let hub = &self.state.hub;
         // A worker that connects is sent all of them.
         let Some(last_check) = self.last_check else { return Ok(()) };
-        for job in jobs::unacknowledged(conn, last_check - ACK_MAX..now - ACK_MAX).await? {
+        for job in jobs::lock_unacknowledged(conn, last_check - ACK_MAX..now - ACK_MAX).await? {
             let Some(worker) = job.worker.as_ref().filter(|worker| hub.is_connected(worker)) else {
                 continue;
             };
