@@ -22,7 +22,7 @@ use wisehosting_protocol::{
 use wisehosting_store::{
     PgConnection, StoreError,
     instances::{self, NewInstance},
-    jobs::{self, Content, Job, Run, Turn},
+    jobs::{self, Content, Job, Ready, Run, Turn},
     pool, workers,
 };
 
@@ -94,7 +94,7 @@ impl Scheduler {
         let Some(last) = ready.last() else { return Ok(false) };
         walk.after = Some(last.turn);
         let mut assigned = Vec::new();
-        for mut job in ready {
+        for Ready { mut job, waits_for, .. } in ready {
             let chosen = match (&job.worker, &job.content) {
                 (Some(worker), _) => Ok(worker.clone()),
                 (None, Ok(content)) => self.choose(&mut transaction, walk, content, now).await?,
@@ -108,7 +108,7 @@ impl Scheduler {
                     assign(&mut transaction, &mut job, worker, now).await?;
                     assigned.extend(self.message(&mut transaction, job, now).await?);
                 }
-                Err(reason) => wait(&mut transaction, &job, &reason.to_string()).await?,
+                Err(reason) => wait(&mut transaction, &job, waits_for, reason.to_string()).await?,
             }
         }
         pool::commit(transaction).await?;
@@ -195,12 +195,17 @@ async fn give_up(
 }
 
 /// Writes down what a job waits for, if that is news.
-async fn wait(conn: &mut PgConnection, job: &Job, reason: &str) -> Result<(), StoreError> {
-    if job.message.as_deref() == Some(reason) {
+async fn wait(
+    conn: &mut PgConnection,
+    job: &Job,
+    before: Option<String>,
+    reason: String,
+) -> Result<(), StoreError> {
+    if before.as_ref() == Some(&reason) {
         return Ok(());
     }
     tracing::info!(job.id = %job.id, app.name = %job.app.1, reason, "a job waits");
-    jobs::waits_for(conn, job.id, reason).await
+    jobs::waits_for(conn, job.id, &reason).await
 }
 
 /// Writes down that `worker` has the job now.

@@ -17,7 +17,7 @@ use crate::fixture::{NOW, app, at, deploy, id, instance, label, platform};
 async fn next(conn: &mut PgConnection, connected: &[&str], now: OffsetDateTime) -> Option<u128> {
     let connected: Vec<_> = connected.iter().map(|name| label(name)).collect();
     let ready = jobs::lock_ready(conn, &connected, None, 1, now).await.unwrap();
-    ready.first().map(|job| job.id.0.as_u128())
+    ready.first().map(|ready| ready.job.id.0.as_u128())
 }
 
 /// Gives job `n` to worker-1 with a lease and a deadline.
@@ -64,7 +64,7 @@ async fn the_queue_is_walked_through_in_steps(pool: PgPool) {
         let ready = jobs::lock_ready(&mut conn, &[], after, 2, NOW).await.unwrap();
         let Some(last) = ready.last() else { break };
         after = Some(last.turn);
-        seen.push(ready.iter().map(|job| job.id.0.as_u128()).collect::<Vec<_>>());
+        seen.push(ready.iter().map(|ready| ready.job.id.0.as_u128()).collect::<Vec<_>>());
     }
     assert_eq!(seen, [vec![1, 2], vec![3]]);
 }
@@ -80,7 +80,7 @@ async fn settings_of_another_version_hold_up_nobody(pool: PgPool) {
     let change = "UPDATE deployments SET snapshot = snapshot || '{\"from_the_future\": 1}' WHERE id = $1";
     sqlx::query(change).bind(id(1)).execute(&mut *conn).await.unwrap();
     let ready = jobs::lock_ready(&mut conn, &[], None, 2, NOW).await.unwrap();
-    assert_eq!(ready.iter().map(|job| job.content.is_ok()).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(ready.iter().map(|ready| ready.job.content.is_ok()).collect::<Vec<_>>(), [false, true]);
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
