@@ -156,6 +156,16 @@ impl FakeEngine {
         self.changed.notify_waiters();
     }
 
+    /// Makes a container and does not start it: what is left when whoever wanted it is gone in between.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let id = self.answering()?.create(spec)?;
+        self.changed.notify_waiters();
+        Ok(id)
+    }
+
     /// How many images it has.
     #[must_use]
     pub fn image_count(&self) -> usize {
@@ -189,10 +199,6 @@ impl State {
     fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
         let script = self.images.get(&spec.image).map(|image| image.script.clone());
         let script = script.ok_or_else(|| EngineError::NoSuchImage(spec.image.clone()))?;
-        let running = |found: &&FakeContainer| found.container.state == ContainerState::Running;
-        if self.containers.values().filter(running).any(|c| c.container.published == Some(spec.published)) {
-            return Err(EngineError::PortTaken(spec.published));
-        }
         if self.containers.values().any(|found| found.name == spec.name) {
             let message = format!("the name {} is in use", spec.name);
             return Err(EngineError::Refused { operation: "create a container", message });
@@ -210,6 +216,19 @@ impl State {
             FakeContainer { container, name: spec.name.clone(), script, log: Vec::new(), written_bytes: 0 };
         self.containers.insert(id.clone(), made);
         Ok(id)
+    }
+
+    /// As the real one, it finds out here whether the port is free.
+    fn start(&mut self, id: &ContainerId) -> Result<(), EngineError> {
+        let published = self.container(id)?.container.published;
+        let running = |found: &&FakeContainer| found.container.state == ContainerState::Running;
+        let holder = self.containers.values().filter(running).find(|c| c.container.published == published);
+        match (holder.map(|holder| &holder.container.id), published) {
+            (Some(holder), _) if holder == id => {}
+            (Some(_), Some(published)) => return Err(EngineError::PortTaken(published)),
+            _ => self.container(id)?.start(),
+        }
+        Ok(())
     }
 }
 
@@ -346,7 +365,10 @@ impl Engine for FakeEngine {
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
         let mut state = self.answering()?;
         let id = state.create(spec)?;
-        state.container(&id)?.start();
+        if let Err(error) = state.start(&id) {
+            state.containers.remove(&id);
+            return Err(error);
+        }
         self.changed.notify_waiters();
         Ok(id)
     }
@@ -362,11 +384,7 @@ impl Engine for FakeEngine {
             let message = "no space left on device".to_owned();
             return Err(EngineError::Refused { operation: "start a container", message });
         }
-        let found = state.container(id)?;
-        if found.container.state != ContainerState::Running {
-            found.start();
-        }
-        Ok(())
+        state.start(id)
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Container, EngineError> {

@@ -1,7 +1,8 @@
-//! The engine of a simulated host: the one in memory, in which time passes, that is killed, and that nobody may misuse.
+//! The engine of a simulated host: the one in memory, in which time passes, that is killed, that goes on with what nobody
+//! waits for any more, and that nobody may misuse.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
@@ -10,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
     time::sleep,
 };
 use wisehosting_containers::{
@@ -39,17 +40,35 @@ struct Shared {
     broken: Vec<String>,
     /// The instances whose programs were asked to end, until somebody looks.
     asked_to_end: Vec<String>,
+    left: Left,
+}
+
+/// What it was asked for by somebody who waits no longer.
+#[derive(Default)]
+struct Left {
+    requests: VecDeque<Request>,
+    /// How many of them came since somebody looked.
+    new: usize,
+}
+
+/// What it may go on with.
+enum Request {
+    Create(ContainerSpec),
+    Start(ContainerId),
 }
 
 impl SimulatedEngine {
     pub(crate) fn new(random: Random) -> Self {
-        let (broken, asked_to_end) = Default::default();
-        let shared = Shared { random, away: false, builds: BTreeMap::new(), broken, asked_to_end };
+        let (builds, broken, asked_to_end, left) = Default::default();
+        let shared = Shared { random, away: false, builds, broken, asked_to_end, left };
         Self { fake: FakeEngine::default(), shared: Arc::new(Mutex::new(shared)) }
     }
 
     pub(crate) fn set_away(&self, away: bool) {
-        self.shared().away = away;
+        let mut shared = self.shared();
+        shared.away = away;
+        shared.left.requests.clear();
+        drop(shared);
         self.fake.set_away(away);
     }
 
@@ -70,6 +89,29 @@ impl SimulatedEngine {
     /// The instances whose running programs were asked to end since the last look.
     pub(crate) fn asked_to_end(&self) -> Vec<String> {
         std::mem::take(&mut self.shared().asked_to_end)
+    }
+
+    /// With how many requests more it goes on although nobody waits for them, since the last look.
+    pub(crate) fn newly_left(&self) -> usize {
+        std::mem::take(&mut self.shared().left.new)
+    }
+
+    /// Whether it is at work for nobody.
+    pub(crate) fn has_left(&self) -> bool {
+        !self.shared().left.requests.is_empty()
+    }
+
+    /// Ends the oldest request that nobody waits for; what it has done, if it could.
+    pub(crate) fn go_on(&self) -> Option<&'static str> {
+        let request = self.shared().left.requests.pop_front()?;
+        let (done, what) = match request {
+            Request::Create(spec) => (self.fake.create(&spec).map(drop), "creates a container"),
+            Request::Start(id) => {
+                (self.fake.start(&id).now_or_never().expect("no time passes in it"), "starts a container")
+            }
+        };
+        self.look_for_twins();
+        done.is_ok().then_some(what)
     }
 
     /// All containers, as who stands before the machine sees them.
@@ -110,6 +152,27 @@ impl SimulatedEngine {
         Ok(done)
     }
 
+    /// Creates a container as the seam to Podman does: one that nobody waits for any more is removed again.
+    async fn created(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let (told, created) = oneshot::channel();
+        let (engine, spec) = (self.clone(), spec.clone());
+        tokio::spawn(async move {
+            if let Err(Ok(id)) = told.send(engine.create(spec).await) {
+                let _ = engine.remove(&id).await;
+            }
+        });
+        created.await.expect("it lives as long as the program")
+    }
+
+    async fn create(&self, spec: ContainerSpec) -> Result<ContainerId, EngineError> {
+        let asked = Asked::begin(self, Request::Create(spec.clone()));
+        self.pass(300).await;
+        asked.end();
+        let made = self.fake.create(&spec)?;
+        self.look_for_twins();
+        self.answer(made).await
+    }
+
     fn look_for_twins(&self) {
         let mut instances: Vec<String> =
             self.all().iter().map(|container| container.labels[LABEL_INSTANCE].clone()).collect();
@@ -141,6 +204,34 @@ impl Drop for Building<'_> {
     fn drop(&mut self) {
         if let Some(running) = self.0.shared().builds.get_mut(&self.1) {
             *running = running.saturating_sub(1);
+        }
+    }
+}
+
+/// Something that the engine is at. It may go on with it when whoever has asked is gone.
+struct Asked<'a> {
+    engine: &'a SimulatedEngine,
+    request: Option<Request>,
+}
+
+impl<'a> Asked<'a> {
+    fn begin(engine: &'a SimulatedEngine, request: Request) -> Self {
+        Self { engine, request: Some(request) }
+    }
+
+    fn end(mut self) {
+        self.request = None;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(request) = self.request.take() else { return };
+        let mut shared = self.engine.shared();
+        // It may not have heard of it yet.
+        if !shared.away && shared.random.once_in(2) {
+            shared.left.requests.push_back(request);
+            shared.left.new += 1;
         }
     }
 }
@@ -182,14 +273,16 @@ impl Engine for SimulatedEngine {
     }
 
     async fn run(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
-        self.pass(300).await;
-        let made = self.fake.run(spec).await?;
-        self.look_for_twins();
-        self.answer(made).await
+        let id = self.created(spec).await?;
+        let Err(error) = self.start(&id).await else { return Ok(id) };
+        let _ = self.remove(&id).await;
+        Err(error)
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let asked = Asked::begin(self, Request::Start(id.clone()));
         self.pass(100).await;
+        asked.end();
         self.fake.start(id).await?;
         self.answer(()).await
     }

@@ -13,6 +13,9 @@ use crate::{
     world::{EDGE_PLACE, World},
 };
 
+/// The longest time that an engine takes for what nobody waits for any more: longer than a worker is away, mostly.
+const ENGINE_GOES_ON_MS: u64 = 20_000;
+
 impl World<'_> {
     /// Something goes wrong, and something else will.
     pub(crate) fn fault(&mut self) {
@@ -58,6 +61,21 @@ impl World<'_> {
         if self.machines[worker].engine.is_away() {
             self.history.note(format!("the engine of {} is back", Self::name(worker)));
             self.machines[worker].engine.set_away(false);
+        }
+    }
+
+    /// What an engine goes on with takes it a while.
+    pub(crate) fn hear_engines(&mut self) {
+        for worker in 0..self.machines.len() {
+            for _ in 0..self.machines[worker].engine.newly_left() {
+                self.plan_in(1, ENGINE_GOES_ON_MS, Event::EngineGoesOn(worker));
+            }
+        }
+    }
+
+    pub(crate) fn engine_goes_on(&mut self, worker: NodeId) {
+        if let Some(what) = self.machines[worker].engine.go_on() {
+            self.history.note(format!("the engine of {} {what} that nobody waits for", Self::name(worker)));
         }
     }
 

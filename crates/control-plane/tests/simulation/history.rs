@@ -30,6 +30,8 @@ pub(crate) enum Event {
     Tick(Task),
     StartAgent(NodeId),
     EngineBack(NodeId),
+    /// An engine has done something that nobody waits for any more.
+    EngineGoesOn(NodeId),
     StoreBack,
     Fault,
     User,

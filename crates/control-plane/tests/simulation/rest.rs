@@ -96,6 +96,9 @@ impl World<'_> {
         let mut open = site.ground.wait(site.database.rows(OPEN));
         open.extend(self.machines.iter().flat_map(|machine| machine.unfinished()));
         open.extend(self.away());
+        if self.machines.iter().any(|machine| machine.engine.has_left()) {
+            open.push("an engine is at work".to_owned());
+        }
         open
     }
 

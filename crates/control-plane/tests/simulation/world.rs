@@ -124,6 +124,7 @@ impl<'a> World<'a> {
             self.happen(event)?;
             self.take_from_hub();
             self.hear_calls();
+            self.hear_engines();
             self.check_stops()?;
             if let Some(broken) = self.machines.iter().find_map(|machine| machine.engine.broken()) {
                 return Err(broken);
@@ -178,6 +179,7 @@ impl<'a> World<'a> {
             Event::Tick(task) => self.tick(task)?,
             Event::StartAgent(node) => self.start_agent(node),
             Event::EngineBack(worker) => self.engine_is_back(worker),
+            Event::EngineGoesOn(worker) => self.engine_goes_on(worker),
             Event::StoreBack => self.store_is_back(),
             Event::Fault => self.fault(),
             Event::User => self.user_asks()?,
