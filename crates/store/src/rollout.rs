@@ -94,7 +94,7 @@ impl InstanceRow {
 /// Since when the edges could be heard: a wait that the control plane slept through does not count.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// When the control plane could last begin to listen: it had started, and Postgres was there.
+    /// When the control plane could last begin to listen: it had started, Postgres was there, and nobody had set its clock.
     pub since: OffsetDateTime,
     /// The time.
     pub now: OffsetDateTime,
@@ -102,7 +102,9 @@ pub struct Watch {
 
 impl Watch {
     fn age_ms(self, at: OffsetDateTime) -> u64 {
-        (self.now - at.max(self.since)).whole_milliseconds().try_into().unwrap_or(0)
+        // A time to come is of before the clock was set back.
+        let began = if at > self.now { self.since } else { at.max(self.since) };
+        (self.now - began).whole_milliseconds().try_into().unwrap_or(0)
     }
 }
 
@@ -242,4 +244,22 @@ pub async fn remove(conn: &mut PgConnection, app_id: AppId) -> Result<(), StoreE
         .await
         .map_err(doing("remove an app"))
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_counts_from_when_somebody_listened_by_a_clock_that_may_be_set_back() {
+        let at = |seconds| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds);
+        for (began, since, now, expected_ms) in [
+            (at(10), at(5), at(12), 2_000),
+            (at(10), at(11), at(12), 1_000),
+            (at(3_600), at(5), at(12), 7_000),
+            (at(3_600), at(12), at(12), 0),
+        ] {
+            assert_eq!(Watch { since, now }.age_ms(began), expected_ms, "{began} {since} {now}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The rollout: brings what is proven into service, and what is out of service to its end.
 //!
 //! For each app that is not at rest: load it with its row locked, let the domain plan, carry the plan out in the same
-//! transaction. Nothing is remembered between two rounds but when we began to listen to the edges.
+//! transaction. Nothing is remembered between two rounds but since when we listen to the edges.
 
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use crate::{
 const INTERVAL_BUSY: Duration = Duration::from_secs(1);
 /// How long until the next look when every app is at rest.
 const INTERVAL_IDLE: Duration = Duration::from_secs(30);
+/// If the next look is later than it was due by more than this, or earlier than the last one, we were stopped or suspended, or
+/// our clock was set: the edges may not have had the time that it says has passed.
+const LATE_MAX: Duration = Duration::from_secs(10);
 
 const TABLE_FULL: &str =
     "The platform serves as many apps as one route table can hold. Stop or delete one, then deploy again.";
@@ -36,8 +39,26 @@ const TABLE_FULL: &str =
 /// Moves deployments on.
 pub struct Rollout {
     state: AppState,
-    /// Since when the edges could be told and heard without a break; none while Postgres is away.
-    listening_since: Option<OffsetDateTime>,
+    /// None while Postgres is away.
+    listening: Option<Listening>,
+}
+
+/// The time in which the edges could be told and heard.
+#[derive(Clone, Copy, Debug)]
+struct Listening {
+    /// When it began.
+    since: OffsetDateTime,
+    /// When the last round began.
+    last: OffsetDateTime,
+    /// When the next one is due.
+    due: OffsetDateTime,
+}
+
+impl Listening {
+    /// Whether it has gone on until now.
+    fn goes_on(&self, now: OffsetDateTime) -> bool {
+        self.last <= now && now <= self.due + LATE_MAX
+    }
 }
 
 /// What is to be told to others once a plan is committed.
@@ -52,11 +73,11 @@ impl Rollout {
     /// A rollout that has not yet listened to the edges.
     #[must_use]
     pub fn new(state: AppState) -> Self {
-        Self { state, listening_since: None }
+        Self { state, listening: None }
     }
 
     /// Carries out what is due for every app that is not at rest; says when to look again.
-    async fn advance_all(&self, listening_since: OffsetDateTime) -> Result<Duration, StoreError> {
+    async fn advance_all(&self, since: OffsetDateTime) -> Result<Duration, StoreError> {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let apps = store::restless(&mut connection).await?;
         drop(connection);
@@ -65,7 +86,7 @@ impl Rollout {
         let edges = self.state.hub.edges(declared);
         let mut advanced = false;
         for app_id in &apps {
-            advanced |= self.advance(*app_id, &edges, listening_since).await?;
+            advanced |= self.advance(*app_id, &edges, since).await?;
         }
         Ok(match (advanced, apps.is_empty()) {
             (true, _) => Duration::ZERO,
@@ -114,10 +135,14 @@ impl crate::tasks::Reconciler for Rollout {
     const NAME: &'static str = "rollout";
 
     async fn reconcile(&mut self) -> Result<Duration, StoreError> {
-        let since = *self.listening_since.get_or_insert_with(|| self.state.clock.now());
+        let now = self.state.clock.now();
+        let listening = self.listening.take().filter(|listening| listening.goes_on(now));
+        let since = listening.map_or(now, |listening| listening.since);
         let round = self.advance_all(since).await;
-        if round.as_ref().is_err_and(StoreError::is_unavailable) {
-            self.listening_since = None;
+        if !round.as_ref().is_err_and(StoreError::is_unavailable) {
+            // From its beginning on, so that a clock that was set during the round is noticed, too.
+            let due = now + round.as_ref().copied().unwrap_or_default();
+            self.listening = Some(Listening { since, last: now, due });
         }
         round
     }

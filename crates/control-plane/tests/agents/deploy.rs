@@ -168,6 +168,32 @@ async fn an_edge_that_was_away_gets_the_newest_table(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn no_edge_is_too_late_because_the_clock_was_set(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let (mut worker, mut edge) = agents(&platform).await;
+    for app in ["other", "hello"] {
+        platform.create_app(app).await;
+    }
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.finish(&job, deployed(20_001)).await;
+    let table = edge.table().await;
+    platform.clock.advance(std::time::Duration::from_secs(3_600));
+    // That is done in the next round, too.
+    platform.delete_app("other").await;
+    platform
+        .eventually(async || {
+            let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM apps");
+            let left = count.fetch_one(&platform.state.pool).await.unwrap();
+            if left == 1 { Ok(()) } else { Err(format!("{left} apps")) }
+        })
+        .await;
+    edge.serves(table.generation).await;
+    platform.reaches(id, Live).await;
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_deleted_app_leaves_nothing(pool: PgPool) {
     let platform = Platform::start(pool).await;
     let (mut worker, mut edge) = agents(&platform).await;
