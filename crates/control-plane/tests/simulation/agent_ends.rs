@@ -9,7 +9,7 @@ use wisehosting_protocol::{
 use crate::{
     control_plane::chain,
     history::{Event, LinkId, NodeId},
-    network::{Packet, moment},
+    network::Packet,
     program::Program,
     world::World,
 };
@@ -30,7 +30,8 @@ impl World<'_> {
             self.dial_again(node, 0);
             return;
         };
-        let id = self.network.connect(node, Self::name(node), register, now_ms, &mut self.random);
+        let now = (self.moment_of(node, now_ms), self.hub_moment());
+        let id = self.network.connect(node, Self::name(node), register, now, &mut self.random);
         self.history.note(format!("{} connects: link {id}", Self::name(node)));
         self.agent_flushes(id);
         self.plan_hub_look(id);
@@ -46,28 +47,31 @@ impl World<'_> {
     /// Something that an agent says to the control plane, which can be sent.
     pub(crate) fn said(&mut self, node: NodeId, ms: u64, message: &AgentMessage) {
         let id = self.network.open_link(node).expect("it can be sent");
+        let now = self.moment_of(node, ms);
         let link = self.network.links.get_mut(&id).expect("it is open");
         let agent = link.agent.as_mut().expect("it is open");
-        let frame = agent.side.session.send(message, random::bytes(), moment(ms)).expect("it can be sent");
+        let frame = agent.side.session.send(message, random::bytes(), now).expect("it can be sent");
         self.agent_writes(id, ms, frame);
         self.plan_agent_look(id);
     }
 
     fn agent_writes(&mut self, id: LinkId, ms: u64, frame: Frame) {
+        let now = self.agent_moment(id, ms);
         let Some(link) = self.network.links.get_mut(&id) else { return };
         let event = || Event::ToHub(id, frame.into());
         if link.to_hub.send(ms, event, &mut self.history, &mut self.random)
             && let Some(agent) = &mut link.agent
         {
-            agent.side.session.written(moment(ms));
+            agent.side.session.written(now);
         }
     }
 
     /// Sends what the session itself has to say.
     fn agent_flushes(&mut self, id: LinkId) {
         let now_ms = self.history.now_ms;
+        let now = self.agent_moment(id, now_ms);
         while let Some(agent) = self.agent_end(id)
-            && let Some(frame) = agent.side.session.transmit(random::bytes(), moment(now_ms))
+            && let Some(frame) = agent.side.session.transmit(random::bytes(), now)
         {
             self.agent_writes(id, now_ms, frame);
         }
@@ -87,11 +91,12 @@ impl World<'_> {
     /// The agent looks at the time.
     pub(crate) fn agent_looks(&mut self, id: LinkId) {
         let now_ms = self.history.now_ms;
+        let now = self.agent_moment(id, now_ms);
         let Some(agent) = self.agent_end(id).filter(|agent| agent.side.look_ms == Some(now_ms)) else {
             return;
         };
         agent.side.look_ms = None;
-        match agent.side.session.tick(moment(now_ms)) {
+        match agent.side.session.tick(now) {
             Ok(()) => self.agent_flushes(id),
             Err(end) => self.agent_ends(id, &end),
         }
@@ -99,6 +104,7 @@ impl World<'_> {
 
     pub(crate) fn arrives_at_agent(&mut self, id: LinkId, packet: &Packet) -> Result<(), String> {
         let now_ms = self.history.now_ms;
+        let now = self.agent_moment(id, now_ms);
         let Some(link) = self.network.links.get_mut(&id) else { return Ok(()) };
         let Some(agent) = &mut link.agent else { return Ok(()) };
         let received = match packet {
@@ -117,17 +123,20 @@ impl World<'_> {
             }
         };
         let (node, session) = (link.node, &mut agent.side.session);
-        session.listen(moment(now_ms));
-        let message = match session.receive(received, moment(now_ms)) {
+        session.listen(now);
+        let taken = session.receive(received, now);
+        // It is never busy for long with what it is told.
+        session.listen(now);
+        let message = match taken {
             Ok(message) => message,
-            Err(End::Refused { source, .. }) => return Err(format!("link {id}: {}", chain(&source))),
+            Err(end @ End::Refused { .. }) if !self.may_end(&end) => {
+                return Err(format!("link {id}: {}", chain(&end)));
+            }
             Err(end) => {
                 self.agent_ends(id, &end);
                 return Ok(());
             }
         };
-        // It is never busy for long with what it is told.
-        session.listen(moment(now_ms));
         match message {
             None => {}
             Some(HubMessage::Registered(registered)) => {

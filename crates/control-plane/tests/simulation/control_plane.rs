@@ -37,7 +37,7 @@ use wisehosting_node::{clock::Clock, config};
 use wisehosting_protocol::key::SigningKey;
 use wisehosting_store::StoreError;
 
-use crate::{database::API_TOKEN, program::at, statements::Killed};
+use crate::{clocks::WallClock, database::API_TOKEN, statements::Killed};
 
 pub(crate) const WORKERS: [(&str, &str); 2] = [("worker-1", "10.50.0.11"), ("worker-2", "10.50.0.12")];
 pub(crate) const EDGE: &str = "proxy-1";
@@ -47,11 +47,14 @@ const RETRY_MS: u64 = 1_000;
 
 /// The time of the control plane.
 #[derive(Clone, Default)]
-pub(crate) struct SharedClock(pub(crate) Arc<AtomicU64>);
+pub(crate) struct SharedClock {
+    pub(crate) ms: Arc<AtomicU64>,
+    pub(crate) wall: WallClock,
+}
 
 impl Clock for SharedClock {
     fn now(&self) -> OffsetDateTime {
-        at(self.0.load(Ordering::Relaxed))
+        self.wall.at(self.ms.load(Ordering::Relaxed))
     }
 }
 
@@ -73,7 +76,7 @@ impl Ground {
     }
 
     pub(crate) fn set(&self, ms: u64) {
-        let passed = ms - self.clock.0.swap(ms, Ordering::Relaxed);
+        let passed = ms - self.clock.ms.swap(ms, Ordering::Relaxed);
         if passed > 0 {
             self.runtime.block_on(advance(Duration::from_millis(passed)));
         }

@@ -26,6 +26,7 @@ use wisehosting_edge::{
 use wisehosting_protocol::payload::Register;
 
 use crate::{
+    clocks::{WRONG_MAX_MS, WallClock},
     engine::SimulatedEngine,
     program::{Program, Start},
     random::Random,
@@ -40,8 +41,7 @@ pub(crate) struct Edge {
     pub(crate) program: Option<Program>,
     /// Since when it hears the control plane without a break.
     pub(crate) hears_since_ms: Option<u64>,
-    /// How wrong its clock is.
-    ahead_ms: u64,
+    pub(crate) clock: WallClock,
     /// Its disk, for as long as there is the machine.
     _folder: TempDir,
     site: Site,
@@ -67,7 +67,8 @@ impl Edge {
             engines: machines.iter().map(|machine| machine.engine.clone()).collect(),
             random: Arc::new(Mutex::new(random.fork())),
         };
-        Self { program: None, hears_since_ms: None, ahead_ms: random.below(5_000), _folder: folder, site }
+        let clock = WallClock::new(random.below(WRONG_MAX_MS));
+        Self { program: None, hears_since_ms: None, clock, _folder: folder, site }
     }
 
     /// Starts the program on what its last run has left.
@@ -77,7 +78,7 @@ impl Edge {
         let serving = Arc::new(ServingTable::new(saved, &generations));
         self.site.serve(&serving);
         let site = self.site.clone();
-        self.program = Some(Program::start(now_ms, self.ahead_ms, |start| async move {
+        self.program = Some(Program::start(now_ms, &self.clock, |start| async move {
             let Start { channel, events, registration, .. } = start;
             let running = Running::default();
             let (mailbox, _certificates) = sharing(Arc::default(), running.clone(), channel.clone());

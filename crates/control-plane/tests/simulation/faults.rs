@@ -2,12 +2,12 @@
 
 use futures_util::FutureExt as _;
 use wisehosting_containers::{Container, ContainerState, Engine as _};
+use wisehosting_node::clock::Clock as _;
 use wisehosting_store::workers;
 
 use crate::{
     history::{Event, LinkId, NodeId},
     network::Packet,
-    program::at,
     statements,
     worker::set_all_good,
     world::{EDGE_PLACE, World},
@@ -23,7 +23,7 @@ impl World<'_> {
             return;
         }
         let worker = usize::try_from(self.random.below(self.machines.len() as u64)).expect("few");
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 | 1 => statements::arm_kill(self.random.between(1, 16)),
             2 | 3 => {
                 let node = self.any_node();
@@ -42,12 +42,13 @@ impl World<'_> {
             8 => self.repeat_message(),
             9 => self.end_program(worker),
             10 => self.remove_container(worker),
+            11 => self.set_clocks(),
             _ => self.drain(worker),
         }
         self.plan_in(500, 9_000, Event::Fault);
     }
 
-    fn any_node(&mut self) -> NodeId {
+    pub(crate) fn any_node(&mut self) -> NodeId {
         usize::try_from(self.random.below(EDGE_PLACE as u64 + 1)).expect("few")
     }
 
@@ -163,7 +164,7 @@ impl World<'_> {
 
     fn set_draining(&mut self, worker: NodeId, empties: bool) {
         self.history.note(format!("{} is drained: {empties}", Self::name(worker)));
-        let since = empties.then(|| at(self.history.now_ms));
+        let since = empties.then(|| self.site.ground.clock.now());
         let name = self.machines[worker].name.clone();
         let database = &mut self.site.database;
         // It may not be declared yet.
@@ -177,6 +178,7 @@ impl World<'_> {
         statements::disarm();
         set_all_good(&self.phase.all_good, true);
         self.store_is_back();
+        self.end_clock_faults();
         for worker in 0..self.machines.len() {
             self.engine_is_back(worker);
             self.set_draining(worker, false);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{control_plane::Task, network::Packet};
+use crate::{clocks::Clocks, control_plane::Task, network::Packet};
 
 /// A connection, by the order in which they were made.
 pub(crate) type LinkId = usize;
@@ -33,6 +33,8 @@ pub(crate) enum Event {
     /// An engine has done something that nobody waits for any more.
     EngineGoesOn(NodeId),
     StoreBack,
+    /// Whoever has set a clock sets it right.
+    ClocksRight,
     Fault,
     User,
     Check,
@@ -42,6 +44,7 @@ pub(crate) enum Event {
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) now_ms: u64,
+    pub(crate) clocks: Clocks,
     planned: BTreeMap<(u64, u64), Event>,
     count: u64,
     pub(crate) trace: Vec<String>,
@@ -50,8 +53,8 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn new(show: bool) -> Self {
-        Self { show, ..Self::default() }
+    pub(crate) fn new(clocks: Clocks, show: bool) -> Self {
+        Self { clocks, show, ..Self::default() }
     }
 
     /// Lets something happen at a time, or now if that is over.

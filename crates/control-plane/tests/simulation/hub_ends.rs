@@ -15,7 +15,7 @@ use crate::{
     agent_ends::HANG_UP_MS,
     control_plane::chain,
     history::{Event, LinkId},
-    network::{HubEnd, Packet, moment},
+    network::{HubEnd, Packet},
     words::{describe_agent, describe_hub},
     world::{EDGE_PLACE, World},
 };
@@ -26,8 +26,8 @@ const STORE_RETRY_MS: u64 = 500;
 impl World<'_> {
     /// Sends what the hub has for its nodes, as far as their network takes it.
     pub(crate) fn take_from_hub(&mut self) {
-        let (links, now_ms): (Vec<LinkId>, _) =
-            (self.network.links.keys().copied().collect(), self.history.now_ms);
+        let links: Vec<LinkId> = self.network.links.keys().copied().collect();
+        let now = self.hub_moment();
         for id in links {
             while let Some(hub) = self.hub_end(id).filter(|hub| hub.side.session.can_send())
                 && let Some((_, inbox)) = &mut hub.talk
@@ -35,9 +35,10 @@ impl World<'_> {
                 match inbox.next().now_or_never() {
                     None => break,
                     Some(Ok(message)) => {
-                        let frame = hub.side.session.send(&message, random::bytes(), moment(now_ms));
+                        let frame = hub.side.session.send(&message, random::bytes(), now);
                         let node = self.network.links[&id].node;
                         self.history.note(format!("hub to {}: {}", Self::name(node), describe_hub(&message)));
+                        self.history.clocks.hub_speaks(&message, self.history.now_ms);
                         self.hub_writes(id, frame.expect("it can be sent"));
                     }
                     Some(Err(dismissal)) => {
@@ -56,21 +57,21 @@ impl World<'_> {
     }
 
     fn hub_writes(&mut self, id: LinkId, frame: Frame) {
-        let now_ms = self.history.now_ms;
+        let (now_ms, now) = (self.history.now_ms, self.hub_moment());
         let Some(link) = self.network.links.get_mut(&id) else { return };
         let event = || Event::ToAgent(id, frame.into());
         if link.to_agent.send(now_ms, event, &mut self.history, &mut self.random)
             && let Some(hub) = &mut link.hub
         {
-            hub.side.session.written(moment(now_ms));
+            hub.side.session.written(now);
         }
     }
 
     /// Sends what the session itself has to say.
     fn hub_flushes(&mut self, id: LinkId) {
-        let now_ms = self.history.now_ms;
+        let now = self.hub_moment();
         while let Some(hub) = self.hub_end(id)
-            && let Some(frame) = hub.side.session.transmit(random::bytes(), moment(now_ms))
+            && let Some(frame) = hub.side.session.transmit(random::bytes(), now)
         {
             self.hub_writes(id, frame);
         }
@@ -85,10 +86,10 @@ impl World<'_> {
 
     /// The hub looks at the time.
     pub(crate) fn hub_looks(&mut self, id: LinkId) {
-        let now_ms = self.history.now_ms;
+        let (now_ms, now) = (self.history.now_ms, self.hub_moment());
         let Some(hub) = self.hub_end(id).filter(|hub| hub.side.look_ms == Some(now_ms)) else { return };
         hub.side.look_ms = None;
-        match hub.side.session.tick(moment(now_ms)) {
+        match hub.side.session.tick(now) {
             Ok(()) => self.hub_flushes(id),
             Err(end) => self.hub_ends(id, &end),
         }
@@ -117,11 +118,11 @@ impl World<'_> {
 
     /// Whether there was something to read.
     fn hub_reads(&mut self, id: LinkId) -> Result<bool, String> {
-        let now_ms = self.history.now_ms;
+        let (now_ms, now) = (self.history.now_ms, self.hub_moment());
         let Some(link) = self.network.links.get_mut(&id) else { return Ok(false) };
         let Some(hub) = &mut link.hub else { return Ok(false) };
         let session = &mut hub.side.session;
-        session.listen(moment(now_ms));
+        session.listen(now);
         let Some(packet) = hub.came.pop_front() else { return Ok(false) };
         let received = match &packet {
             Packet::Text(text) | Packet::Again(text) => Received::Text(text),
@@ -133,7 +134,7 @@ impl World<'_> {
                 Received::Sign
             }
         };
-        match (session.receive(received, moment(now_ms)), packet) {
+        match (session.receive(received, now), packet) {
             (Ok(Some(_)), Packet::Again(_)) => Err(format!("link {id}: a repeated message is taken")),
             (Ok(Some(message)), Packet::Text(text)) => {
                 hub.in_hand = Some(message);
@@ -141,8 +142,8 @@ impl World<'_> {
                 Ok(true)
             }
             (Ok(_), _) => Ok(true),
-            (Err(End::Refused { source, .. }), Packet::Text(_)) => {
-                Err(format!("link {id}: {}", chain(&source)))
+            (Err(end @ End::Refused { .. }), Packet::Text(_)) if !self.may_end(&end) => {
+                Err(format!("link {id}: {}", chain(&end)))
             }
             (Err(end @ (End::Unopened(_) | End::Reopened(_) | End::NotText(_))), _) => {
                 Err(format!("link {id}: {end}"))
@@ -175,6 +176,7 @@ impl World<'_> {
             }
             Some(Ok(())) => {
                 hub.in_hand = None;
+                self.history.clocks.hub_hears(message, self.history.now_ms);
                 self.history.note(format!("{name} to hub: {}", describe_agent(message)));
                 Ok(true)
             }

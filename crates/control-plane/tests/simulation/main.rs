@@ -3,12 +3,13 @@
 //!
 //! Thousands of runs differ by their number alone. In each, apps are deployed, repeated, stopped, cancelled and deleted
 //! while control plane, agents, engines and database are killed in the middle of what they do, connections are cut, late
-//! and repeated, programs crash and workers are emptied. What must hold is checked all the while; then the faults stop, and
+//! and repeated, clocks are set, programs crash and workers are emptied. What must hold is checked all the while; then the faults stop, and
 //! everything must come to rest. A failure prints its number and how to run it again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent_ends;
+mod clocks;
 mod control_plane;
 mod database;
 mod edge;

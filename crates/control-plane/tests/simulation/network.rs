@@ -1,10 +1,7 @@
 //! Connections between agents and the control plane: the real sessions on both sides, and a network between them that is
 //! slow, keeps what it carries in order, fills up, is cut, and repeats.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use wisehosting_control_plane::hub::{Conversation, Inbox, welcome};
 use wisehosting_node::channel::backoff::Backoff;
@@ -21,7 +18,6 @@ use wisehosting_protocol::{
 use crate::{
     control_plane::signing_key,
     history::{Event, History, LinkId, NodeId},
-    program::unix_ms,
     random::Random,
 };
 
@@ -48,11 +44,6 @@ impl From<Frame> for Packet {
             Frame::Close(close) => Self::Close(Some(close)),
         }
     }
-}
-
-/// A moment of the run, as sessions are told it.
-pub(crate) fn moment(ms: u64) -> Moment {
-    Moment { elapsed: Duration::from_millis(ms), unix_ms: unix_ms(ms) }
 }
 
 /// One connection. Each side has its end until it knows that it is over.
@@ -131,22 +122,22 @@ impl Network {
         Self { places: (0..nodes).map(|_| Place::default()).collect(), ..Self::default() }
     }
 
-    /// A new connection of a node, on which it registers.
+    /// A new connection of a node, on which it registers; now, as the agent is told it, and the hub.
     pub(crate) fn connect(
         &mut self,
         node: NodeId,
         name: &str,
         register: Register,
-        now_ms: u64,
+        (agent_now, hub_now): (Moment, Moment),
         random: &mut Random,
     ) -> LinkId {
         let (to_hub, to_agent) = (random.below(1 << 40), random.below(1 << 40));
-        let (key, timing, now) = (signing_key(name), Timing::default(), moment(now_ms));
+        let (key, timing) = (signing_key(name), Timing::default());
         let request = Request { version: Some(VERSION.into()), start: Some(to_agent) };
         let accepted = request.accept(key.clone(), to_hub).expect("it is of this version");
         let agent = AgentConnection::new(key, to_hub, to_agent);
-        let agent = AgentSession::registering(agent, timing, register, now);
-        let hub = HubSession::welcoming(accepted, timing, welcome(), now);
+        let agent = AgentSession::registering(agent, timing, register, agent_now);
+        let hub = HubSession::welcoming(accepted, timing, welcome(), hub_now);
         self.made += 1;
         let link = Link {
             node,

@@ -18,18 +18,10 @@ use wisehosting_node::{
 };
 use wisehosting_protocol::{message::AgentMessage, payload::Register};
 
+use crate::clocks::WallClock;
+
 /// Events that wait for the program.
 const EVENTS_MAX: usize = 256;
-
-/// When all runs begin.
-pub(crate) fn at(ms: u64) -> OffsetDateTime {
-    OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000) + Duration::from_millis(ms)
-}
-
-/// The same on its wall.
-pub(crate) fn unix_ms(ms: u64) -> u64 {
-    u64::try_from(at(ms).unix_timestamp_nanos() / 1_000_000).expect("after 1970")
-}
 
 pub(crate) struct Program {
     runtime: Runtime,
@@ -62,8 +54,8 @@ impl Registration {
 }
 
 impl Program {
-    /// Starts it on a machine whose clock is this wrong.
-    pub(crate) fn start<F>(now_ms: u64, ahead_ms: u64, program: impl FnOnce(Start) -> F) -> Self
+    /// Starts it on a machine with this clock.
+    pub(crate) fn start<F>(now_ms: u64, wall: &WallClock, program: impl FnOnce(Start) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -75,7 +67,7 @@ impl Program {
         let began = {
             let _entered = runtime.enter();
             let began = Instant::now();
-            let clock = LocalClock { began, began_at: at(now_ms + ahead_ms) };
+            let clock = LocalClock { began, began_ms: now_ms, wall: wall.clone() };
             runtime.spawn(program(Start { channel, events, clock, registration: registration.clone() }));
             began
         };
@@ -107,11 +99,12 @@ impl Program {
 /// The clock of one machine.
 pub(crate) struct LocalClock {
     began: Instant,
-    began_at: OffsetDateTime,
+    began_ms: u64,
+    wall: WallClock,
 }
 
 impl Clock for LocalClock {
     fn now(&self) -> OffsetDateTime {
-        self.began_at + self.began.elapsed()
+        self.wall.at(self.began_ms) + self.began.elapsed()
     }
 }

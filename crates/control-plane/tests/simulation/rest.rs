@@ -1,8 +1,12 @@
 //! What must be true: of stops, always; of all else, when the faults have stopped and nothing is left to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sqlx::Row as _;
+use wisehosting_node::clock::Clock as _;
 
 use crate::{
     engine::LABEL_INSTANCE,
@@ -32,7 +36,7 @@ const OPEN: &str = "
 
 /// Jobs of which nothing was heard for too long: both a check of the leases and all pauses of it are shorter.
 const OVERDUE: &str = "
-    SELECT kind || ' job of ' || worker FROM jobs WHERE state = 'running' AND lease_expires_at < to_timestamp($1)";
+    SELECT kind || ' job of ' || worker FROM jobs WHERE state = 'running' AND lease_expires_at < $1";
 const OVERDUE_AFTER_MS: u64 = 30_000;
 
 /// Instances that need not run, and why: they broke a limit, or their replacement failed.
@@ -118,8 +122,8 @@ impl World<'_> {
         if self.history.now_ms < calm_since_ms {
             return Ok(());
         }
-        let limit = crate::program::at(self.history.now_ms - OVERDUE_AFTER_MS).unix_timestamp() as f64;
         let site = &mut *self.site;
+        let limit = site.ground.clock.now() - Duration::from_millis(OVERDUE_AFTER_MS);
         let query = sqlx::query(OVERDUE).bind(limit).fetch_all(&mut site.database.admin);
         let overdue = site.ground.wait(query).unwrap();
         overdue

@@ -24,6 +24,7 @@ use wisehosting_worker::{
 };
 
 use crate::{
+    clocks::{WRONG_MAX_MS, WallClock},
     engine::SimulatedEngine,
     outside::SimulatedOutside,
     program::{Program, Start},
@@ -43,8 +44,7 @@ pub(crate) struct Machine {
     pub(crate) engine: SimulatedEngine,
     pub(crate) program: Option<Program>,
     address: IpAddr,
-    /// How wrong its clock is.
-    ahead_ms: u64,
+    pub(crate) clock: WallClock,
     folder: TempDir,
     random: Arc<Mutex<Random>>,
     all_good: Arc<AtomicBool>,
@@ -57,7 +57,7 @@ impl Machine {
             engine: SimulatedEngine::new(random.fork()),
             program: None,
             address: address.parse().unwrap(),
-            ahead_ms: random.below(5_000),
+            clock: WallClock::new(random.below(WRONG_MAX_MS)),
             folder: folder(),
             random: Arc::new(Mutex::new(random.fork())),
             all_good,
@@ -73,7 +73,7 @@ impl Machine {
         };
         let (engine, settings) = (self.engine.clone(), self.settings());
         let state_dir = self.folder.path().join("state");
-        self.program = Some(Program::start(now_ms, self.ahead_ms, |start| async move {
+        self.program = Some(Program::start(now_ms, &self.clock, |start| async move {
             let Start { channel, events, clock, registration } = start;
             // What builds print is much, and of no interest here.
             let outbox = Outbox::new(move |message| {

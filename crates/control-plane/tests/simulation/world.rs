@@ -12,6 +12,7 @@ use wisehosting_node::random;
 use wisehosting_protocol::message::AgentMessage;
 
 use crate::{
+    clocks::Clocks,
     control_plane::{ControlPlane, EDGE, Ground, TASKS, Task, WORKERS, chain},
     database::Database,
     edge::Edge,
@@ -83,13 +84,15 @@ impl<'a> World<'a> {
         let edge = Edge::new(&machines, &mut random);
         // Some last long enough for a job to be given up again and again.
         let faults_end_ms = random.between(15_000, 60_000) * if random.once_in(4) { 5 } else { 1 };
-        site.ground.clock.0.store(0, Ordering::Relaxed);
+        site.ground.clock.ms.store(0, Ordering::Relaxed);
+        let of_nodes = machines.iter().map(|machine| &machine.clock).chain([&edge.clock]).cloned().collect();
+        let clocks = Clocks::new(site.ground.clock.wall.clone(), of_nodes);
         site.ground.wait(site.database.empty());
         let (due_ms, rest_since_ms, is_calm) = (BTreeMap::new(), None, false);
         Self {
             site,
             random,
-            history: History::new(show),
+            history: History::new(clocks, show),
             control_plane: None,
             machines,
             edge,
@@ -181,6 +184,7 @@ impl<'a> World<'a> {
             Event::EngineBack(worker) => self.engine_is_back(worker),
             Event::EngineGoesOn(worker) => self.engine_goes_on(worker),
             Event::StoreBack => self.store_is_back(),
+            Event::ClocksRight => self.set_clocks_right(),
             Event::Fault => self.fault(),
             Event::User => self.user_asks()?,
             Event::Check => {}
@@ -257,6 +261,9 @@ impl World<'_> {
             return Ok(());
         };
         let pause_ms = round.map_err(|error| format!("{task:?}: {error}"))?;
+        if matches!(task, Task::Leases | Task::Rollout) {
+            self.check_given_up()?;
+        }
         // A machine may be slow; leases are renewed if they were not looked at for ten seconds.
         let late_ms = match (task, pause_ms) {
             (_, 0) => 20,
