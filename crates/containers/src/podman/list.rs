@@ -4,14 +4,18 @@
 //! ends. Invariants: what is answered of a container is what an inspection of it says; one is inspected anew whenever its
 //! place in the list differs from the one it had before its last inspection. One that cannot be inspected hides no other:
 //! of it is answered what the list says. Nor does one that Podman is at work on, for as long as that may take, although its list
-//! waits for that: of it is answered what was found last, and the answer says that it is partial. What was found by a later
-//! question is not forgotten for the answer to an earlier one.
+//! waits for that: of it is answered what was found last, and the answer says that it is partial. Where nothing was found
+//! before, as by a program that has just started, the list is asked for in parts, of which only that one's waits. What was
+//! found by a later question is not forgotten for the answer to an earlier one.
 
 use super::{ANSWER_TIMEOUT_S, Podman, answers, written::Places};
 use crate::engine::{
     Container, ContainerId, ContainerList, ContainerState, Engine as _, EngineError, ImageId,
 };
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{self, StreamExt as _},
+};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
@@ -28,6 +32,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// For Podman to answer to what takes it a moment: longer than that on a busy host.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Containers that are inspected at a time.
+const INSPECTED_AT_ONCE: usize = 8;
+/// The list is asked for in parts by the digits that identifiers begin with, and a part that waits in smaller ones: after this
+/// many digits hardly any other container is in it.
+const PART_DIGITS: usize = 3;
+/// Parts that may wait before Podman is not asked for smaller ones.
+const PARTS_MAX: usize = 4;
 
 /// What was found of each container.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +82,22 @@ impl Inspected {
             known.question = question;
             known.containers = containers;
         }
+    }
+
+    /// Keeps what was found by a question that was not answered whole, beside what is known.
+    fn add(&self, question: u64, containers: HashMap<ContainerId, Found>) {
+        let mut known = self.lock();
+        if question > known.question {
+            known.question = question;
+            known.containers.extend(containers);
+        }
+    }
+
+    /// The containers with a label that were found.
+    fn labelled(&self, label: &str) -> Vec<Container> {
+        let known = self.lock();
+        let known = known.containers.values().map(|found| &found.container);
+        known.filter(|container| container.labels.contains_key(label)).cloned().collect()
     }
 
     /// What was found of the container when its entry was the same.
@@ -129,35 +156,62 @@ impl Entry {
 /// All containers that carry a label of this name.
 pub(super) async fn containers(podman: &Podman, label: &str) -> Result<ContainerList, EngineError> {
     let question = podman.inspected.next_question();
-    let filters = super::percent_encode(&serde_json::json!({ "label": [label] }).to_string());
-    let address = format!("containers/json?all=true&filters={filters}");
-    let entries: Vec<Entry> = match timeout(PATIENCE, get(podman, "list containers", &address)).await {
-        Ok(entries) => entries?,
-        Err(late) => return one_by_one(podman, label, late.into()).await.map(ContainerList::Partial),
-    };
-    let mut all = HashMap::with_capacity(entries.len());
-    let mut containers = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let id = ContainerId::new(&entry.id);
-        let found = match podman.inspected.of(&entry) {
-            Some(found) => Ok(found),
-            None => inspect(podman, entry.clone()).await,
-        };
-        match found {
-            Ok(found) => {
-                containers.push(found.container.clone());
-                all.insert(id, found);
-            }
-            Err(EngineError::NoSuchContainer(_)) => {}
-            Err(error @ EngineError::Away { .. }) => return Err(error),
-            Err(error) => {
-                tracing::warn!(container.id = %id, error = &error as &dyn Error, "a container cannot be inspected");
-                containers.push(entry.container());
-            }
+    match timeout(PATIENCE, entries(podman, label, "")).await {
+        Ok(entries) => {
+            let (containers, found) = look_at_all(podman, entries?).await?;
+            podman.inspected.keep(question, found);
+            Ok(ContainerList::Whole(containers))
+        }
+        Err(late) => {
+            let containers = match one_by_one(podman, label).await {
+                Some(containers) => containers,
+                None => in_parts(podman, label, question, late.into()).await?,
+            };
+            Ok(ContainerList::Partial(containers))
         }
     }
-    podman.inspected.keep(question, all);
-    Ok(ContainerList::Whole(containers))
+}
+
+/// Podman's list of the containers with a label whose identifiers begin with these digits.
+async fn entries(podman: &Podman, label: &str, digits: &str) -> Result<Vec<Entry>, EngineError> {
+    let mut filters = serde_json::json!({ "label": [label] });
+    if !digits.is_empty() {
+        filters["id"] = serde_json::json!([format!("^{digits}")]);
+    }
+    let filters = super::percent_encode(&filters.to_string());
+    get(podman, "list containers", &format!("containers/json?all=true&filters={filters}")).await
+}
+
+/// What is there of these containers, and as much of it as is worth to be kept.
+async fn look_at_all(
+    podman: &Podman,
+    entries: Vec<Entry>,
+) -> Result<(Vec<Container>, HashMap<ContainerId, Found>), EngineError> {
+    let looks = entries.into_iter().map(|entry| async {
+        let found = match podman.inspected.of(&entry) {
+            Some(found) => Ok(Ok(found)),
+            None => timeout(PATIENCE, inspect(podman, entry.clone())).await,
+        };
+        (entry, found)
+    });
+    let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffered(INSPECTED_AT_ONCE);
+    let (mut all, mut kept) = (Vec::new(), HashMap::new());
+    while let Some((entry, found)) = looks.next().await {
+        let error: Box<dyn Error + Send + Sync> = match found {
+            Ok(Ok(found)) => {
+                all.push(found.container.clone());
+                kept.insert(found.container.id.clone(), found);
+                continue;
+            }
+            Ok(Err(EngineError::NoSuchContainer(_))) => continue,
+            Ok(Err(error @ EngineError::Away { .. })) => return Err(error),
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        tracing::warn!(container.id = %entry.id, error = &*error as &dyn Error, "a container cannot be inspected");
+        all.push(entry.container());
+    }
+    Ok((all, kept))
 }
 
 /// Where the containers with this label have what they have written, as far as that is known.
@@ -179,22 +233,59 @@ async fn inspect(podman: &Podman, entry: Entry) -> Result<Found, EngineError> {
 }
 
 /// The containers with a label that are known, although Podman is at work on one at least: those that it is not at work on
-/// as they are. `late`: why it is not asked for its list.
-async fn one_by_one(
+/// as they are. None if it says nothing of any.
+async fn one_by_one(podman: &Podman, label: &str) -> Option<Vec<Container>> {
+    let known = podman.inspected.labelled(label).into_iter();
+    let asked = join_all(known.map(|container| look_at(podman, container))).await;
+    let busy = asked.iter().filter(|(answered, _)| !answered).count();
+    if busy == asked.len() {
+        return None;
+    }
+    tracing::warn!(containers = busy, "Podman does not say how these containers are: it is at work on them");
+    Some(asked.into_iter().filter_map(|(_, container)| container).collect())
+}
+
+/// The containers with a label, but for those that Podman is at work on and that were never found. `late`: why it is not
+/// asked for its list.
+async fn in_parts(
     podman: &Podman,
     label: &str,
+    question: u64,
     late: Box<dyn Error + Send + Sync>,
 ) -> Result<Vec<Container>, EngineError> {
-    let known: Vec<Container> =
-        podman.inspected.lock().containers.values().map(|found| found.container.clone()).collect();
-    let known = known.into_iter().filter(|container| container.labels.contains_key(label));
-    let asked = join_all(known.map(|container| look_at(podman, container))).await;
-    if asked.iter().all(|(answered, _)| !answered) {
+    let (mut listed, mut answered) = (Vec::new(), false);
+    let mut waiting = vec![String::new()];
+    for _ in 0..PART_DIGITS {
+        let parts = waiting.iter().flat_map(|part| (0..16).map(move |digit| format!("{part}{digit:x}")));
+        let asked = parts.map(|part| async {
+            let entries = timeout(PATIENCE, entries(podman, label, &part)).await;
+            (part, entries)
+        });
+        let asked = join_all(asked.collect::<Vec<_>>()).await;
+        waiting.clear();
+        for (part, entries) in asked {
+            if let Ok(Ok(entries)) = entries {
+                answered = true;
+                listed.extend(entries);
+            } else {
+                waiting.push(part);
+            }
+        }
+        if waiting.is_empty() || waiting.len() > PARTS_MAX {
+            break;
+        }
+    }
+    if !answered {
         return Err(EngineError::Away { socket: podman.socket.clone(), source: late });
     }
-    let busy = asked.iter().filter(|(answered, _)| !answered).count();
-    tracing::warn!(containers = busy, "Podman does not say how these containers are: it is at work on them");
-    Ok(asked.into_iter().filter_map(|(_, container)| container).collect())
+    tracing::warn!(parts = ?waiting, "Podman says nothing of the containers whose identifiers begin with these digits: it is at work on one");
+    let waits = |id: &ContainerId| waiting.iter().any(|part| id.as_str().starts_with(part));
+    let mut all: Vec<Container> = podman.inspected.labelled(label);
+    all.retain(|known| waits(&known.id));
+    let (found, kept) = look_at_all(podman, listed).await?;
+    podman.inspected.add(question, kept);
+    all.extend(found);
+    Ok(all)
 }
 
 /// Whether Podman says how a container is, and how that is; none if it is gone.
@@ -240,7 +331,7 @@ mod tests {
         sync::Notify,
     };
 
-    /// A Podman with two containers, `a` and `b`, that answers until it hangs on `a`.
+    /// A Podman with two containers, one of digits `a` and one of digits `b`, that answers until it hangs on the first.
     struct Hanging {
         podman: Podman,
         shared: Arc<Shared>,
@@ -250,6 +341,8 @@ mod tests {
     #[derive(Default)]
     struct Shared {
         hangs: AtomicBool,
+        /// Whether that is only when it is to inspect it.
+        lists: AtomicBool,
         /// Whether the next list is made before there is a `b`, and given when that is called for.
         lags: AtomicBool,
         lagging: Notify,
@@ -291,10 +384,13 @@ mod tests {
         let head = String::from_utf8_lossy(&head);
         let path = head.split(' ').nth(1).unwrap_or_default();
         let hangs = shared.hangs.load(Ordering::Relaxed);
+        // The digits behind `"^`.
+        let wanted = path.split_once("%22%5E").and_then(|(_, rest)| rest.split('%').next());
+        let wanted = wanted.unwrap_or_default().to_owned();
         let body = if path.contains("libpod") {
-            let entry = |id| {
+            let entry = |digit: &str| {
                 serde_json::json!({
-                    "Id": id, "ImageID": "i", "Labels": { "l": "" }, "Ports": null, "State": "running",
+                    "Id": digit.repeat(64), "ImageID": "i", "Labels": { "l": "" }, "Ports": null, "State": "running",
                     "Pid": 7, "ExitCode": 0, "StartedAt": 1, "ExitedAt": 0
                 })
             };
@@ -303,17 +399,23 @@ mod tests {
                 shared.goes_on.notified().await;
                 serde_json::json!([entry("a")])
             } else {
-                serde_json::json!([entry("a"), entry("b")])
+                let wanted = |digit: &&str| digit.repeat(64).starts_with(&wanted);
+                serde_json::Value::from_iter(["a", "b"].iter().copied().filter(wanted).map(entry))
             }
         } else {
-            let id = if path.contains("/a/") { "a" } else { "b" };
+            let id = if path.contains("/aaa") { "a" } else { "b" }.repeat(64);
             let state = if hangs { "exited" } else { "running" };
             serde_json::json!({
                 "Id": id, "Config": { "Labels": { "l": "" } }, "State": { "Status": state, "ExitCode": 3 }
             })
         };
-        if hangs && (path.contains("libpod") || path.contains("/a/")) {
-            // As while it starts `a`: what looks at that container waits.
+        let looks_at_it = if path.contains("libpod") {
+            !shared.lists.load(Ordering::Relaxed) && "a".repeat(64).starts_with(&wanted)
+        } else {
+            path.contains("/aaa")
+        };
+        if hangs && looks_at_it {
+            // As while it starts that container: what looks at it waits.
             return std::future::pending().await;
         }
         let body = body.to_string();
@@ -331,6 +433,27 @@ mod tests {
         engine.shared.hangs.store(true, Ordering::Relaxed);
         let ended = ContainerState::Exited { code: 3, out_of_memory: false };
         assert_eq!(states(&engine.podman).await, (vec![ContainerState::Running, ended], false));
+    }
+
+    #[tokio::test]
+    async fn nor_if_it_has_hung_since_before_it_was_first_asked() {
+        let engine = Hanging::start();
+        engine.shared.hangs.store(true, Ordering::Relaxed);
+        let ended = ContainerState::Exited { code: 3, out_of_memory: false };
+        assert_eq!(states(&engine.podman).await, (vec![ended], false));
+        let known = engine.podman.inspected.labelled("l");
+        assert_eq!(known.len(), 1, "the next time it is asked for that one alone");
+        engine.shared.hangs.store(false, Ordering::Relaxed);
+        assert_eq!(states(&engine.podman).await.0.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_one_that_podman_hangs_on_when_it_is_to_inspect_it_the_list_tells() {
+        let engine = Hanging::start();
+        engine.shared.lists.store(true, Ordering::Relaxed);
+        engine.shared.hangs.store(true, Ordering::Relaxed);
+        let ended = ContainerState::Exited { code: 3, out_of_memory: false };
+        assert_eq!(states(&engine.podman).await, (vec![ContainerState::Running, ended], true));
     }
 
     #[tokio::test]
