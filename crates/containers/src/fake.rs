@@ -49,6 +49,8 @@ struct Faults {
     held: BTreeSet<ContainerId>,
     /// Those that it does not tell of.
     hidden: BTreeSet<ContainerId>,
+    /// Whether it hangs when it is to remove something.
+    holds_removals: bool,
     /// Those that it does not remove.
     stuck_images: BTreeSet<ImageId>,
 }
@@ -107,6 +109,22 @@ impl FakeEngine {
     /// Refuses from now on to remove this image, as if its layers were damaged.
     pub fn refuse_removal_of(&self, id: &ImageId) {
         self.lock().faults.stuck_images.insert(id.clone());
+    }
+
+    /// Whether it hangs when it is to remove something.
+    pub fn hold_removals(&self, hold: bool) {
+        self.lock().faults.holds_removals = hold;
+        self.changed.notify_waiters();
+    }
+
+    async fn removals_go_on(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.lock().faults.holds_removals {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Hangs from now on when it is to start this container again.
@@ -338,6 +356,7 @@ impl Engine for FakeEngine {
     }
 
     async fn remove_image(&self, id: &ImageId) -> Result<(), EngineError> {
+        self.removals_go_on().await;
         let mut state = self.answering()?;
         if state.faults.stuck_images.contains(id) {
             let message = "layer not known".to_owned();
@@ -439,6 +458,7 @@ impl Engine for FakeEngine {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.removals_go_on().await;
         self.answering()?.containers.remove(id);
         self.changed.notify_waiters();
         Ok(())

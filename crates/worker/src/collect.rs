@@ -15,11 +15,6 @@ pub(crate) async fn collect<E: Engine>(host: &Host<E>, app: AppId) -> Result<(),
     collect_if(host, |origin| origin.app == app).await
 }
 
-/// Removes the images of all apps that are not kept. Not while a job is at work.
-pub(crate) async fn collect_all<E: Engine>(host: &Host<E>) -> Result<(), EngineError> {
-    collect_if(host, |_| true).await
-}
-
 /// Removes the images that are not kept of all apps that no deploy is at work for.
 pub(crate) async fn collect_idle<E: Engine>(host: &Host<E>) -> Result<(), EngineError> {
     collect_if(host, |origin| !host.is_deploying(origin.app)).await

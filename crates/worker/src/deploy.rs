@@ -1,7 +1,7 @@
 //! A deploy job: fetch, build, start, prove.
 //!
 //! Invariant: an attempt touches nothing but its own instance. The one that serves now is neither asked nor changed,
-//! and what a failed attempt has made is removed by [`Attempt::undo`].
+//! and what a failed attempt has made is removed by [`Host::undo_deploy`].
 
 mod error;
 mod tail;
@@ -69,7 +69,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         Self { host, job, deploy, log, begun: Notify::new() }
     }
 
-    /// Does the job. May be dropped at any point; then [`Self::undo`] is due.
+    /// Does the job. May be dropped at any point; then [`Host::undo_deploy`] is due.
     pub(crate) async fn run(&self) -> Result<Outcome, DeployError> {
         check_health_path(&self.deploy.health_path)?;
         let (commit, image) = match self.kept_image().await? {
@@ -165,13 +165,6 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.log.say(&format!("Building as {} ({chosen}; {})", recipe.preset, recipe.because));
         preset::write(&context, &recipe).map_err(DeployError::Workspace)?;
         Ok(preset::DOCKERFILE.into())
-    }
-
-    /// Removes what the attempt has made.
-    pub(crate) async fn undo(&self) {
-        if let Err(error) = self.host.undo_deploy(self.job.job_id, self.job.instance_id).await {
-            tracing::warn!(instance.id = %self.job.instance_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
-        }
     }
 
     /// Says how it ended, at the end of the log, and sends what is left of it.

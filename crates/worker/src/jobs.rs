@@ -3,12 +3,13 @@
 //! must not hold up the next deploy.
 //!
 //! Invariants: every job that was taken ends in exactly one result, also after a crash; a result is kept and offered
-//! until the control plane has stored it; a job that comes twice is done once.
+//! until the control plane has stored it; a job that comes twice is done once; an engine that hangs on one container holds
+//! back neither the result of a deploy nor the other jobs of its app for long.
 
 use crate::{
-    collect::{collect, collect_all},
+    collect::{collect, collect_idle},
     deploy::Attempt,
-    host::Host,
+    host::{Host, LABEL_INSTANCE},
     journal::{Journal, JournalError, Taken},
     space,
     stop::{delete, stop},
@@ -17,12 +18,24 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use wisehosting_containers::{Engine, EngineError};
 use wisehosting_domain::id::{AppId, InstanceId, JobId};
 use wisehosting_protocol::payload::{Deploy, Job, JobRef, JobResult, MESSAGE_CHARS_MAX, Outcome, Work};
+
+/// For the engine to remove what a deploy has made before its result is told. The control plane gives a deploy up a minute
+/// after its deadline.
+const UNDO_PATIENCE: Duration = Duration::from_secs(30);
+/// Before it is asked for that again.
+const UNDO_PAUSE: Duration = Duration::from_secs(30);
+/// For images to be removed before the first job is taken.
+const COLLECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The jobs of a worker. Clones are the same jobs.
 pub struct Jobs<E>(Arc<Inner<E>>);
@@ -43,8 +56,8 @@ struct Inner<E> {
 
 #[derive(Default)]
 struct State {
-    /// Jobs that wait. A line that is here has a task that works on its jobs.
-    queues: HashMap<Line, VecDeque<Job>>,
+    /// What waits. A line that is here has a task that works on it.
+    queues: HashMap<Line, VecDeque<Due>>,
     /// Jobs that were taken and have no result yet.
     active: BTreeMap<JobId, Active>,
     /// Results that the control plane has not stored yet.
@@ -58,6 +71,14 @@ enum Line {
     App(AppId),
     /// The end of one instance.
     Instance(InstanceId),
+}
+
+/// What is to be done about a job.
+enum Due {
+    /// The job.
+    Do(Job),
+    /// It is a deploy that an earlier run was cut off in.
+    End(Taken),
 }
 
 struct Active {
@@ -91,30 +112,32 @@ impl<E: Engine> Jobs<E> {
         Ok(())
     }
 
-    /// Ends what an earlier run has begun: a stop or a delete is done again, a deploy is undone and has failed. To be called before
-    /// any job is taken. What the engine refuses to remove is left: it must not keep this host from all other work.
+    /// Begins to end what an earlier run has begun: a stop or a delete is done again, a deploy is undone and has failed. To be called before
+    /// any job is taken. What the engine refuses to remove, or is at work on, must not keep this host from all other work.
     ///
     /// # Errors
     /// The engine is away; call it again. Or the journal cannot be read.
     pub async fn recover(&self) -> Result<(), RecoverError> {
-        match collect_all(&self.0.host).await {
+        match self.0.host.engine.containers(LABEL_INSTANCE).await {
             Err(error) if error.is_away() => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn Error, "images that are not needed are left");
-            }
-            Ok(()) => {}
+            // Whether it can do a job, that job tells.
+            Ok(_) | Err(_) => {}
         }
-        for taken in self.0.journal.taken()? {
-            if self.is_known(taken.job_id) {
-                continue;
-            }
-            if let Some(work) = taken.redo {
-                let Taken { job_id, app_id, app, instance_id, .. } = taken;
+        let host = self.0.host.clone();
+        let collecting = tokio::spawn(async move { space::remove("images", collect_idle(&host)).await });
+        // It goes on beside jobs.
+        let _ = timeout(COLLECT_PATIENCE, collecting).await;
+        let mut taken = self.0.journal.taken()?;
+        taken.retain(|taken| !self.is_known(taken.job_id));
+        // In this order: a stop of the same instance stands behind it.
+        let (again, cut_off): (Vec<Taken>, _) = taken.into_iter().partition(|taken| taken.redo.is_some());
+        for taken in cut_off {
+            self.line_up(taken.job_id, taken.instance_id, Line::App(taken.app_id), Due::End(taken));
+        }
+        for taken in again {
+            let Taken { job_id, app_id, app, instance_id, redo } = taken;
+            if let Some(work) = redo {
                 self.enqueue(Job { job_id, app_id, app, instance_id, work });
-            } else {
-                self.0.clear_up(&taken).await?;
-                let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
-                self.0.clone().finish(taken.job_id, taken.instance_id, Outcome::Failed { message }).await;
             }
         }
         Ok(())
@@ -201,18 +224,20 @@ impl<E: Engine> Jobs<E> {
     }
 
     fn enqueue(&self, job: Job) {
-        let mut state = self.0.state();
-        let is_alone = state.active.values().all(|active| active.instance_id != job.instance_id);
         let line = match job.work {
-            Work::Stop(_) if is_alone => Line::Instance(job.instance_id),
+            Work::Stop(_) if !self.is_busy(job.instance_id) => Line::Instance(job.instance_id),
             _ => Line::App(job.app_id),
         };
-        let active = Active { instance_id: job.instance_id, cancel: CancellationToken::new() };
-        state.active.insert(job.job_id, active);
+        self.line_up(job.job_id, job.instance_id, line, Due::Do(job));
+    }
+
+    fn line_up(&self, job_id: JobId, instance_id: InstanceId, line: Line, due: Due) {
+        let mut state = self.0.state();
+        state.active.insert(job_id, Active { instance_id, cancel: CancellationToken::new() });
         if let Some(queue) = state.queues.get_mut(&line) {
-            queue.push_back(job);
+            queue.push_back(due);
         } else {
-            state.queues.insert(line, VecDeque::from([job]));
+            state.queues.insert(line, VecDeque::from([due]));
             tokio::spawn(self.0.clone().work_on(line));
         }
     }
@@ -254,60 +279,108 @@ impl<E: Engine> Inner<E> {
         taken.await.unwrap_or_else(|_| Err(self.journal.cut_off()))
     }
 
-    /// Does the jobs of one line until there are none.
+    /// Does what is due in one line until there is nothing.
     async fn work_on(self: Arc<Self>, line: Line) {
-        while let Some(job) = self.next(line) {
-            let (job_id, instance_id) = (job.job_id, job.instance_id);
-            let is_deploy = matches!(job.work, Work::Deploy(_));
-            // A task of its own, so that a fault in one job is the end of that job only.
-            let outcome = match tokio::spawn(self.clone().work(job)).await {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    tracing::error!(job.id = %job_id, %error, "a job ended by a fault of the worker");
-                    if is_deploy && let Err(error) = self.clear(job_id, instance_id).await {
-                        tracing::warn!(job.id = %job_id, error = &error as &dyn Error, "parts of a failed deploy are left behind");
-                    }
-                    let message = "The worker failed by a fault of its own. Deploy again.".to_owned();
-                    Outcome::Failed { message }
-                }
-            };
-            self.clone().finish(job_id, instance_id, outcome).await;
+        while let Some(due) = self.next(line) {
+            match due {
+                Due::Do(job) => self.clone().do_to_its_end(job).await,
+                Due::End(taken) => self.clone().end_cut_off(&taken).await,
+            }
         }
     }
 
-    /// Removes what a deploy has made that did not come to its own end.
+    async fn do_to_its_end(self: Arc<Self>, job: Job) {
+        let (job_id, app_id, instance_id) = (job.job_id, job.app_id, job.instance_id);
+        let is_deploy = matches!(job.work, Work::Deploy(_));
+        // A task of its own, so that a fault in one job is the end of that job only.
+        let outcome = match tokio::spawn(self.clone().work(job)).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::error!(job.id = %job_id, %error, "a job ended by a fault of the worker");
+                if is_deploy {
+                    self.undo(job_id, instance_id).await;
+                }
+                let message = "The worker failed by a fault of its own. Deploy again.".to_owned();
+                Outcome::Failed { message }
+            }
+        };
+        self.clone().finish(job_id, instance_id, outcome).await;
+        if is_deploy {
+            // Nobody waits for it but the next job of the app.
+            space::remove("images", collect(&self.host, app_id)).await;
+        }
+    }
+
+    /// Ends a deploy that an earlier run was cut off in.
+    async fn end_cut_off(self: Arc<Self>, taken: &Taken) {
+        self.undo(taken.job_id, taken.instance_id).await;
+        let message = "The worker was restarted during the deploy. Deploy again.".to_owned();
+        self.finish(taken.job_id, taken.instance_id, Outcome::Failed { message }).await;
+    }
+
+    /// Removes what a deploy has made that did not come to a good end. What the engine is at work on, or does not tell of, is
+    /// removed as soon as that is over, also after its result is told. After a restart, the control plane has what is still
+    /// there stopped when it hears of it.
+    async fn undo(self: &Arc<Self>, job_id: JobId, instance_id: InstanceId) {
+        space::give_way(&self.host);
+        if self.is_undone(job_id, instance_id).await {
+            return;
+        }
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            loop {
+                sleep(UNDO_PAUSE).await;
+                if jobs.is_undone(job_id, instance_id).await {
+                    break;
+                }
+            }
+            jobs.changed.notify_one();
+        });
+    }
+
+    /// Tries to remove what a deploy has made; whether there is no use in trying it again.
+    async fn is_undone(&self, job_id: JobId, instance_id: InstanceId) -> bool {
+        let clear = async {
+            let cleared = self.clear(job_id, instance_id).await;
+            if cleared.as_ref().err().is_none_or(EngineError::is_away) {
+                return cleared;
+            }
+            // It may be for want of room.
+            let _ = space::make_room(&self.host).await;
+            self.clear(job_id, instance_id).await
+        };
+        let error: Box<dyn Error + Send + Sync> = match timeout(UNDO_PATIENCE, clear).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) if !error.is_away() => {
+                tracing::warn!(
+                    job.id = %job_id, instance.id = %instance_id, error = &error as &dyn Error,
+                    "parts of a failed deploy are left behind"
+                );
+                return true;
+            }
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        tracing::warn!(
+            job.id = %job_id, instance.id = %instance_id, error = &*error as &dyn Error,
+            "parts of a failed deploy are still there; trying to remove them until it works"
+        );
+        false
+    }
+
+    /// Removes what a deploy has made.
     async fn clear(&self, job_id: JobId, instance_id: InstanceId) -> Result<(), EngineError> {
         self.host.engine.end_build(&job_id.to_string());
         self.host.undo_deploy(job_id, instance_id).await
     }
 
-    /// Does so after a restart. Only an engine that is away is waited for.
-    async fn clear_up(&self, taken: &Taken) -> Result<(), EngineError> {
-        let mut cleared = self.clear(taken.job_id, taken.instance_id).await;
-        if cleared.as_ref().is_err_and(|error| !error.is_away()) {
-            // It may be for want of it.
-            let _ = space::make_room(&self.host).await;
-            cleared = self.clear(taken.job_id, taken.instance_id).await;
-        }
-        match cleared {
-            Err(error) if !error.is_away() => {
-                tracing::warn!(
-                    job.id = %taken.job_id, instance.id = %taken.instance_id, error = &error as &dyn Error,
-                    "parts of a failed deploy are left behind"
-                );
-                Ok(())
-            }
-            cleared => cleared,
-        }
-    }
-
-    fn next(&self, line: Line) -> Option<Job> {
+    fn next(&self, line: Line) -> Option<Due> {
         let mut state = self.state();
-        let job = state.queues.get_mut(&line).and_then(VecDeque::pop_front);
-        if job.is_none() {
+        let due = state.queues.get_mut(&line).and_then(VecDeque::pop_front);
+        if due.is_none() {
             state.queues.remove(&line);
         }
-        job
+        due
     }
 
     async fn work(self: Arc<Self>, job: Job) -> Outcome {
@@ -328,7 +401,7 @@ impl<E: Engine> Inner<E> {
         }
     }
 
-    async fn deploy(&self, job: &Job, deploy: &Deploy, cancel: &CancellationToken) -> Outcome {
+    async fn deploy(self: &Arc<Self>, job: &Job, deploy: &Deploy, cancel: &CancellationToken) -> Outcome {
         let _deploying = self.host.begin_deploy(job.app_id);
         let attempt = Attempt::new(&self.host, job, deploy);
         let outcome = tokio::select! {
@@ -343,13 +416,9 @@ impl<E: Engine> Inner<E> {
             Outcome::Cancelled | Outcome::Stopped | Outcome::Deleted => Some("Cancelled"),
         };
         if last_words.is_some() {
-            space::give_way(&self.host);
-            attempt.undo().await;
+            self.undo(job.job_id, job.instance_id).await;
         }
         attempt.close(last_words).await;
-        if let Err(error) = collect(&self.host, job.app_id).await {
-            tracing::warn!(app.name = %job.app, error = &error as &dyn Error, "images that are not needed are left");
-        }
         outcome
     }
 

@@ -64,7 +64,7 @@ use wisehosting_node::{
 use wisehosting_protocol::payload::Register;
 use written::Written;
 
-/// How often to try again what an earlier run has left to do, while the engine is away.
+/// How often to try whether the engine answers, while it is away.
 const RECOVER_PAUSE: Duration = Duration::from_secs(2);
 /// More than any compiler starts, less than would be felt by the host.
 const BUILD_PROCESSES_MAX: u32 = 4_096;
@@ -149,7 +149,7 @@ async fn serve(
     Ok(())
 }
 
-/// A worker that has ended what an earlier run of it had begun, and may take jobs.
+/// A worker that has begun to end what an earlier run of it had begun, and may take jobs.
 pub struct Worker<E> {
     jobs: Jobs<E>,
     instances: Instances<E>,
@@ -225,7 +225,7 @@ fn settings(config: &Config) -> HostSettings {
     }
 }
 
-/// Ends what an earlier run has begun, as soon as the engine answers.
+/// Begins to end what an earlier run has begun, as soon as the engine answers.
 async fn recover<E: Engine>(jobs: &Jobs<E>) -> Result<(), JournalError> {
     let mut told = false;
     loop {

@@ -161,8 +161,8 @@ fn no_build<E>(host: &Host<E>) -> Option<SemaphorePermit<'_>> {
     host.permits.builds.try_acquire_many(all).ok()
 }
 
-/// Removes something that nobody needs. What cannot be removed is left for the next time.
-async fn remove(what: &str, removal: impl Future<Output = Result<(), EngineError>>) {
+/// Removes something that nobody needs, as far as the engine does so in time. What cannot be removed is left for the next time.
+pub(crate) async fn remove(what: &str, removal: impl Future<Output = Result<(), EngineError>>) {
     match timeout(ENGINE_MAX, removal).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

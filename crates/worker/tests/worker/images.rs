@@ -89,14 +89,14 @@ fn images_that_are_neither_used_nor_among_the_newest_are_removed() {
             worker.run(&stop_job(1, stopped.job.instance_id)).await;
         }
         let fourth = deploy(&mut worker, again(&third)).await;
+        // What is gone is built again: here its repository is gone, too.
+        let message = worker.failure(&again(&first)).await;
         let mut kept = images(&podman).await;
         kept.sort();
         let mut newest = [second.image.clone(), third.image.clone()];
         newest.sort();
         assert_eq!(kept, newest, "as many as are kept");
 
-        // What is gone is built again: here its repository is gone, too.
-        let message = worker.failure(&again(&first)).await;
         assert!(message.contains("no repository at /nowhere/by/now"), "{message}");
         assert!(worker.build_log().iter().any(|line| line.ends_with("anew: its image is not kept here")));
         // A deploy that fails removes no image that was there before.

@@ -36,7 +36,7 @@ async fn running(engine: &FakeEngine, dir: &Path, script: &str) -> ContainerId {
     with_labels(engine, dir, script, BTreeMap::new()).await
 }
 
-async fn with_labels(
+pub(crate) async fn with_labels(
     engine: &FakeEngine,
     dir: &Path,
     script: &str,

@@ -14,10 +14,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use wisehosting_containers::{
-    Engine,
+    Engine, ImageId,
     fake::{Building, FakeEngine},
 };
 use wisehosting_domain::{
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Bench {
     pub(crate) engine: FakeEngine,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     /// Its program runs and never answers: the engine in memory has no network.
     repository: PathBuf,
 }
@@ -109,7 +109,7 @@ fn acknowledgements(worker: &Worker) -> usize {
     worker.heard.iter().filter(|message| matches!(message, AgentMessage::JobAck(_))).count()
 }
 
-fn instance() -> wisehosting_domain::id::InstanceId {
+pub(crate) fn instance() -> wisehosting_domain::id::InstanceId {
     wisehosting_domain::id::InstanceId(random::uuid())
 }
 
@@ -462,6 +462,50 @@ async fn so_many_apps_start_at_a_time_and_the_others_wait() {
         assert!(*proving.borrow() <= done + 2, "one place is free for each that has ended");
     }
     assert_eq!(*proving.borrow(), jobs.len());
+}
+
+#[tokio::test]
+async fn a_deploy_that_is_proven_is_told_before_images_are_removed() {
+    let bench = bench();
+    let held = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    let outside = HeldProofs { held, proving: watch::Sender::new(0) };
+    let settings = HostSettings { images_kept: 1, ..settings_in_memory(bench.dir.path()) };
+    let mut worker = start_outside(outside, settings, bench.engine.clone(), bench.dir.path()).await;
+    let first = bench.deploy(1, 1);
+    let Outcome::Deployed { image_id, .. } = worker.run(&first).await else {
+        panic!("{:?}", worker.build_log());
+    };
+    assert_eq!(worker.run(&stop_job(1, first.instance_id)).await, Outcome::Stopped);
+    bench.engine.hold_removals(true);
+    let second = bench.deploy(1, 1);
+    let outcome = timeout(PATIENCE, worker.run(&second)).await.expect("nothing is waited for");
+    assert!(matches!(outcome, Outcome::Deployed { .. }), "{outcome:?}");
+    bench.engine.hold_removals(false);
+    // The next job of the app comes after that.
+    worker.run(&bench.deploy(1, 1)).await;
+    assert_eq!(bench.engine.image(&ImageId::new(image_id)).await.expect("it answers"), None);
+}
+
+#[tokio::test]
+async fn a_deploy_ends_although_the_engine_hangs_when_it_is_to_remove_what_it_made() {
+    let bench = bench();
+    let mut worker = bench.start().await;
+    let job = bench.deploy(1, 600_000);
+    worker.tell(job.clone()).await;
+    checking(&mut worker, &job).await;
+    bench.engine.hold_removals(true);
+    worker.tell(JobCancel(JobRef { job_id: job.job_id })).await;
+    tokio::time::pause();
+    assert_eq!(worker.result(&job).await, Outcome::Cancelled);
+    assert_eq!(bench.engine.image_count(), 1);
+    bench.engine.hold_removals(false);
+    let gone = async {
+        while bench.engine.image_count() > 0 {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it is removed once the engine does so");
+    bench.assert_nothing_left().await;
 }
 
 #[tokio::test]
