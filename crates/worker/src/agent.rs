@@ -5,7 +5,11 @@
 use crate::{host::Host, instances::Running, jobs::Jobs};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{Interval, MissedTickBehavior, interval},
 };
 use wisehosting_containers::Engine;
@@ -21,7 +25,10 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// However often it wants one.
 const HEARTBEAT_EVERY_MIN: Duration = Duration::from_millis(100);
 
-/// What the control plane says of jobs. It has a bounded number of them, and speaks of each a few times.
+/// What the control plane may have said of jobs before that is written down. Half of it is kept for what is not a job.
+const CALLS_MAX: usize = 256;
+
+/// What the control plane says of jobs. While the disk is slow, it says the same again with each connection.
 enum Call {
     Submit(Job),
     Cancel(JobId),
@@ -44,7 +51,7 @@ impl<E: Engine> Agent<E> {
     /// Listens until the channel is shut down.
     pub async fn listen(self, events: mpsc::Receiver<Event>) {
         let (set_pace, pace) = watch::channel(HEARTBEAT_EVERY);
-        let (calls, called) = mpsc::unbounded_channel();
+        let (calls, called) = mpsc::channel(CALLS_MAX);
         tokio::select! {
             // In this order: however much the control plane says, and however slow the disk is on which it is written
             // down, a heartbeat is not late for it.
@@ -73,7 +80,7 @@ impl<E: Engine> Agent<E> {
         &self,
         mut events: mpsc::Receiver<Event>,
         pace: watch::Sender<Duration>,
-        calls: mpsc::UnboundedSender<Call>,
+        calls: mpsc::Sender<Call>,
     ) {
         while let Some(event) = events.recv().await {
             match event {
@@ -91,7 +98,7 @@ impl<E: Engine> Agent<E> {
     }
 
     /// Does what is about jobs, in its order. The disk is waited for.
-    async fn do_all(&self, mut calls: mpsc::UnboundedReceiver<Call>) {
+    async fn do_all(&self, mut calls: mpsc::Receiver<Call>) {
         while let Some(call) = calls.recv().await {
             match call {
                 Call::Submit(job) => self.jobs.submit(job).await,
@@ -101,15 +108,13 @@ impl<E: Engine> Agent<E> {
         }
     }
 
-    fn hear(&self, message: HubMessage, calls: &mpsc::UnboundedSender<Call>) {
-        // Whoever takes them ends with us.
-        let call = |call: Call| drop(calls.send(call));
+    fn hear(&self, message: HubMessage, calls: &mpsc::Sender<Call>) {
         match message {
-            HubMessage::Job(job) => call(Call::Submit(job)),
-            HubMessage::JobCancel(cancel) => call(Call::Cancel(cancel.0.job_id)),
+            HubMessage::Job(job) => self.call(Call::Submit(job), calls),
+            HubMessage::JobCancel(cancel) => self.call(Call::Cancel(cancel.0.job_id), calls),
             HubMessage::ResultAck(ack) => {
                 self.jobs.acknowledge(ack.0.job_id);
-                call(Call::Forget(ack.0.job_id));
+                self.call(Call::Forget(ack.0.job_id), calls);
             }
             HubMessage::RuntimeLogAck(ack) => self.host.logs.answers.take(ack),
             HubMessage::Error(error) => {
@@ -121,6 +126,24 @@ impl<E: Engine> Agent<E> {
             | HubMessage::Certificate(_)
             | HubMessage::MeshPeers(_) => {
                 tracing::warn!("the control plane sent a message that is not for a worker");
+            }
+        }
+    }
+
+    /// Has it done in its turn, if there is room. Without that, nothing is lost: a job that is not acknowledged comes again, and so
+    /// does a cancel with the next connection; a result that is not forgotten is offered by the next run.
+    fn call(&self, call: Call, calls: &mpsc::Sender<Call>) {
+        let has_room = !matches!(call, Call::Submit(_)) || calls.capacity() > CALLS_MAX / 2;
+        let left =
+            if has_room { calls.try_send(call).err().map(TrySendError::into_inner) } else { Some(call) };
+        match left {
+            None => {}
+            Some(Call::Submit(job)) => {
+                tracing::warn!(job.id = %job.job_id, "a job is not taken yet: those before it are not written down");
+            }
+            Some(Call::Cancel(job_id)) => self.jobs.cancel(job_id),
+            Some(Call::Forget(job_id)) => {
+                tracing::warn!(job.id = %job_id, "a stored result is sent again later");
             }
         }
     }

@@ -12,6 +12,7 @@ mod jobs;
 mod logs;
 mod private_repositories;
 mod recovery;
+mod slow_disk;
 mod space;
 mod stats;
 mod support;
