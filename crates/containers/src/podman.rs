@@ -200,15 +200,18 @@ impl Engine for Podman {
     async fn ensure_network(&self, network: &Network) -> Result<(), EngineError> {
         bridge::announce_changes();
         let docker = self.docker()?;
-        let found = docker.inspect_network(&network.name, None).await;
-        match found.map_err(|e| self.failure("inspect a network", e)) {
+        let find = || docker.inspect_network(&network.name, None);
+        match find().await.map_err(|e| self.failure("inspect a network", e)) {
             Ok(_) => return Ok(()),
             Err(failure) if failure.is_missing() => {}
             Err(failure) => return Err(failure.into()),
         }
-        match docker.create_network(network_request(network)).await {
+        let created = docker.create_network(network_request(network)).await;
+        match created.map_err(|e| self.failure("create a network", e)) {
+            // Somebody was quicker; Podman has more than one way to say so.
+            Err(_) if find().await.is_ok() => Ok(()),
+            Err(failure) => Err(failure.into()),
             Ok(_) => Ok(()),
-            Err(error) => self.failure("create a network", error).unless(Failure::is_conflict),
         }
     }
 

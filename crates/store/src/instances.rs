@@ -154,19 +154,29 @@ pub async fn lost(conn: &mut PgConnection, id: InstanceId, now: OffsetDateTime) 
         .map(|_| ())
 }
 
-/// The instances that were given to a worker before `since` and serve as far as is known.
+/// The instances that a worker has or is to make, as far as is known.
 ///
 /// # Errors
 /// The database is away.
-pub async fn serving_on(
-    conn: &mut PgConnection,
-    worker: &Label,
-    since: OffsetDateTime,
-) -> Result<Vec<InstanceId>, StoreError> {
+pub async fn given_to(conn: &mut PgConnection, worker: &Label) -> Result<Vec<InstanceId>, StoreError> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM instances WHERE worker = $1 AND state = 'healthy' AND NOT stopped AND created_at < $2",
-        worker.as_str(),
-        since
+        "SELECT id FROM instances WHERE worker = $1 AND state NOT IN ('stopped', 'failed')",
+        worker.as_str()
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(doing("list what a worker was given"))?;
+    Ok(ids.into_iter().map(InstanceId).collect())
+}
+
+/// The instances that serve on a worker as far as is known.
+///
+/// # Errors
+/// The database is away.
+pub async fn serving_on(conn: &mut PgConnection, worker: &Label) -> Result<Vec<InstanceId>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM instances WHERE worker = $1 AND state = 'healthy' AND NOT stopped",
+        worker.as_str()
     )
     .fetch_all(conn)
     .await

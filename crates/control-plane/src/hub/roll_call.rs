@@ -4,9 +4,8 @@
 //! not is gone: it was removed while the agent was not there to see it. Heartbeats tell how much time the worker had, whatever
 //! our own clock and process did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use time::OffsetDateTime;
 use wisehosting_domain::id::InstanceId;
 
 /// With the first at once and the others ten seconds apart, a worker has looked at its instances several times.
@@ -15,17 +14,17 @@ const HEARTBEATS: u32 = 4;
 /// The roll call of one connection.
 #[derive(Debug)]
 pub(super) struct RollCall {
-    /// What the worker was given later, it need not have yet.
-    pub(super) since: OffsetDateTime,
+    /// What it had been given when it began. What it is given later, it need not have yet.
+    expected: HashSet<InstanceId>,
     /// Whether each that was named runs, as last said.
     named: HashMap<InstanceId, bool>,
     heartbeats: u32,
 }
 
 impl RollCall {
-    /// Begins with the connection.
-    pub(super) fn begin(now: OffsetDateTime) -> Self {
-        Self { since: now, named: HashMap::new(), heartbeats: 0 }
+    /// Begins with the connection of a worker that has been given these.
+    pub(super) fn begin(given: impl IntoIterator<Item = InstanceId>) -> Self {
+        Self { expected: given.into_iter().collect(), named: HashMap::new(), heartbeats: 0 }
     }
 
     /// The worker spoke of this one.
@@ -43,9 +42,9 @@ impl RollCall {
         self.heartbeats >= HEARTBEATS && named_as_running >= usize::try_from(running).unwrap_or(usize::MAX)
     }
 
-    /// Whether it was named.
-    pub(super) fn has(&self, instance: InstanceId) -> bool {
-        self.named.contains_key(&instance)
+    /// Whether it should have been named, and was not.
+    pub(super) fn misses(&self, instance: InstanceId) -> bool {
+        self.expected.contains(&instance) && !self.named.contains_key(&instance)
     }
 }
 
@@ -58,18 +57,20 @@ mod tests {
 
     #[test]
     fn those_that_do_not_run_do_not_stand_for_those_that_do() {
-        let mut call = RollCall::begin(OffsetDateTime::UNIX_EPOCH);
+        let mut call = RollCall::begin([A, B]);
         call.name(A, false);
         assert!(![Some(1); 10].into_iter().any(|running| call.heartbeat(running)));
         call.name(B, true);
         assert!(call.heartbeat(Some(1)));
-        assert!(call.has(A), "it is there, although it does not run");
+        assert!(!call.misses(A), "it is there, although it does not run");
     }
 
     #[test]
     fn only_heartbeats_of_a_worker_that_has_named_all_count() {
-        let mut call = RollCall::begin(OffsetDateTime::UNIX_EPOCH);
+        let mut call = RollCall::begin([A]);
         assert!(![None; 10].into_iter().any(|running| call.heartbeat(running)));
         assert_eq!([(); 4].map(|()| call.heartbeat(Some(0))), [false, false, false, true]);
+        assert!(call.misses(A));
+        assert!(!call.misses(B), "it was given to the worker later");
     }
 }

@@ -36,14 +36,14 @@ pub(super) struct WorkerAgent {
     membership: Membership,
     /// When it last said that it is alive.
     heard_at: OffsetDateTime,
-    /// Until it has had the time to name all that it has.
+    /// From when it has registered until it has had the time to name all that it has.
     roll_call: Option<RollCall>,
 }
 
 impl WorkerAgent {
     pub(super) fn new(state: AppState, membership: Membership) -> Self {
         let heard_at = state.clock.now();
-        Self { state, membership, heard_at, roll_call: Some(RollCall::begin(heard_at)) }
+        Self { state, membership, heard_at, roll_call: None }
     }
 
     pub(super) async fn handle(&mut self, message: &AgentMessage) -> Result<(), Unhandled> {
@@ -106,7 +106,9 @@ impl WorkerAgent {
         let unacked = running.iter().filter(|job| !job.run.acked).map(|job| job.id);
         let held: Vec<JobId> = listed.iter().copied().chain(unacked).collect();
         workers::heartbeat(&mut connection, self.name(), &held, now, now + leases::LEASE).await?;
+        let given = instances::given_to(&mut connection, self.name()).await?;
         drop(connection);
+        self.roll_call = Some(RollCall::begin(given));
         for job in &running {
             self.resume(job, listed.contains(&job.id), now).await?;
         }
@@ -174,10 +176,9 @@ impl WorkerAgent {
             return Ok(());
         }
         let mut connection = pool::acquire(&self.state.pool).await?;
-        let mut gone =
-            instances::serving_on(&mut connection, &self.membership.node.name, roll_call.since).await?;
+        let mut gone = instances::serving_on(&mut connection, &self.membership.node.name).await?;
         drop(connection);
-        gone.retain(|id| !roll_call.has(*id));
+        gone.retain(|id| roll_call.misses(*id));
         for instance_id in gone {
             tracing::warn!(worker.name = %self.name(), instance.id = %instance_id, "an instance is gone from its worker");
             let observed_at_ms = self.state.clock.now_ms();

@@ -1,5 +1,7 @@
 //! Limits that instances break, and instances that do not run.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use wisehosting_domain::{
     id::{DeploymentId, InstanceId},
@@ -181,6 +183,22 @@ async fn an_instance_that_was_to_stop_has_not_fallen(pool: PgPool) {
     worker.send(gone).await;
     worker.finish(&stop, Outcome::Stopped).await;
     assert_eq!(platform.log_texts("hello").await, [""; 0]);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_instance_that_a_worker_does_not_name_is_replaced_although_the_clock_was_set_back(pool: PgPool) {
+    let platform = Platform::start(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    let mut edge = Agent::edge(&platform, "proxy-1").await;
+    live(&platform, &mut worker, &mut edge).await;
+    drop(worker);
+    platform.clock.set_back(Duration::from_secs(3_600));
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    for _ in 0..4 {
+        worker.heartbeat(&[]).await;
+    }
+    worker.deploy_job().await;
     platform.stop().await;
 }
 
