@@ -32,6 +32,14 @@ impl RollCall {
         self.named.insert(instance, running);
     }
 
+    /// A job about this one has ended. That may be long ago for the worker, and it may have lost it since; or it was a moment ago,
+    /// and the worker needs its time to name it.
+    pub(super) fn begin_again(&mut self, instance: InstanceId) {
+        if self.misses(instance) {
+            self.heartbeats = 0;
+        }
+    }
+
     /// A heartbeat came, of a worker that has named all, of which so many run; says whether the roll call is over.
     pub(super) fn heartbeat(&mut self, running: Option<u32>) -> bool {
         // It has not named all, or has had no way to look at its instances yet.
@@ -63,6 +71,16 @@ mod tests {
         call.name(B, true);
         assert!(call.heartbeat(Some(1)));
         assert!(!call.misses(A), "it is there, although it does not run");
+    }
+
+    #[test]
+    fn one_that_a_result_tells_of_has_to_be_named_as_well() {
+        let mut call = RollCall::begin([A]);
+        assert_eq!([(); 3].map(|()| call.heartbeat(Some(0))), [false; 3]);
+        call.begin_again(B);
+        call.begin_again(A);
+        assert_eq!([(); 4].map(|()| call.heartbeat(Some(0))), [false, false, false, true]);
+        assert!(call.misses(A));
     }
 
     #[test]

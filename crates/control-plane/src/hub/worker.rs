@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wisehosting_domain::{
-    id::{InstanceId, JobId},
+    id::JobId,
     name::Label,
     state::{InstanceState, JobState},
 };
 use wisehosting_protocol::{
     message::{AgentMessage, JobCancel},
     payload::{
-        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Outcome, Register, RuntimeLog,
-        RuntimeLogAck, Stream, Violation,
+        AppStatus, BuildLog, Heartbeat, JobRef, JobStatus, LogLine, Register, RuntimeLog, RuntimeLogAck,
+        Stream, Violation,
     },
 };
 use wisehosting_store::{
@@ -54,14 +54,15 @@ impl WorkerAgent {
             AgentMessage::JobStatus(status) => self.job_status(status).await?,
             AgentMessage::JobResult(result) => {
                 let (ack, is_news) = job_result::store(&self.state, self.name(), result).await?;
-                // A repeated one says nothing of what the worker has now.
-                if is_news {
-                    self.names(result.instance_id, matches!(result.outcome, Outcome::Deployed { .. }));
+                if let Some(roll_call) = self.roll_call.as_mut().filter(|_| is_news) {
+                    roll_call.begin_again(result.instance_id);
                 }
                 self.membership.send(ack).await;
             }
             AgentMessage::AppStatus(status) => {
-                self.names(status.instance_id, status.running);
+                if let Some(roll_call) = &mut self.roll_call {
+                    roll_call.name(status.instance_id, status.running);
+                }
                 self.app_status(status).await?;
             }
             AgentMessage::Violation(violation) => self.violation(violation).await?,
@@ -188,12 +189,6 @@ impl WorkerAgent {
         }
         self.roll_call = None;
         Ok(())
-    }
-
-    fn names(&mut self, instance_id: InstanceId, running: bool) {
-        if let Some(roll_call) = &mut self.roll_call {
-            roll_call.name(instance_id, running);
-        }
     }
 
     async fn job_ack(&self, id: JobId) -> Result<(), StoreError> {
