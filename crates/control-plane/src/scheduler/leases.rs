@@ -5,6 +5,7 @@
 //! listen: after a pause of ours every lease is renewed.
 
 use time::{Duration, OffsetDateTime};
+use tokio::time::Instant;
 use wisehosting_domain::{
     id::JobId,
     name::Label,
@@ -61,13 +62,15 @@ pub fn deadline(kind: JobKind) -> Duration {
 pub struct Leases {
     state: AppState,
     last_check: Option<OffsetDateTime>,
+    /// The same, by what nobody can set.
+    last_look: Instant,
 }
 
 impl Leases {
     /// Begins to watch.
     #[must_use]
     pub fn new(state: AppState) -> Self {
-        Self { state, last_check: None }
+        Self { state, last_check: None, last_look: Instant::now() }
     }
 
     /// While they are locked, none of them can end: its worker would begin it anew.
@@ -102,7 +105,9 @@ impl crate::tasks::Reconciler for Leases {
         // What passed while this program did not run, nobody knows.
         let step = self.last_check.map_or(Duration::ZERO, |last| now - last);
         if self.last_check.is_none() || step.abs() > PAUSE_MAX {
-            jobs::renew_leases(&mut transaction, now + RETURN + LEASE, step).await?;
+            // What was given to workers meanwhile, if the clock was set just after the last check.
+            let given = now - self.last_look.elapsed()..=now;
+            jobs::renew_leases(&mut transaction, now + RETURN + LEASE, step, given).await?;
             jobs::end_waits(&mut transaction).await?;
         }
         let overdue = jobs::lock_overdue(&mut transaction, now).await?;
@@ -111,7 +116,7 @@ impl crate::tasks::Reconciler for Leases {
         }
         self.send_again(&mut transaction, now).await?;
         pool::commit(transaction).await?;
-        self.last_check = Some(now);
+        (self.last_check, self.last_look) = (Some(now), Instant::now());
         for job in &overdue {
             tracing::warn!(job.id = %job.id, job.kind = %job.kind, app.name = %job.app.1, "a job is overdue");
             if let Some(worker) = &job.worker {

@@ -156,6 +156,24 @@ async fn a_deploy_does_not_take_longer_because_the_clock_was_set(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_that_was_given_after_the_clock_was_set_back_has_all_its_time(pool: PgPool) {
+    let (platform, mut leases) = Platform::start_timeless(pool).await;
+    let mut worker = Agent::worker(&platform, "worker-1").await;
+    platform.create_app("hello").await;
+    platform.clock.set_back(Duration::from_secs(20_000));
+    worker.heartbeat(&[]).await;
+    let id = platform.deploy("hello").await;
+    let job = worker.deploy_job().await;
+    worker.ack(&job).await;
+    worker.status(&job, Building).await;
+    worker.is_heard().await;
+    leases.reconcile().await.unwrap();
+    platform.beats(15, &mut leases, &mut worker, &job).await;
+    assert_eq!(platform.deployment(id).await.state, Building);
+    platform.stop().await;
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_stop_of_a_silent_worker_comes_again(pool: PgPool) {
     let (platform, mut leases) = Platform::start_timeless(pool).await;
     let mut worker = Agent::worker(&platform, "worker-1").await;

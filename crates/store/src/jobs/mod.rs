@@ -12,7 +12,10 @@ use crate::{
 };
 use serde::Deserialize as _;
 use sqlx::PgConnection;
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wisehosting_domain::{
@@ -445,7 +448,8 @@ pub async fn retry(
 }
 
 /// Gives every running job a fresh lease, and at least as much time to end: after a pause of ours, no worker is to blame for
-/// its silence, and its result may be on the way. `step`: by which the clock went on meanwhile, or back; deadlines go with it.
+/// its silence, and its result may be on the way. `step`: by which the clock went on meanwhile, or back; deadlines go with it, but
+/// for those of jobs that were `given` after it.
 ///
 /// # Errors
 /// The database is away.
@@ -453,17 +457,21 @@ pub async fn renew_leases(
     conn: &mut PgConnection,
     lease_expires_at: OffsetDateTime,
     step: Duration,
+    given: RangeInclusive<OffsetDateTime>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE jobs SET lease_expires_at = $1, deadline_at = greatest(deadline_at + make_interval(secs => $2), $1)
+        "UPDATE jobs SET lease_expires_at = $1, deadline_at = greatest($1, CASE
+                WHEN started_at BETWEEN $3 AND $4 THEN deadline_at ELSE deadline_at + make_interval(secs => $2) END)
          WHERE state = 'running'",
         lease_expires_at,
-        step.as_seconds_f64()
+        step.as_seconds_f64(),
+        given.start(),
+        given.end()
     )
-        .execute(conn)
-        .await
-        .map_err(doing("renew the leases"))
-        .map(|_| ())
+    .execute(conn)
+    .await
+    .map_err(doing("renew the leases"))
+    .map(|_| ())
 }
 
 /// Lets no job wait any longer before it is tried again.

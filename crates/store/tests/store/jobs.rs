@@ -148,7 +148,7 @@ async fn a_job_is_overdue_by_its_lease_or_its_deadline(pool: PgPool) {
     assert!(overdue(&mut conn, 101).await, "it is not put off");
     jobs::must_end(&mut conn, JobId(id(10)), at(90)).await.unwrap();
     assert!(overdue(&mut conn, 91).await);
-    jobs::renew_leases(&mut conn, at(300), time::Duration::ZERO).await.unwrap();
+    jobs::renew_leases(&mut conn, at(300), time::Duration::ZERO, at(0)..=at(0)).await.unwrap();
     assert!(!overdue(&mut conn, 300).await, "we were away, and its result may be on the way");
     assert!(overdue(&mut conn, 301).await);
 }
