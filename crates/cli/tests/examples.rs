@@ -34,7 +34,6 @@ const EXAMPLES: [(&str, &str, &str); 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: ./dev test runs it beside the others"]
 async fn every_example_is_built_and_answers_through_the_proxy() {
     let archive = debian();
     let up = Up::start();

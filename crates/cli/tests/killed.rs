@@ -140,7 +140,6 @@ const MOMENTS: [Moment; 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: ./dev test runs it beside the others"]
 async fn whoever_is_killed_each_deploy_ends_once_and_the_app_serves() {
     let directory = state_dir();
     let mut lab = start_lab(directory.path()).await;

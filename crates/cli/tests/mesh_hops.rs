@@ -119,7 +119,6 @@ async fn transfers(lab: &Lab) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: ./dev test runs it beside the others"]
 async fn a_mebibyte_goes_each_way_and_each_broken_hop_is_named() {
     let directory = state_dir();
     let mut lab = start_lab(directory.path()).await;
