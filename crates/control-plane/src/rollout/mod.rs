@@ -77,7 +77,7 @@ impl Rollout {
     }
 
     /// Carries out what is due for every app that is not at rest; says when to look again.
-    async fn advance_all(&self, since: OffsetDateTime) -> Result<Duration, StoreError> {
+    async fn advance_all(&self, watch: Watch) -> Result<Duration, StoreError> {
         let mut connection = pool::acquire(&self.state.pool).await?;
         let apps = store::restless(&mut connection).await?;
         drop(connection);
@@ -86,7 +86,7 @@ impl Rollout {
         let edges = self.state.hub.edges(declared);
         let mut advanced = false;
         for app_id in &apps {
-            advanced |= self.advance(*app_id, &edges, since).await?;
+            advanced |= self.advance(*app_id, &edges, watch).await?;
         }
         Ok(match (advanced, apps.is_empty()) {
             (true, _) => Duration::ZERO,
@@ -96,10 +96,9 @@ impl Rollout {
     }
 
     /// Carries out what is due for one app; says whether anything was.
-    async fn advance(&self, app_id: AppId, edges: &Edges, since: OffsetDateTime) -> Result<bool, StoreError> {
+    async fn advance(&self, app_id: AppId, edges: &Edges, watch: Watch) -> Result<bool, StoreError> {
         let now = self.state.clock.now();
         let mut transaction = pool::begin(&self.state.pool).await?;
-        let watch = Watch { since, now };
         let Some(app) = store::lock(&mut transaction, app_id, watch).await? else { return Ok(false) };
         let mut actions = plan(&app, edges, Policy::default());
         if app.routed.is_none()
@@ -138,9 +137,9 @@ impl crate::tasks::Reconciler for Rollout {
         let now = self.state.clock.now();
         let listening = self.listening.take().filter(|listening| listening.goes_on(now));
         let since = listening.map_or(now, |listening| listening.since);
-        let round = self.advance_all(since).await;
+        // One time for the whole round: a clock that is set during it is noticed in the next.
+        let round = self.advance_all(Watch { since, now }).await;
         if !round.as_ref().is_err_and(StoreError::is_unavailable) {
-            // From its beginning on, so that a clock that was set during the round is noticed, too.
             let due = now + round.as_ref().copied().unwrap_or_default();
             self.listening = Some(Listening { since, last: now, due });
         }
