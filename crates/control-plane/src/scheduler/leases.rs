@@ -75,16 +75,14 @@ impl Leases {
 
     /// While they are locked, none of them can end: its worker would begin it anew.
     async fn send_again(&self, conn: &mut PgConnection, now: OffsetDateTime) -> Result<(), StoreError> {
-        let hub = &self.state.hub;
         // A worker that connects is sent all of them.
         let Some(last_check) = self.last_check else { return Ok(()) };
         for job in jobs::lock_unacknowledged(conn, last_check - ACK_MAX..now - ACK_MAX).await? {
-            let Some(worker) = job.worker.as_ref().filter(|worker| hub.is_connected(worker)) else {
-                continue;
-            };
-            if let Ok(Some(message)) = job_message(&job, &self.state.secrets.keys) {
+            if let (Some(worker), Ok(Some(message))) =
+                (&job.worker, job_message(&job, &self.state.secrets.keys))
+                && self.state.hub.send(worker, message).is_ok()
+            {
                 tracing::debug!(job.id = %job.id, worker.name = %worker, "a job is sent again");
-                let _ = hub.send(worker, message);
             }
         }
         Ok(())

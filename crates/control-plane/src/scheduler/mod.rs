@@ -137,7 +137,9 @@ impl Scheduler {
             let names = search.next_step();
             if names.is_empty() {
                 let chosen = search.end().map(|worker| worker.name.clone());
-                walk.refused = chosen.as_ref().err().cloned().or(walk.refused.take());
+                if let Err(refused) = &chosen {
+                    walk.refused = Some(refused.clone());
+                }
                 return Ok(chosen);
             }
             let workers = workers::among(conn, &names).await?;
